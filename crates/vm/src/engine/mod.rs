@@ -1,0 +1,243 @@
+//! The machine engine: what runs one virtual machine on this host.
+//!
+//! ```text
+//!   lifecycle driver --- Engine::launch(plan) ---> Machine (handle) + events (bounded)
+//!                    --- Engine::adopt(vm)   --->  the same, for a machine that was already there
+//!                    --- Engine::reap(vm)    --->  nothing of that machine is left on this host
+//! ```
+//!
+//! Two engines stand behind the trait: `qemu`, one jailed QEMU process for each VM, and
+//! `fake`, machines in memory with faults on request. Both pass the suite in `conformance`.
+//!
+//! Rules that callers may build on:
+//! - `launch` returns a machine whose processors do not run yet; [`Machine::cont`] starts them.
+//! - Every call ends within a stated time, with a typed error if it must.
+//! - Guest-acknowledged actions (removal of a device, power button, memory target) are *requests*:
+//!   the call returns once the request stands, and an event or the next [`Machine::inventory`]
+//!   tells the outcome. The engine has no deadlines for guests; the caller has.
+//! - The end of a machine is told exactly once, by [`MachineEvent::Exited`], which is never lost.
+//!   Other events may be lost when the receiver is slow; [`MachineEvent::Lagged`] then tells the
+//!   caller to look again by itself. Reading state is always right, events only say when to look.
+//! - Dropping a [`Machine`] and its events leaves the machine running, for a later `adopt`.
+//! - Nothing a guest does makes the engine panic, hang or grow without limit.
+
+mod error;
+mod event;
+mod layout;
+mod plan;
+mod state;
+
+use std::fs::File;
+
+use async_trait::async_trait;
+use model::Bytes;
+use model::DiskId;
+use model::NicId;
+use model::VmId;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+pub use error::EngineError;
+pub use error::ErrorClass;
+pub use event::ExitInfo;
+pub use event::MachineEvent;
+pub use event::Origin;
+pub use layout::Layout;
+pub use plan::AccelChoice;
+pub use plan::BalloonPlan;
+pub use plan::ClockPolicy;
+pub use plan::CpuPlan;
+pub use plan::DiskBus;
+pub use plan::DiskKind;
+pub use plan::DiskPlan;
+pub use plan::FirmwarePlan;
+pub use plan::ImageFile;
+pub use plan::ImageFormat;
+pub use plan::IsolationPlan;
+pub use plan::LaunchPlan;
+pub use plan::MemoryPlan;
+pub use plan::NicModel;
+pub use plan::NicPlan;
+pub use plan::Profile;
+pub use plan::RestorePlan;
+pub use state::Ability;
+pub use state::Accel;
+pub use state::Adopted;
+pub use state::BalloonStats;
+pub use state::DeviceState;
+pub use state::GoneReason;
+pub use state::Inventory;
+pub use state::MemoryState;
+pub use state::RunInfo;
+pub use state::RunState;
+pub use state::SavePhase;
+pub use state::SaveProgress;
+pub use state::Stray;
+pub use state::VcpuState;
+
+/// A running machine as its owner gets it from the engine.
+pub struct Launched {
+    /// The handle; cloneable, shared by whoever may act on the machine.
+    pub machine: std::sync::Arc<dyn Machine>,
+    /// What happens to the machine. Bounded; see [`MachineEvent::Lagged`].
+    pub events: mpsc::Receiver<MachineEvent>,
+    /// Facts about this run.
+    pub run: RunInfo,
+}
+
+impl std::fmt::Debug for Launched {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Launched").field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+/// Makes, finds and removes machines on this host.
+#[async_trait]
+pub trait Engine: Send + Sync + 'static {
+    /// What this host can run, and how: measured once for each boot of the host, then remembered.
+    ///
+    /// # Errors
+    /// [`EngineError::Missing`] or [`EngineError::TooOld`] where no usable QEMU is installed.
+    async fn ability(&self) -> Result<Ability, EngineError>;
+
+    /// Starts a machine. Its processors stand still until [`Machine::cont`]. With
+    /// [`LaunchPlan::restore`] the saved state has been read when this returns.
+    ///
+    /// # Errors
+    /// On any error nothing of the machine is left running; [`Engine::reap`] is still harmless.
+    async fn launch(&self, plan: LaunchPlan) -> Result<Launched, EngineError>;
+
+    /// Finds a machine that an earlier process of ours has launched.
+    ///
+    /// # Errors
+    /// Only where the answer is unknown (the process lives and cannot be spoken to, for example
+    /// [`EngineError::Hung`]); a machine that is not there is [`Adopted::Gone`].
+    async fn adopt(&self, vm: VmId) -> Result<Adopted, EngineError>;
+
+    /// Every machine of this instance that has left a trace on this host (process, control group
+    /// or run directory), running or not. The caller knows which of them it wants.
+    ///
+    /// # Errors
+    /// [`EngineError::Io`] where the run directory or control groups cannot be read.
+    async fn strays(&self) -> Result<Vec<Stray>, EngineError>;
+
+    /// Kills everything of that machine and removes its traces; returns when they are gone.
+    /// Idempotent: fine for a machine that never was. Disks are not touched.
+    ///
+    /// # Errors
+    /// [`EngineError::Undead`] where a process does not go within the limit.
+    async fn reap(&self, vm: VmId) -> Result<(), EngineError>;
+}
+
+/// One machine that runs, or has run until a moment ago.
+///
+/// After the end of the machine every method answers [`EngineError::Exited`].
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// Whether the processors run, and if not why.
+    async fn query_status(&self) -> Result<RunState, EngineError>;
+
+    /// Lets the processors run: after launch, pause, restore or a failed save.
+    async fn cont(&self) -> Result<(), EngineError>;
+
+    /// Stops the processors; memory is kept.
+    async fn pause(&self) -> Result<(), EngineError>;
+
+    /// Presses the power button (ACPI). The guest may ignore it.
+    async fn powerdown(&self) -> Result<(), EngineError>;
+
+    /// Presses the reset button. What the guest has not written is lost.
+    async fn reset(&self) -> Result<(), EngineError>;
+
+    /// Sends a non-maskable interrupt, which makes most guests dump or panic.
+    async fn inject_nmi(&self) -> Result<(), EngineError>;
+
+    /// Cuts the power: asks the engine to end, kills it where it does not. Returns when the
+    /// process is gone; [`MachineEvent::Exited`] follows.
+    async fn kill(&self) -> Result<(), EngineError>;
+
+    /// Where devices are attached; to be stored with the machine's configuration and given back in
+    /// [`LaunchPlan::layout`], so that devices keep their addresses (a guest names its adapters by
+    /// them). Must be stored *with the saved state* for a restore.
+    fn layout(&self) -> Layout;
+
+    /// What is attached now: the truth to compare a configuration with.
+    async fn inventory(&self) -> Result<Inventory, EngineError>;
+
+    /// Stops the processors and begins to write memory and device state into `dst` (opened for
+    /// reading and writing, empty, seekable). Outcome by [`MachineEvent::SaveEnded`] and
+    /// [`Machine::save_progress`]. After success the machine stays stopped: make the file durable,
+    /// then [`Machine::kill`]. After failure or cancel it is stopped too, and `cont` lets it go on.
+    async fn save(&self, dst: File) -> Result<(), EngineError>;
+
+    /// How far a save has come.
+    async fn save_progress(&self) -> Result<SaveProgress, EngineError>;
+
+    /// Gives a save up. Idempotent.
+    async fn save_cancel(&self) -> Result<(), EngineError>;
+
+    /// Attaches a disk. Returns when the guest can see it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for profiles without hot-plug, [`EngineError::NoSlot`] when
+    /// all places are taken, [`EngineError::AlreadyPlugged`], [`EngineError::DiskBusy`].
+    async fn plug_disk(&self, disk: DiskPlan) -> Result<(), EngineError>;
+
+    /// Asks the guest to let a disk go; [`MachineEvent::DiskUnplugged`] follows if it does, and
+    /// only then may the image be used by others. Repeating the request is fine.
+    async fn unplug_disk(&self, disk: DiskId) -> Result<(), EngineError>;
+
+    /// Makes a disk larger and tells the guest. `size` is in bytes, a multiple of 512, and not
+    /// smaller than now.
+    async fn resize_disk(&self, disk: DiskId, size: Bytes) -> Result<(), EngineError>;
+
+    /// Attaches a network adapter. Errors as for [`Machine::plug_disk`].
+    async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError>;
+
+    /// Asks the guest to let an adapter go; [`MachineEvent::NicUnplugged`] follows if it does.
+    async fn unplug_nic(&self, nic: NicId) -> Result<(), EngineError>;
+
+    /// Plugs or pulls the cable of an adapter.
+    async fn set_link(&self, nic: NicId, up: bool) -> Result<(), EngineError>;
+
+    /// Asks for a memory size between the size at boot and the maximum of the plan; the guest
+    /// gives and takes as it can. `target` is rounded down to [`MemoryState::block`].
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] where the plan had no room (`max` equal to `size`, or the
+    /// legacy profile); [`EngineError::OutOfRange`].
+    async fn set_memory(&self, target: Bytes) -> Result<(), EngineError>;
+
+    /// Boot, requested and present memory.
+    async fn memory_state(&self) -> Result<MemoryState, EngineError>;
+
+    /// Asks for a number of processors between 1 and the plan's maximum. Additions are done when
+    /// this returns (the guest may still have to bring them online); removals are requests to the
+    /// guest, [`MachineEvent::VcpusChanged`] follows for each.
+    async fn set_vcpus(&self, count: u32) -> Result<(), EngineError>;
+
+    /// Asks the guest to keep only `target` bytes of its present memory in use (balloon).
+    async fn balloon(&self, target: Bytes) -> Result<(), EngineError>;
+
+    /// What the guest's balloon driver reports; `None` fields where it reports nothing.
+    async fn balloon_stats(&self) -> Result<BalloonStats, EngineError>;
+
+    /// The picture on the screen, as a PNG file of at most 16 MiB.
+    async fn screenshot(&self) -> Result<Vec<u8>, EngineError>;
+
+    /// A new connection that speaks VNC (RFB) with the machine's screen. No password: whoever is
+    /// given the stream has been let in by us.
+    async fn vnc(&self) -> Result<UnixStream, EngineError>;
+
+    /// A new view of the serial console: first the kept last lines, then everything live; input is
+    /// typed into the console. A viewer that does not read is cut off, the guest never waits.
+    async fn serial(&self) -> Result<UnixStream, EngineError>;
+
+    /// The last bytes the guest has written to its serial console (at most 64 KiB). Works after
+    /// the end of the machine, too.
+    fn serial_tail(&self) -> Vec<u8>;
+
+    /// A connection to the guest agent's port. One at a time: a second call takes the port over.
+    /// What comes out of it is written by the guest: not to be trusted.
+    async fn agent(&self) -> Result<UnixStream, EngineError>;
+}
