@@ -1,1 +1,103 @@
+//! The nouns of Muster and its truth.
+//!
+//! Everything that must be the same on every node stands here: typed ids, the desired
+//! configuration of virtual machines, images and networks, operations, and the replicated state
+//! machine [`ClusterState`], which changes only through [`ClusterState::apply`].
+//!
+//! ```text
+//!   API call -> Command -> log (durable) -> ClusterState::apply -> Applied { events } | Refused
+//! ```
+//!
+//! This crate is floor 0: no async, no clock, no randomness, no I/O, no unsafe. Times and new ids
+//! arrive inside the commands, so that the same log gives the same state on every node. What
+//! changes by itself (CPU use, guest facts, process ids) is an *observation* and never stands here.
+//!
+//! Trust boundary: commands are built from API input. Every field of a command is checked in
+//! `apply`; a bad one is [`Refused`], never a panic.
 
+#![forbid(unsafe_code)]
+
+mod apply;
+mod command;
+mod event;
+mod ids;
+mod image;
+mod name;
+mod network;
+mod op;
+mod refused;
+mod spec;
+mod state;
+mod units;
+mod vm;
+
+pub use command::Actor;
+pub use command::Command;
+pub use command::Proposal;
+pub use command::Role;
+pub use event::Event;
+pub use event::EventKind;
+pub use event::Severity;
+pub use event::Subject;
+pub use ids::DiskId;
+pub use ids::IdError;
+pub use ids::ImageId;
+pub use ids::NetworkId;
+pub use ids::NicId;
+pub use ids::NodeId;
+pub use ids::OpId;
+pub use ids::TokenId;
+pub use ids::VmId;
+pub use image::ImageFormat;
+pub use image::ImageRecord;
+pub use image::ImageSource;
+pub use image::ImageState;
+pub use name::Name;
+pub use name::NameError;
+pub use network::Ipv4Subnet;
+pub use network::MacAddr;
+pub use network::NetworkKind;
+pub use network::NetworkRecord;
+pub use network::ParseNetworkError;
+pub use op::OpFailure;
+pub use op::OpOutcome;
+pub use op::OpRecord;
+pub use op::OpRequest;
+pub use op::OpState;
+pub use op::Verb;
+pub use refused::Refused;
+pub use spec::CloudInit;
+pub use spec::CpuSpec;
+pub use spec::CrashPolicy;
+pub use spec::DeviceProfile;
+pub use spec::DiskFormat;
+pub use spec::DiskSource;
+pub use spec::DiskSpec;
+pub use spec::Firmware;
+pub use spec::MemorySpec;
+pub use spec::NicChange;
+pub use spec::NicSpec;
+pub use spec::Pinned;
+pub use spec::ServiceChange;
+pub use spec::Services;
+pub use spec::SpecError;
+pub use spec::StaticAddress;
+pub use spec::VmChange;
+pub use spec::VmSpec;
+pub use spec::limits;
+pub use state::Applied;
+pub use state::ClusterState;
+pub use state::NodeRecord;
+pub use state::STATE_FORMAT;
+pub use state::TokenRecord;
+pub use units::Bytes;
+pub use units::Generation;
+pub use units::Millis;
+pub use units::ParseUnitError;
+pub use units::Revision;
+pub use units::UnixMillis;
+pub use vm::Exit;
+pub use vm::ExitKind;
+pub use vm::Power;
+pub use vm::SavedState;
+pub use vm::VmRecord;

@@ -1,0 +1,125 @@
+//! The one function that changes the state, split by what is changed.
+//!
+//! Rule of the house: every check comes before the first change, so that a refused command leaves
+//! nothing behind.
+
+mod begin;
+mod finish;
+mod nics;
+mod set;
+#[cfg(test)]
+mod tests;
+mod things;
+
+use std::sync::Arc;
+
+use crate::Applied;
+use crate::ClusterState;
+use crate::Command;
+use crate::Event;
+use crate::EventKind;
+use crate::ImageRecord;
+use crate::OpId;
+use crate::Proposal;
+use crate::Refused;
+use crate::Severity;
+use crate::Subject;
+use crate::VmRecord;
+
+/// Most operations that have ended and are still kept: a screenful of history for each of some
+/// hundred VMs.
+const ENDED_OPS_MAX: usize = 2000;
+
+/// What a step of `apply` needs besides the state: time, author, and where to put events.
+pub(crate) struct Context<'a> {
+    pub(crate) proposal: &'a Proposal,
+    pub(crate) applied: Applied,
+}
+
+pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<Applied, Refused> {
+    let mut cx = Context { proposal, applied: Applied::default() };
+    match &proposal.command {
+        Command::NodeStarted { node, name } => things::node_started(state, &mut cx, *node, name),
+        Command::BeginOp { op, request, limit } => {
+            begin::begin(state, &mut cx, *op, request, *limit)
+        }
+        Command::CancelOp { op } => begin::cancel(state, &mut cx, *op),
+        Command::FinishOp { op, outcome } => finish::finish(state, &mut cx, *op, outcome),
+        Command::VmExited { vm, generation, exit } => {
+            finish::exited(state, &mut cx, *vm, *generation, exit)
+        }
+        Command::VmUndelete { vm, name } => things::undelete(state, &mut cx, *vm, name.as_ref()),
+        Command::NetworkCreate { network, name, kind } => {
+            things::network_create(state, &mut cx, *network, name, kind)
+        }
+        Command::NetworkDelete { network } => things::network_delete(state, &mut cx, *network),
+        Command::TokenCreate { token, name, role, digest, expires } => {
+            let record = crate::TokenRecord {
+                id: *token,
+                name: name.clone(),
+                role: *role,
+                digest: digest.clone(),
+                created: proposal.at,
+                expires: *expires,
+            };
+            things::token_create(state, &mut cx, record)
+        }
+        Command::TokenRevoke { token } => things::token_revoke(state, &mut cx, *token),
+    }?;
+    Ok(cx.applied)
+}
+
+impl Context<'_> {
+    pub(crate) fn event(
+        &mut self,
+        kind: EventKind,
+        severity: Severity,
+        subject: Subject,
+        text: String,
+        op: Option<OpId>,
+    ) {
+        self.applied.events.push(Event {
+            at: self.proposal.at,
+            kind,
+            severity,
+            subject,
+            text,
+            actor: Some(self.proposal.actor.to_string()),
+            op,
+        });
+    }
+}
+
+/// The record to change: found again after the checks, so it is there.
+pub(crate) fn vm_mut(state: &mut ClusterState, id: crate::VmId) -> Result<&mut VmRecord, Refused> {
+    state
+        .vms
+        .get_mut(&id)
+        .map(Arc::make_mut)
+        .ok_or_else(|| crate::state::not_found("vm", &id.to_string()))
+}
+
+pub(crate) fn vm_subject(vm: &VmRecord) -> Subject {
+    Subject::Vm { id: vm.id, name: vm.name.to_string() }
+}
+
+pub(crate) fn image_subject(image: &ImageRecord) -> Subject {
+    Subject::Image { id: image.id, name: image.name.to_string() }
+}
+
+/// Forgets the oldest operations that have ended, beyond [`ENDED_OPS_MAX`]. Ids are sorted by
+/// time, so the first ones are the oldest.
+pub(crate) fn prune_ops(state: &mut ClusterState) {
+    let running = state.ops.values().filter(|op| op.is_running()).count();
+    let mut spare = (state.ops.len() - running).saturating_sub(ENDED_OPS_MAX);
+    if spare == 0 {
+        return;
+    }
+    state.ops.retain(|_, op| {
+        if spare > 0 && !op.is_running() {
+            spare -= 1;
+            return false;
+        }
+        true
+    });
+}

@@ -1,0 +1,171 @@
+//! What may be proposed to the replicated state machine.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::Exit;
+use crate::Generation;
+use crate::Millis;
+use crate::Name;
+use crate::NetworkId;
+use crate::NetworkKind;
+use crate::NodeId;
+use crate::OpId;
+use crate::OpOutcome;
+use crate::OpRequest;
+use crate::TokenId;
+use crate::UnixMillis;
+use crate::VmId;
+
+/// What a caller may do. Each role may do all that the one before it may.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Look at everything but consoles and secrets.
+    Viewer,
+    /// Use what there is: power, consoles, disks and adapters of VMs.
+    Operator,
+    /// Everything, tokens and networks among it.
+    Administrator,
+}
+
+/// Who proposes a command, for the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Actor(String);
+
+/// A command with its time and its author: an entry of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// When it was proposed, by the proposer's clock.
+    pub at: UnixMillis,
+    /// By whom.
+    pub actor: Actor,
+    /// What.
+    pub command: Command,
+}
+
+/// A change of the replicated state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// A node takes part. Proposed at each start of a daemon.
+    NodeStarted {
+        /// Which.
+        node: NodeId,
+        /// Its host name.
+        name: Name,
+    },
+    /// Begin an operation, if it is admitted.
+    BeginOp {
+        /// Its id.
+        op: OpId,
+        /// What it shall do.
+        request: Box<OpRequest>,
+        /// How long it may take.
+        limit: Millis,
+    },
+    /// Ask an operation to stop.
+    CancelOp {
+        /// Which.
+        op: OpId,
+    },
+    /// An operation has ended. Proposed by its executor only.
+    FinishOp {
+        /// Which.
+        op: OpId,
+        /// How.
+        outcome: Box<OpOutcome>,
+    },
+    /// A run of a VM has ended without an operation that asked for it.
+    VmExited {
+        /// Which.
+        vm: VmId,
+        /// Which run; a report on an earlier one changes nothing.
+        generation: Generation,
+        /// How.
+        exit: Exit,
+    },
+    /// Take a VM out of the recycle bin.
+    VmUndelete {
+        /// Which.
+        vm: VmId,
+        /// A new name, where the old one is in use.
+        name: Option<Name>,
+    },
+    /// Make a network.
+    NetworkCreate {
+        /// Its id.
+        network: NetworkId,
+        /// Its name.
+        name: Name,
+        /// What it is made of.
+        kind: NetworkKind,
+    },
+    /// Remove a network that no adapter uses.
+    NetworkDelete {
+        /// Which.
+        network: NetworkId,
+    },
+    /// Make an API token. Only a digest of its secret enters the state.
+    TokenCreate {
+        /// Its id.
+        token: TokenId,
+        /// Its name.
+        name: Name,
+        /// What its bearer may do.
+        role: Role,
+        /// SHA-256 of the secret, in hexadecimal.
+        digest: String,
+        /// When it ends by itself.
+        expires: Option<UnixMillis>,
+    },
+    /// Make a token invalid.
+    TokenRevoke {
+        /// Which.
+        token: TokenId,
+    },
+}
+
+impl Actor {
+    /// The longest name of an actor that is kept.
+    const CHARS_MAX: usize = 128;
+
+    /// An actor by what identifies it: `uid 1000 (anna)`, `token ci`, `node h1`.
+    pub fn new(name: &str) -> Self {
+        Self(name.chars().take(Self::CHARS_MAX).collect())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Role {
+    /// The word in the API and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Administrator => "administrator",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}

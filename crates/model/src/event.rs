@@ -1,0 +1,188 @@
+//! Events: what happened, to what, and why, for people and for programs.
+
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::ImageId;
+use crate::NetworkId;
+use crate::NodeId;
+use crate::OpId;
+use crate::TokenId;
+use crate::UnixMillis;
+use crate::VmId;
+
+/// How much attention an event asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The course of things.
+    Info,
+    /// Something worked otherwise than wanted, a fallback among them.
+    Warning,
+    /// Something failed.
+    Error,
+}
+
+/// What kind of thing happened. The text form (`vm.started`) is stable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+pub enum EventKind {
+    /// An operation began.
+    #[serde(rename = "op.begun")]
+    OpBegun,
+    /// An operation did what it should.
+    #[serde(rename = "op.done")]
+    OpDone,
+    /// An operation failed.
+    #[serde(rename = "op.failed")]
+    OpFailed,
+    /// An operation was cancelled.
+    #[serde(rename = "op.cancelled")]
+    OpCancelled,
+    /// A VM came into being.
+    #[serde(rename = "vm.created")]
+    VmCreated,
+    /// A VM's settled power state changed.
+    #[serde(rename = "vm.power")]
+    VmPower,
+    /// A VM's configuration changed.
+    #[serde(rename = "vm.changed")]
+    VmChanged,
+    /// A VM's process died unasked.
+    #[serde(rename = "vm.crashed")]
+    VmCrashed,
+    /// A VM is started again after a crash or a restart of its host.
+    #[serde(rename = "vm.restarting")]
+    VmRestarting,
+    /// A VM was put in the recycle bin.
+    #[serde(rename = "vm.deleted")]
+    VmDeleted,
+    /// A VM came back from the recycle bin.
+    #[serde(rename = "vm.undeleted")]
+    VmUndeleted,
+    /// A VM and its disks are gone for good.
+    #[serde(rename = "vm.purged")]
+    VmPurged,
+    /// What is seen of a VM changed: phase, heartbeat, addresses. An observation.
+    #[serde(rename = "vm.observed")]
+    VmObserved,
+    /// Something about a VM went otherwise than wanted. An observation.
+    #[serde(rename = "vm.warning")]
+    VmWarning,
+    /// An image can be used.
+    #[serde(rename = "image.ready")]
+    ImageReady,
+    /// An image is gone.
+    #[serde(rename = "image.deleted")]
+    ImageDeleted,
+    /// A network was made.
+    #[serde(rename = "network.created")]
+    NetworkCreated,
+    /// A network is gone.
+    #[serde(rename = "network.deleted")]
+    NetworkDeleted,
+    /// An API token was made.
+    #[serde(rename = "token.created")]
+    TokenCreated,
+    /// An API token is no longer valid.
+    #[serde(rename = "token.revoked")]
+    TokenRevoked,
+    /// A node began to serve.
+    #[serde(rename = "node.started")]
+    NodeStarted,
+    /// Something about a node went otherwise than wanted. An observation.
+    #[serde(rename = "node.warning")]
+    NodeWarning,
+}
+
+/// What an event is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Subject {
+    /// A virtual machine.
+    Vm {
+        /// Its id.
+        id: VmId,
+        /// Its name at the time.
+        name: String,
+    },
+    /// An image.
+    Image {
+        /// Its id.
+        id: ImageId,
+        /// Its name at the time.
+        name: String,
+    },
+    /// A network.
+    Network {
+        /// Its id.
+        id: NetworkId,
+        /// Its name at the time.
+        name: String,
+    },
+    /// A node.
+    Node {
+        /// Its id.
+        id: NodeId,
+        /// Its name at the time.
+        name: String,
+    },
+    /// An API token.
+    Token {
+        /// Its id.
+        id: TokenId,
+        /// Its name at the time.
+        name: String,
+    },
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// When.
+    pub at: UnixMillis,
+    /// What kind of thing.
+    pub kind: EventKind,
+    /// How much attention it asks for.
+    pub severity: Severity,
+    /// To what it happened.
+    pub subject: Subject,
+    /// One sentence for people.
+    pub text: String,
+    /// Who asked for it, where somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The operation it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<OpId>,
+}
+
+impl EventKind {
+    /// The stable text form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OpBegun => "op.begun",
+            Self::OpDone => "op.done",
+            Self::OpFailed => "op.failed",
+            Self::OpCancelled => "op.cancelled",
+            Self::VmCreated => "vm.created",
+            Self::VmPower => "vm.power",
+            Self::VmChanged => "vm.changed",
+            Self::VmCrashed => "vm.crashed",
+            Self::VmRestarting => "vm.restarting",
+            Self::VmDeleted => "vm.deleted",
+            Self::VmUndeleted => "vm.undeleted",
+            Self::VmPurged => "vm.purged",
+            Self::VmObserved => "vm.observed",
+            Self::VmWarning => "vm.warning",
+            Self::ImageReady => "image.ready",
+            Self::ImageDeleted => "image.deleted",
+            Self::NetworkCreated => "network.created",
+            Self::NetworkDeleted => "network.deleted",
+            Self::TokenCreated => "token.created",
+            Self::TokenRevoked => "token.revoked",
+            Self::NodeStarted => "node.started",
+            Self::NodeWarning => "node.warning",
+        }
+    }
+}

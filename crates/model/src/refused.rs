@@ -1,0 +1,222 @@
+//! Why the state machine does not accept a command. Each refusal ends in a next step.
+
+use crate::Name;
+use crate::NameError;
+use crate::OpId;
+use crate::Power;
+use crate::Revision;
+use crate::SpecError;
+use crate::Verb;
+
+/// A command that was not accepted. The state is as it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No such thing.
+    #[error("there is no {what} {which}")]
+    NotFound {
+        /// What kind of thing.
+        what: &'static str,
+        /// Name or id.
+        which: String,
+    },
+    /// The name is in use.
+    #[error("a {what} named {name} exists already")]
+    NameTaken {
+        /// What kind of thing.
+        what: &'static str,
+        /// The name.
+        name: Name,
+    },
+    /// The id is in use: the command was proposed twice.
+    #[error("the id {0} is in use already")]
+    IdTaken(String),
+    /// The name cannot be.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// The configuration cannot be.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// Another operation is under way on the same thing.
+    #[error("{target} is busy: {verb} is under way")]
+    Busy {
+        /// The thing.
+        target: Name,
+        /// The operation under way.
+        op: OpId,
+        /// What it does.
+        verb: Verb,
+    },
+    /// The verb does not fit the power state.
+    #[error("cannot {verb} {target} while it is {power}", power = power_word(*power))]
+    WrongPower {
+        /// What was asked for.
+        verb: Verb,
+        /// Of which VM.
+        target: Name,
+        /// Its settled power state.
+        power: Power,
+    },
+    /// The VM is in the recycle bin.
+    #[error("{0} is in the recycle bin")]
+    Deleted(Name),
+    /// The VM is not in the recycle bin.
+    #[error("{0} is not in the recycle bin")]
+    NotDeleted(Name),
+    /// Somebody else changed it meanwhile.
+    #[error("{target} was changed meanwhile: its revision is {is}, not {wanted}")]
+    Stale {
+        /// The VM.
+        target: Name,
+        /// Its revision.
+        is: Revision,
+        /// The revision that the change was made for.
+        wanted: Revision,
+    },
+    /// This can change only while the VM is off.
+    #[error("{what} of {target} can change only while it is off")]
+    NeedsOff {
+        /// What.
+        what: &'static str,
+        /// The VM.
+        target: Name,
+    },
+    /// The thing cannot go while others need it.
+    #[error("{what} {name} is in use by {users}")]
+    InUse {
+        /// What kind of thing.
+        what: &'static str,
+        /// Its name.
+        name: Name,
+        /// By what.
+        users: String,
+    },
+    /// The image cannot be used now.
+    #[error("image {0} is not ready")]
+    ImageNotReady(Name),
+    /// A disk can only grow.
+    #[error("disk {disk} has {is}; it can only grow, and {wanted} is not more")]
+    CannotShrink {
+        /// The disk.
+        disk: Name,
+        /// Its size.
+        is: crate::Bytes,
+        /// The size asked for.
+        wanted: crate::Bytes,
+    },
+    /// A thin copy is smaller than its image.
+    #[error("disk {disk} with {wanted} is smaller than its image, which has {least}")]
+    SmallerThanImage {
+        /// The disk.
+        disk: Name,
+        /// The size asked for.
+        wanted: crate::Bytes,
+        /// The image's size.
+        least: crate::Bytes,
+    },
+    /// No address is left, or the wanted one is in use or outside the network.
+    #[error("network {network}: {problem}")]
+    Address {
+        /// The network.
+        network: Name,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The device family cannot do it.
+    #[error("{target} has legacy devices, which cannot {what} while it runs")]
+    Legacy {
+        /// The VM.
+        target: Name,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The operation has ended.
+    #[error("operation {0} has ended already")]
+    OpEnded(OpId),
+    /// There are too many of a kind.
+    #[error("there are {most} {what} already, the most that are allowed")]
+    Limit {
+        /// What.
+        what: &'static str,
+        /// How many.
+        most: usize,
+    },
+    /// A value that cannot be.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+fn power_word(power: Power) -> &'static str {
+    match power {
+        Power::Off => "off",
+        Power::Running => "running",
+        Power::Paused => "paused",
+        Power::Saved => "saved",
+    }
+}
+
+impl Refused {
+    /// A stable word for programs.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "not_found",
+            Self::NameTaken { .. } => "name_taken",
+            Self::IdTaken(_) => "id_taken",
+            Self::Name(_) => "bad_name",
+            Self::Spec(_) => "bad_spec",
+            Self::Busy { .. } => "busy",
+            Self::WrongPower { .. } => "wrong_power",
+            Self::Deleted(_) => "deleted",
+            Self::NotDeleted(_) => "not_deleted",
+            Self::Stale { .. } => "stale_revision",
+            Self::NeedsOff { .. } => "needs_off",
+            Self::InUse { .. } => "in_use",
+            Self::ImageNotReady(_) => "image_not_ready",
+            Self::CannotShrink { .. } => "cannot_shrink",
+            Self::SmallerThanImage { .. } => "smaller_than_image",
+            Self::Address { .. } => "address",
+            Self::Legacy { .. } => "legacy_devices",
+            Self::OpEnded(_) => "op_ended",
+            Self::Limit { .. } => "limit",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NotFound { what, .. } => format!("list what there is: muster {what} list"),
+            Self::NameTaken { .. } => "choose another name".to_owned(),
+            Self::IdTaken(_) | Self::Name(_) | Self::Spec(_) | Self::Invalid(_) => {
+                "change the request and send it again".to_owned()
+            }
+            Self::Busy { op, .. } => {
+                format!("wait for it (muster op wait {op}) or stop it (muster op cancel {op})")
+            }
+            Self::WrongPower { power, target, .. } => match power {
+                Power::Off => format!("start it first: muster vm start {target}"),
+                Power::Running => format!(
+                    "shut it down first: muster vm shutdown {target}, or muster vm off {target}"
+                ),
+                Power::Paused | Power::Saved => {
+                    format!("resume it first: muster vm resume {target}")
+                }
+            },
+            Self::Deleted(name) => format!("take it out again: muster vm undelete {name}"),
+            Self::NotDeleted(name) => format!("delete it first: muster vm delete {name}"),
+            Self::Stale { target, .. } => {
+                format!("look at it again (muster vm show {target}) and repeat the change")
+            }
+            Self::NeedsOff { target, .. } | Self::Legacy { target, .. } => {
+                format!("shut it down first: muster vm shutdown {target}")
+            }
+            Self::InUse { .. } => "remove it there first".to_owned(),
+            Self::ImageNotReady(_) => "see how far it is: muster image list".to_owned(),
+            Self::CannotShrink { .. } | Self::SmallerThanImage { .. } => {
+                "give a larger size".to_owned()
+            }
+            Self::Address { .. } => "see the network: muster network show NAME".to_owned(),
+            Self::OpEnded(op) => format!("see how it ended: muster op show {op}"),
+            Self::Limit { .. } => "remove some that are not needed".to_owned(),
+        }
+    }
+}

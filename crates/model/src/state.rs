@@ -1,0 +1,252 @@
+//! The replicated state: everything that is the same on every node.
+//!
+//! Records stand behind [`Arc`], so a snapshot for readers costs one pointer a record and a change
+//! copies only the record it touches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::DiskSource;
+use crate::DiskSpec;
+use crate::Event;
+use crate::ImageId;
+use crate::ImageRecord;
+use crate::Name;
+use crate::NetworkId;
+use crate::NetworkRecord;
+use crate::NodeId;
+use crate::OpId;
+use crate::OpRecord;
+use crate::OpRequest;
+use crate::Proposal;
+use crate::Refused;
+use crate::Role;
+use crate::TokenId;
+use crate::UnixMillis;
+use crate::VmId;
+use crate::VmRecord;
+use crate::apply;
+
+/// Version of the state's stored form.
+///
+/// | version | change |
+/// | --- | --- |
+/// | 1 | first |
+pub const STATE_FORMAT: u32 = 1;
+
+/// The replicated state machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Version of this form, [`STATE_FORMAT`].
+    pub format: u32,
+    /// Nodes.
+    pub nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
+    /// Virtual machines, those in the recycle bin among them.
+    pub vms: BTreeMap<VmId, Arc<VmRecord>>,
+    /// Names (in the form of [`Name::key`]) of the VMs that are not in the recycle bin.
+    pub vm_names: BTreeMap<String, VmId>,
+    /// Images.
+    pub images: BTreeMap<ImageId, Arc<ImageRecord>>,
+    /// Networks.
+    pub networks: BTreeMap<NetworkId, Arc<NetworkRecord>>,
+    /// Operations: those under way and the last ones that ended.
+    pub ops: BTreeMap<OpId, Arc<OpRecord>>,
+    /// API tokens.
+    pub tokens: BTreeMap<TokenId, Arc<TokenRecord>>,
+}
+
+/// A node as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeRecord {
+    /// Its id.
+    pub id: NodeId,
+    /// Its host name.
+    pub name: Name,
+    /// When its daemon started last.
+    pub started: UnixMillis,
+}
+
+/// An API token as the cluster knows it. The secret itself is known to its bearer only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// Its id.
+    pub id: TokenId,
+    /// Its name.
+    pub name: Name,
+    /// What its bearer may do.
+    pub role: Role,
+    /// SHA-256 of the secret, in hexadecimal.
+    pub digest: String,
+    /// When it was made.
+    pub created: UnixMillis,
+    /// When it ends by itself.
+    pub expires: Option<UnixMillis>,
+}
+
+/// What an accepted command did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// What to tell the world.
+    pub events: Vec<Event>,
+}
+
+impl Default for ClusterState {
+    fn default() -> Self {
+        Self {
+            format: STATE_FORMAT,
+            nodes: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            vm_names: BTreeMap::new(),
+            images: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            ops: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+        }
+    }
+}
+
+impl ClusterState {
+    /// Accepts a command and changes the state, or refuses it and changes nothing.
+    ///
+    /// # Errors
+    /// [`Refused`] says why; the state is as it was.
+    pub fn apply(&mut self, proposal: &Proposal) -> Result<Applied, Refused> {
+        apply::apply(self, proposal)
+    }
+
+    /// The VM of that name or id, also one in the recycle bin if it is given by id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn find_vm(&self, name_or_id: &str) -> Result<&Arc<VmRecord>, Refused> {
+        let by_name = self.vm_names.get(&name_or_id.to_ascii_lowercase()).copied();
+        by_name
+            .or_else(|| name_or_id.parse().ok())
+            .and_then(|id| self.vms.get(&id))
+            .ok_or_else(|| not_found("vm", name_or_id))
+    }
+
+    /// The image of that name or id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn find_image(&self, name_or_id: &str) -> Result<&Arc<ImageRecord>, Refused> {
+        let key = name_or_id.to_ascii_lowercase();
+        let id = name_or_id.parse::<ImageId>().ok();
+        self.images
+            .values()
+            .find(|image| image.name.key() == key || Some(image.id) == id)
+            .ok_or_else(|| not_found("image", name_or_id))
+    }
+
+    /// The network of that name or id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn find_network(&self, name_or_id: &str) -> Result<&Arc<NetworkRecord>, Refused> {
+        let key = name_or_id.to_ascii_lowercase();
+        let id = name_or_id.parse::<NetworkId>().ok();
+        self.networks
+            .values()
+            .find(|network| network.name.key() == key || Some(network.id) == id)
+            .ok_or_else(|| not_found("network", name_or_id))
+    }
+
+    /// The token of that name or id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn find_token(&self, name_or_id: &str) -> Result<&Arc<TokenRecord>, Refused> {
+        let key = name_or_id.to_ascii_lowercase();
+        let id = name_or_id.parse::<TokenId>().ok();
+        self.tokens
+            .values()
+            .find(|token| token.name.key() == key || Some(token.id) == id)
+            .ok_or_else(|| not_found("token", name_or_id))
+    }
+
+    /// The VM of that id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn vm(&self, id: VmId) -> Result<&Arc<VmRecord>, Refused> {
+        self.vms.get(&id).ok_or_else(|| not_found("vm", &id.to_string()))
+    }
+
+    /// The operation of that id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn op(&self, id: OpId) -> Result<&Arc<OpRecord>, Refused> {
+        self.ops.get(&id).ok_or_else(|| not_found("op", &id.to_string()))
+    }
+
+    /// The names of the VMs that use an image or are being given a disk from it, those in the
+    /// recycle bin among them.
+    pub fn users_of_image(&self, image: ImageId) -> Vec<&Name> {
+        let from_it = |disk: &DiskSpec| disk.source == DiskSource::Image { image };
+        let have =
+            self.vms.values().filter(|vm| vm.spec.disks.iter().any(from_it)).map(|vm| &vm.name);
+        let get =
+            self.ops.values().filter(|op| op.is_running()).filter_map(|op| match &op.request {
+                OpRequest::DiskAdd { disk, .. } if from_it(disk) => Some(&op.target),
+                _ => None,
+            });
+        have.chain(get).collect()
+    }
+
+    /// Checks what must hold between records, whatever was applied.
+    ///
+    /// # Errors
+    /// A sentence that names what does not hold: an error in this crate, never of a caller.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        for (key, id) in &self.vm_names {
+            let vm = self.vms.get(id).ok_or_else(|| format!("name {key} of no VM"))?;
+            if vm.name.key() != *key || vm.deleted.is_some() {
+                return Err(format!("name {key} does not belong to {id}"));
+            }
+        }
+        let mut slots = std::collections::BTreeSet::new();
+        let mut addresses = std::collections::BTreeSet::new();
+        for vm in self.vms.values() {
+            if vm.deleted.is_none() && self.vm_names.get(&vm.name.key()) != Some(&vm.id) {
+                return Err(format!("{} has no name entry", vm.id));
+            }
+            if !slots.insert(vm.slot) {
+                return Err(format!("slot {} is used twice", vm.slot));
+            }
+            vm.spec.validate().map_err(|error| format!("{}: {error}", vm.name))?;
+            if (vm.power == crate::Power::Saved) != vm.saved.is_some() {
+                return Err(format!("{} is {:?} with saved {:?}", vm.name, vm.power, vm.saved));
+            }
+            for op in &vm.ops {
+                if !self.ops.get(op).is_some_and(|op| op.is_running()) {
+                    return Err(format!("{} waits for an operation that has ended", vm.name));
+                }
+            }
+            for nic in &vm.spec.nics {
+                if let Some(address) = nic.address
+                    && !addresses.insert((nic.network.key(), address))
+                {
+                    return Err(format!("address {address} is used twice"));
+                }
+            }
+        }
+        for op in self.ops.values().filter(|op| op.is_running()) {
+            if let Some(vm) = op.request.vm()
+                && !self.vms.get(&vm).is_some_and(|vm| vm.ops.contains(&op.id))
+            {
+                return Err(format!("operation {} is not on its VM's list", op.id));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn not_found(what: &'static str, which: &str) -> Refused {
+    Refused::NotFound { what, which: which.chars().take(80).collect() }
+}
