@@ -1,1 +1,3 @@
+//! One virtual machine on one node.
 
+pub mod image;

@@ -1,0 +1,4 @@
+//! Images (under construction).
+
+pub mod format;
+pub mod inspect;
