@@ -1,0 +1,358 @@
+//! The table of endpoints: the single place that says what the API can do and who may.
+//!
+//! Adding one: a row here, its types in `types`, a handler in `node/src/http`, a verb in `cli`;
+//! then `cargo xtask fix` writes the OpenAPI document anew (docs/recipes/endpoint.md).
+
+use model::Role;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::Schema;
+
+use crate::types;
+
+/// Version of the API, the first part of every path.
+pub const API_VERSION: &str = "v1";
+
+/// HTTP methods that are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// Look.
+    Get,
+    /// Make or do.
+    Post,
+    /// Change.
+    Patch,
+    /// Remove.
+    Delete,
+}
+
+/// Who may call an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Anybody who can reach the socket; tells nothing of the cluster.
+    Anyone,
+    /// Callers with this role or a higher one.
+    Needs(Role),
+}
+
+/// What an endpoint answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplyKind {
+    /// One JSON document.
+    Json,
+    /// Server-sent events, each with a JSON document.
+    EventStream,
+    /// A WebSocket of binary messages.
+    WebSocket,
+    /// A PNG picture.
+    Png,
+}
+
+/// No query, body or reply.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
+pub struct Nothing {}
+
+/// One operation of the API, as a type.
+pub trait Endpoint: Send + Sync + 'static {
+    /// Everything but the types.
+    const INFO: Info;
+    /// Query parameters.
+    type Query: Serialize + DeserializeOwned + Default + Send;
+    /// JSON body.
+    type Body: Serialize + DeserializeOwned + Send;
+    /// JSON reply (for streams: each event).
+    type Reply: Serialize + DeserializeOwned + Send;
+}
+
+/// What the table says of an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Info {
+    /// Its name, unique.
+    pub id: &'static str,
+    /// Its method.
+    pub method: Method,
+    /// Its path with parameters in braces.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// What it answers with.
+    pub reply: ReplyKind,
+    /// One line for people.
+    pub summary: &'static str,
+    /// Schemas of query, body and reply, for the document.
+    pub schemas: fn() -> Schemas,
+}
+
+/// A schema under its name, with the schemas that it refers to.
+pub type Named = (String, RefOr<Schema>);
+
+/// Schemas of one endpoint; a part that is [`Nothing`] is absent.
+#[derive(Default)]
+pub struct Schemas {
+    /// Of the query.
+    pub query: Option<RefOr<Schema>>,
+    /// Name of the body's schema.
+    pub body: Option<RefOr<Schema>>,
+    /// Name of the reply's schema.
+    pub reply: Option<RefOr<Schema>>,
+    /// All schemas that these refer to, by name.
+    pub refers: Vec<Named>,
+}
+
+impl Method {
+    /// The word in HTTP.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+impl Info {
+    /// Names of the path's parameters, in order.
+    pub fn parameters(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    }
+
+    /// The path with its parameters filled in, percent-encoded.
+    ///
+    /// # Panics
+    /// If the number of values is not that of the parameters: an error of the calling code.
+    pub fn fill(&self, values: &[&str]) -> String {
+        assert_eq!(self.parameters().count(), values.len(), "parameters of {}", self.path);
+        let mut values = values.iter();
+        let mut path = String::new();
+        for part in self.path.split('/').skip(1) {
+            path.push('/');
+            if part.starts_with('{') {
+                percent_encode(values.next().expect("counted above"), &mut path);
+            } else {
+                path.push_str(part);
+            }
+        }
+        path
+    }
+}
+
+/// Percent-encodes everything that RFC 3986 does not call unreserved.
+pub(crate) fn percent_encode(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+}
+
+fn schema_of<T: ToSchema + 'static>(refers: &mut Vec<Named>) -> Option<RefOr<Schema>> {
+    if std::any::TypeId::of::<T>() == std::any::TypeId::of::<Nothing>() {
+        return None;
+    }
+    T::schemas(refers);
+    let name = T::name().into_owned();
+    // Lists and other nameless types stand in the document as they are.
+    if let RefOr::T(schema) = T::schema()
+        && matches!(schema, Schema::Array(_))
+    {
+        return Some(RefOr::T(schema));
+    }
+    refers.push((name.clone(), T::schema()));
+    Some(RefOr::Ref(utoipa::openapi::Ref::from_schema_name(name)))
+}
+
+fn schemas_of<Q: ToSchema + 'static, B: ToSchema + 'static, R: ToSchema + 'static>() -> Schemas {
+    let mut refers = Vec::new();
+    Schemas {
+        query: (std::any::TypeId::of::<Q>() != std::any::TypeId::of::<Nothing>())
+            .then(|| Q::schema()),
+        body: schema_of::<B>(&mut refers),
+        reply: schema_of::<R>(&mut refers),
+        refers,
+    }
+}
+
+macro_rules! endpoints {
+    ($(
+        $(#[doc = $summary:literal])+
+        $name:ident: $method:ident $path:literal $access:expr, $kind:ident,
+        ($query:ty, $body:ty) -> $reply:ty;
+    )*) => {
+        $(
+            $(#[doc = $summary])+
+            #[derive(Debug, Clone, Copy)]
+            pub struct $name;
+
+            impl Endpoint for $name {
+                const INFO: Info = Info {
+                    id: stringify!($name),
+                    method: Method::$method,
+                    path: concat!("/v1", $path),
+                    access: $access,
+                    reply: ReplyKind::$kind,
+                    summary: concat!($($summary),+),
+                    schemas: schemas_of::<$query, $body, $reply>,
+                };
+                type Query = $query;
+                type Body = $body;
+                type Reply = $reply;
+            }
+        )*
+
+        /// All endpoints.
+        pub const TABLE: &[Info] = &[$($name::INFO),*];
+    };
+}
+
+const VIEWER: Access = Access::Needs(Role::Viewer);
+const OPERATOR: Access = Access::Needs(Role::Operator);
+const ADMINISTRATOR: Access = Access::Needs(Role::Administrator);
+
+endpoints! {
+    /// Version of the program and of the API
+    Version: Get "/version" Access::Anyone, Json, (Nothing, Nothing) -> types::VersionView;
+    /// This document
+    OpenApi: Get "/openapi.json" Access::Anyone, Json, (Nothing, Nothing) -> Nothing;
+    /// Who is asking, and with which role
+    WhoAmI: Get "/whoami" VIEWER, Json, (Nothing, Nothing) -> types::WhoAmIView;
+
+    /// List virtual machines
+    VmList: Get "/vms" VIEWER, Json, (types::VmListQuery, Nothing) -> Vec<types::VmSummary>;
+    /// Create a virtual machine
+    VmCreate: Post "/vms" ADMINISTRATOR, Json, (Nothing, types::VmCreateBody) -> types::OpView;
+    /// Show a virtual machine
+    VmShow: Get "/vms/{vm}" VIEWER, Json, (Nothing, Nothing) -> types::VmView;
+    /// Change a virtual machine
+    VmSet: Patch "/vms/{vm}" OPERATOR, Json,
+        (types::RevisionQuery, model::VmChange) -> types::OpView;
+    /// Put a virtual machine in the recycle bin, or remove one from there for good
+    VmDelete: Delete "/vms/{vm}" ADMINISTRATOR, Json,
+        (types::VmDeleteQuery, Nothing) -> types::OpView;
+    /// Take a virtual machine out of the recycle bin
+    VmUndelete: Post "/vms/{vm}/undelete" ADMINISTRATOR, Json,
+        (Nothing, types::UndeleteBody) -> types::VmView;
+    /// Start a virtual machine, or resume one that is saved
+    VmStart: Post "/vms/{vm}/start" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Ask the guest to shut down
+    VmShutdown: Post "/vms/{vm}/shutdown" OPERATOR, Json,
+        (Nothing, types::ShutdownBody) -> types::OpView;
+    /// Cut the power; unwritten data in the guest is lost
+    VmOff: Post "/vms/{vm}/off" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Stop the guest's processors; its memory stays on the host
+    VmPause: Post "/vms/{vm}/pause" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Let a paused or saved guest go on
+    VmResume: Post "/vms/{vm}/resume" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Write memory and devices to disk and free the host's memory
+    VmSave: Post "/vms/{vm}/save" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Press the reset button; unwritten data in the guest is lost
+    VmReset: Post "/vms/{vm}/reset" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Freeze the guest's file systems, for at most a given time
+    VmFreeze: Post "/vms/{vm}/freeze" OPERATOR, Json,
+        (Nothing, types::FreezeBody) -> types::FreezeView;
+    /// Thaw the guest's file systems
+    VmThaw: Post "/vms/{vm}/thaw" OPERATOR, Json, (Nothing, Nothing) -> types::FreezeView;
+    /// Picture of the guest's screen
+    VmScreenshot: Get "/vms/{vm}/screenshot" OPERATOR, Png, (Nothing, Nothing) -> Nothing;
+    /// Serial console: bytes both ways
+    VmSerial: Get "/vms/{vm}/serial" OPERATOR, WebSocket, (Nothing, Nothing) -> Nothing;
+    /// Screen, keyboard and pointer: the RFB (VNC) protocol
+    VmVnc: Get "/vms/{vm}/vnc" OPERATOR, WebSocket, (Nothing, Nothing) -> Nothing;
+
+    /// Add a disk
+    DiskAdd: Post "/vms/{vm}/disks" OPERATOR, Json,
+        (Nothing, types::DiskAddBody) -> types::OpView;
+    /// Remove a disk and its data
+    DiskRemove: Delete "/vms/{vm}/disks/{disk}" OPERATOR, Json,
+        (types::ForceQuery, Nothing) -> types::OpView;
+    /// Grow a disk
+    DiskResize: Post "/vms/{vm}/disks/{disk}/resize" OPERATOR, Json,
+        (Nothing, types::DiskResizeBody) -> types::OpView;
+    /// Add a network adapter
+    NicAdd: Post "/vms/{vm}/nics" OPERATOR, Json, (Nothing, types::NicAddBody) -> types::OpView;
+    /// Remove a network adapter
+    NicRemove: Delete "/vms/{vm}/nics/{nic}" OPERATOR, Json,
+        (types::ForceQuery, Nothing) -> types::OpView;
+    /// Change a network adapter
+    NicSet: Patch "/vms/{vm}/nics/{nic}" OPERATOR, Json,
+        (Nothing, model::NicChange) -> types::OpView;
+
+    /// List images
+    ImageList: Get "/images" VIEWER, Json, (Nothing, Nothing) -> Vec<types::ImageView>;
+    /// Import an image from a file on the node or from an address
+    ImageImport: Post "/images" ADMINISTRATOR, Json,
+        (Nothing, types::ImageImportBody) -> types::OpView;
+    /// Show an image
+    ImageShow: Get "/images/{image}" VIEWER, Json, (Nothing, Nothing) -> types::ImageView;
+    /// Delete an image that no machine uses
+    ImageDelete: Delete "/images/{image}" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> types::OpView;
+
+    /// List operations
+    OpList: Get "/ops" VIEWER, Json, (types::OpListQuery, Nothing) -> Vec<types::OpView>;
+    /// Show an operation
+    OpShow: Get "/ops/{op}" VIEWER, Json, (Nothing, Nothing) -> types::OpView;
+    /// Wait until an operation ends, or for its next progress
+    OpWait: Get "/ops/{op}/wait" VIEWER, Json, (types::OpWaitQuery, Nothing) -> types::OpView;
+    /// Ask an operation to stop
+    OpCancel: Post "/ops/{op}/cancel" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+
+    /// List past events, the newest last
+    EventList: Get "/events" VIEWER, Json,
+        (types::EventQuery, Nothing) -> Vec<types::EventView>;
+    /// Follow events as they happen
+    EventStream: Get "/events/stream" VIEWER, EventStream,
+        (types::EventQuery, Nothing) -> types::EventView;
+
+    /// List nodes
+    NodeList: Get "/nodes" VIEWER, Json, (Nothing, Nothing) -> Vec<types::NodeView>;
+    /// Show a node
+    NodeShow: Get "/nodes/{node}" VIEWER, Json, (Nothing, Nothing) -> types::NodeView;
+
+    /// List networks
+    NetworkList: Get "/networks" VIEWER, Json, (Nothing, Nothing) -> Vec<types::NetworkView>;
+    /// Make a network
+    NetworkCreate: Post "/networks" ADMINISTRATOR, Json,
+        (Nothing, types::NetworkCreateBody) -> types::NetworkView;
+    /// Show a network
+    NetworkShow: Get "/networks/{network}" VIEWER, Json,
+        (Nothing, Nothing) -> types::NetworkView;
+    /// Remove a network that no adapter uses
+    NetworkDelete: Delete "/networks/{network}" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> Nothing;
+
+    /// List API tokens
+    TokenList: Get "/tokens" ADMINISTRATOR, Json, (Nothing, Nothing) -> Vec<types::TokenView>;
+    /// Make an API token; its secret is shown this once
+    TokenCreate: Post "/tokens" ADMINISTRATOR, Json,
+        (Nothing, types::TokenCreateBody) -> types::TokenSecretView;
+    /// Make an API token invalid
+    TokenRevoke: Delete "/tokens/{token}" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Endpoint;
+    use super::TABLE;
+    use super::VmShow;
+
+    #[test]
+    fn ids_and_routes_are_unique() {
+        let ids: BTreeSet<_> = TABLE.iter().map(|info| info.id).collect();
+        let routes: BTreeSet<_> =
+            TABLE.iter().map(|info| (info.method.as_str(), info.path)).collect();
+        assert_eq!(ids.len(), TABLE.len());
+        assert_eq!(routes.len(), TABLE.len());
+    }
+
+    #[test]
+    fn parameters_are_encoded_into_the_path() {
+        assert_eq!(VmShow::INFO.fill(&["a/../b c"]), "/v1/vms/a%2F..%2Fb%20c");
+    }
+}
