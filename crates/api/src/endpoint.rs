@@ -268,7 +268,7 @@ endpoints! {
         (Nothing, types::DiskAddBody) -> types::OpView;
     /// Remove a disk and its data
     DiskRemove: Delete "/vms/{vm}/disks/{disk}" OPERATOR, Json,
-        (types::ForceQuery, Nothing) -> types::OpView;
+        (Nothing, Nothing) -> types::OpView;
     /// Grow a disk
     DiskResize: Post "/vms/{vm}/disks/{disk}/resize" OPERATOR, Json,
         (Nothing, types::DiskResizeBody) -> types::OpView;
@@ -276,7 +276,7 @@ endpoints! {
     NicAdd: Post "/vms/{vm}/nics" OPERATOR, Json, (Nothing, types::NicAddBody) -> types::OpView;
     /// Remove a network adapter
     NicRemove: Delete "/vms/{vm}/nics/{nic}" OPERATOR, Json,
-        (types::ForceQuery, Nothing) -> types::OpView;
+        (Nothing, Nothing) -> types::OpView;
     /// Change a network adapter
     NicSet: Patch "/vms/{vm}/nics/{nic}" OPERATOR, Json,
         (Nothing, model::NicChange) -> types::OpView;

@@ -461,14 +461,6 @@ pub struct RevisionQuery {
     pub if_revision: Option<Revision>,
 }
 
-/// Whether to insist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-pub struct ForceQuery {
-    /// Take it away even if the guest does not release it; a write under way may be lost.
-    #[serde(default)]
-    pub force: bool,
-}
-
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageView {

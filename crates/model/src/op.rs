@@ -127,8 +127,6 @@ pub enum OpRequest {
         vm: VmId,
         /// Which disk.
         disk: DiskId,
-        /// Take it away even if the guest does not release it.
-        force: bool,
     },
     /// Grow a disk.
     DiskResize {
@@ -152,8 +150,6 @@ pub enum OpRequest {
         vm: VmId,
         /// Which.
         nic: NicId,
-        /// Take it away even if the guest does not release it.
-        force: bool,
     },
     /// Change a network adapter.
     NicSet {
