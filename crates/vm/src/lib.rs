@@ -1,3 +1,4 @@
 //! One virtual machine on one node.
 
+pub mod engine;
 pub mod image;

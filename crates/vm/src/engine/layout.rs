@@ -18,6 +18,9 @@ pub struct Layout {
     /// Port of each adapter.
     #[serde(default)]
     pub(super) nics: BTreeMap<NicId, u8>,
+    /// Hot-plug ports the machine was built with; grows at a start, never while it runs.
+    #[serde(default)]
+    pub(super) ports: u8,
     /// Memory at boot and at most, of the run this layout is from: a saved state needs the same.
     #[serde(default)]
     pub(super) memory: Option<(Bytes, Bytes)>,
