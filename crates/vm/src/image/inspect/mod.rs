@@ -35,13 +35,13 @@ const NAME_SHOWN_CHARS_MAX: usize = 200;
 /// Random access to the bytes of an image.
 pub trait ImageBytes {
     /// Length of the file in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn byte_len(&self) -> io::Result<u64>;
     /// Fills `buf` from `offset`, or fails.
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
 }
 
 impl ImageBytes for File {
-    fn len(&self) -> io::Result<u64> {
+    fn byte_len(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 
@@ -51,8 +51,8 @@ impl ImageBytes for File {
 }
 
 impl ImageBytes for &[u8] {
-    fn len(&self) -> io::Result<u64> {
-        Ok(<[u8]>::len(self) as u64)
+    fn byte_len(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
     }
 
     fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
@@ -182,7 +182,7 @@ fn describe_found(found: Option<SourceFormat>) -> String {
 /// # Errors
 /// [`HeaderError`]; everything but `Io` is about the image and will not change by trying again.
 pub fn inspect(image: &dyn ImageBytes, format: SourceFormat) -> Result<ImageHeader, HeaderError> {
-    let window = Window { image, len: image.len().map_err(HeaderError::Io)?, format };
+    let window = Window { image, len: image.byte_len().map_err(HeaderError::Io)?, format };
     if window.len == 0 {
         return Err(HeaderError::Empty);
     }
@@ -200,6 +200,24 @@ pub fn inspect(image: &dyn ImageBytes, format: SourceFormat) -> Result<ImageHead
         return Err(window.damaged("its disk has no bytes"));
     }
     Ok(ImageHeader { format, virtual_size })
+}
+
+/// Size of the disk in a qcow2 file of our own making (it may name its image), in bytes.
+///
+/// # Errors
+/// Not a qcow2 file, or a size that is none.
+pub(super) fn qcow2_virtual_size(image: &dyn ImageBytes) -> Result<u64, HeaderError> {
+    let format = SourceFormat::Qcow2;
+    let window = Window { image, len: image.byte_len().map_err(HeaderError::Io)?, format };
+    let head: [u8; 32] = window.array(0, "the header")?;
+    let virtual_size = be64(&head, 24);
+    match head.starts_with(qcow2::MAGIC) {
+        false => Err(window.contradicts()),
+        true if virtual_size > VIRTUAL_SIZE_BYTES_MAX => {
+            Err(HeaderError::TooLarge { format, virtual_size })
+        }
+        true => Ok(virtual_size),
+    }
 }
 
 /// Names the format whose magic number the content carries. Only for error messages: never to

@@ -82,7 +82,7 @@ fn version_3(window: &Window<'_>) -> Result<(u64, u64), HeaderError> {
         return Err(window.damaged(&format!("refcount order is {refcount_order}")));
     }
     let header_len = be32(&h, 100);
-    if !(HEADER_V3_BYTES as u32..=4096).contains(&header_len) || header_len % 8 != 0 {
+    if !(HEADER_V3_BYTES as u32..=4096).contains(&header_len) || !header_len.is_multiple_of(8) {
         return Err(window.damaged(&format!("its header states a length of {header_len} bytes")));
     }
     Ok((incompatible, u64::from(header_len)))
@@ -164,7 +164,7 @@ fn check_tables(
         )));
     }
     let l1_offset = be64(h, 40);
-    if l1_offset % cluster != 0 || (l1_entries > 0 && l1_offset == 0) {
+    if !l1_offset.is_multiple_of(cluster) || (l1_entries > 0 && l1_offset == 0) {
         return Err(window.damaged(&format!("its L1 table starts at byte {l1_offset}")));
     }
     window.within(l1_offset, l1_bytes, "the L1 table")?;
@@ -176,7 +176,7 @@ fn check_tables(
     if refcount_bytes == 0 || refcount_bytes > REFCOUNT_TABLE_BYTES_MAX.max(cluster) {
         return Err(window.damaged(&format!("its refcount table has {refcount_bytes} bytes")));
     }
-    if refcount_offset == 0 || refcount_offset % cluster != 0 {
+    if refcount_offset == 0 || !refcount_offset.is_multiple_of(cluster) {
         return Err(window.damaged(&format!("its refcount table starts at byte {refcount_offset}")));
     }
     window.within(refcount_offset, refcount_bytes, "the refcount table")?;

@@ -124,7 +124,7 @@ fn regions(window: &Window<'_>) -> Result<Regions, HeaderError> {
             _ if required => return Err(window.unsupported("an unknown required VHDX region")),
             _ => continue,
         };
-        if region.offset < MIB || region.offset % MIB != 0 || region.len == 0 {
+        if region.offset < MIB || !region.offset.is_multiple_of(MIB) || region.len == 0 {
             return Err(window.damaged(&format!("a region of it starts at byte {}", region.offset)));
         }
         window.within(region.offset, region.len, "a region")?;
