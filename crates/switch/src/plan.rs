@@ -598,3 +598,7 @@ fn attach(
         out.push(Action::SetUp(tap));
     }
 }
+
+#[cfg(test)]
+#[path = "plan_test.rs"]
+mod tests;

@@ -34,6 +34,14 @@ const REPLY_BYTES_MIN: usize = 300;
 const ETHERNET_HLEN: u8 = 6;
 /// Where `hlen` stands in a packet.
 const HLEN_OFFSET: usize = 2;
+/// Where the options begin: after the fixed fields and the cookie.
+const OPTIONS_OFFSET: usize = 240;
+/// What makes a BOOTP message a DHCP message (RFC 2131, 3).
+const MAGIC_COOKIE: [u8; 4] = [99, 130, 83, 99];
+const OPTION_PAD: u8 = 0;
+const OPTION_END: u8 = 255;
+/// Code and length of the options that we read: requested address, message type, server.
+const OPTIONS_READ: [(u8, usize); 3] = [(50, 4), (53, 1), (54, 4)];
 
 /// What the server of one network gives out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,7 +127,8 @@ pub fn answer(leases: &Leases, packet: &[u8]) -> Result<Answer, DhcpError> {
     if packet.get(HLEN_OFFSET) != Some(&ETHERNET_HLEN) {
         return Err(DhcpError::NotAClient);
     }
-    let request = Message::decode(&mut Decoder::new(packet)).map_err(|_| DhcpError::Malformed)?;
+    let packet = essence(packet).ok_or(DhcpError::Malformed)?;
+    let request = Message::decode(&mut Decoder::new(&packet)).map_err(|_| DhcpError::Malformed)?;
     let ours = request.opcode() == Opcode::BootRequest
         && request.htype() == HType::Eth
         && request.giaddr().is_unspecified();
@@ -147,6 +156,40 @@ pub fn answer(leases: &Leases, packet: &[u8]) -> Result<Answer, DhcpError> {
         }
         _ => Ok(Answer::default()),
     }
+}
+
+/// The packet with only those options that we read, each once and of its right length.
+///
+/// The decoder of dhcproto 0.15 panics on some malformed options (client FQDN, for one), so it
+/// never gets to see what a guest put there beyond these.
+fn essence(packet: &[u8]) -> Option<Vec<u8>> {
+    let (header, mut options) = packet.split_at_checked(OPTIONS_OFFSET)?;
+    header.ends_with(&MAGIC_COOKIE).then_some(())?;
+    let mut kept = header.to_vec();
+    let mut seen = Vec::with_capacity(OPTIONS_READ.len());
+    while let Some((&code, rest)) = options.split_first() {
+        if code == OPTION_END {
+            break;
+        }
+        if code == OPTION_PAD {
+            options = rest;
+            continue;
+        }
+        let (&length, rest) = rest.split_first()?;
+        let (value, rest) = rest.split_at_checked(length.into())?;
+        options = rest;
+        let Some((_, right)) = OPTIONS_READ.iter().find(|(read, _)| *read == code) else {
+            continue;
+        };
+        if value.len() != *right || seen.contains(&code) {
+            return None;
+        }
+        seen.push(code);
+        kept.extend_from_slice(&[code, length]);
+        kept.extend_from_slice(value);
+    }
+    kept.push(OPTION_END);
+    Some(kept)
 }
 
 fn answer_request(
@@ -236,3 +279,7 @@ fn encode(message: &Message, to: Option<Ipv4Addr>) -> Result<Reply, DhcpError> {
     }
     Ok(Reply { to, bytes })
 }
+
+#[cfg(test)]
+#[path = "answer_test.rs"]
+mod tests;

@@ -180,3 +180,7 @@ fn respond(request: &Message, query: &Query, code: ResponseCode) -> Message {
 fn encode(message: &Message) -> Verdict {
     message.to_vec().map_or(Verdict::Ignore, Verdict::Reply)
 }
+
+#[cfg(test)]
+#[path = "answer_test.rs"]
+mod tests;

@@ -8,7 +8,8 @@
 
 mod conformance;
 
-#[allow(dead_code, reason = "guests come with the next slice")]
+mod frame;
+mod guests;
 mod ns;
 
 use std::net::Ipv4Addr;
