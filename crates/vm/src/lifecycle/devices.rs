@@ -1,0 +1,385 @@
+//! Changes of a VM's hardware, running or not.
+//!
+//! A device is made, then plugged, and only then part of the configuration; it leaves the
+//! configuration only when the guest has let it go.
+
+use std::time::Duration;
+
+use model::Bytes;
+use model::DiskId;
+use model::DiskSource;
+use model::DiskSpec;
+use model::NicChange;
+use model::NicId;
+use model::NicSpec;
+use model::OpOutcome;
+use model::VmChange;
+use model::VmRecord;
+use tokio::time::Instant;
+
+use crate::engine::EngineError;
+use crate::engine::MachineEvent;
+use crate::lifecycle::driver::Driver;
+use crate::lifecycle::ops::Step;
+use crate::lifecycle::ops::Stop;
+use crate::lifecycle::ops::Task;
+use crate::lifecycle::ops::failed;
+use crate::lifecycle::ops::file;
+use crate::lifecycle::ops::race;
+use crate::lifecycle::plan;
+
+/// How often the guest's part of a change is looked at when no event tells.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long before an operation's deadline it gives up by itself, so that undoing has time.
+const SPARE: Duration = Duration::from_secs(2);
+
+impl Driver {
+    /// Makes a disk's file, unless an earlier daemon has.
+    pub(crate) async fn make_disk_file(&mut self, task: &Task<'_>, disk: &DiskSpec) -> Step<()> {
+        let path = self.files.disk(disk);
+        if path.exists() {
+            return Ok(());
+        }
+        let host = self.host.clone();
+        let making = async {
+            match disk.source {
+                DiskSource::Blank => host.disks.create_blank(&path, disk.size, disk.format).await,
+                DiskSource::Image { image } => {
+                    let base = (host.image_path)(image);
+                    host.disks.create_overlay(&base, &path, disk.size).await
+                }
+            }
+        };
+        race(&mut self.wanted, task, making).await??;
+        Ok(())
+    }
+
+    pub(crate) async fn add_disk(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        disk: &DiskSpec,
+    ) -> Step<OpOutcome> {
+        self.files.make().map_err(file("its directory cannot be made"))?;
+        self.progress(task, "making the disk", 0, 0);
+        self.make_disk_file(task, disk).await?;
+        if self.run.is_some() {
+            let plan = plan::disk(record, &self.files, &*self.host.image_path, disk, None);
+            match self.machine()?.plug_disk(plan).await {
+                // An earlier daemon got this far.
+                Ok(()) | Err(EngineError::AlreadyPlugged(_)) => self.keep_layout()?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(OpOutcome::Done)
+    }
+
+    pub(crate) async fn undo_add_disk(&mut self, disk: &DiskSpec) {
+        if let Ok(machine) = self.machine()
+            && let Ok(inventory) = machine.inventory().await
+            && inventory.disks.contains_key(&disk.id)
+        {
+            // The guest has it in its hands: the file must stay until it lets go.
+            if machine.unplug_disk(disk.id).await.is_err() {
+                return;
+            }
+            tracing::warn!(vm = %self.vm, disk = %disk.id, "a disk that was being added is left");
+            return;
+        }
+        self.remove_file(&self.files.disk(disk));
+    }
+
+    pub(crate) async fn remove_disk(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        disk: DiskId,
+    ) -> Step<OpOutcome> {
+        if self.run.is_none() {
+            return Ok(OpOutcome::Done);
+        }
+        let machine = self.machine()?;
+        self.progress(task, "waiting for the guest to let it go", 0, 0);
+        match machine.unplug_disk(disk).await {
+            Ok(()) => {}
+            Err(EngineError::NotPlugged(_)) => return Ok(OpOutcome::Done),
+            Err(error) => return Err(error.into()),
+        }
+        let released = self
+            .released(task, |event| match event {
+                MachineEvent::DiskUnplugged(id) if *id == disk => Some(true),
+                MachineEvent::DiskUnplugRefused(id) if *id == disk => Some(false),
+                _ => None,
+            })
+            .await?;
+        let gone = released == Some(true) || !machine.inventory().await?.disks.contains_key(&disk);
+        if gone { Ok(OpOutcome::Done) } else { Err(not_released(record, "disk")) }
+    }
+
+    /// Waits for the guest to let a device go: true, false if it refuses, nothing if it is silent.
+    async fn released(
+        &mut self,
+        task: &Task<'_>,
+        pick: impl FnMut(&MachineEvent) -> Option<bool>,
+    ) -> Step<Option<bool>> {
+        let until = task.deadline.checked_sub(SPARE).unwrap_or(task.deadline);
+        self.event(task, until, pick).await
+    }
+
+    pub(crate) fn drop_disk_file(&self, record: &VmRecord, disk: DiskId) {
+        if let Some(disk) = record.spec.disk(disk) {
+            self.remove_file(&self.files.disk(disk));
+        }
+    }
+
+    fn remove_file(&self, path: &std::path::Path) {
+        if let Err(error) = std::fs::remove_file(path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(vm = %self.vm, path = %path.display(), %error, "a disk file is left");
+        }
+    }
+
+    pub(crate) async fn resize_disk(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        disk: DiskId,
+        size: Bytes,
+    ) -> Step<OpOutcome> {
+        let Some(spec) = record.spec.disk(disk) else {
+            return Err(failed("not_found", "the disk is gone", "see: muster vm show NAME"));
+        };
+        self.progress(task, "growing", 0, 0);
+        if self.run.is_some() {
+            self.machine()?.resize_disk(disk, size).await?;
+        } else {
+            let path = self.files.disk(spec);
+            let host = self.host.clone();
+            let format = spec.format;
+            race(&mut self.wanted, task, host.disks.resize(&path, size, format)).await??;
+        }
+        Ok(OpOutcome::Done)
+    }
+
+    pub(crate) async fn add_nic(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        nic: &NicSpec,
+    ) -> Step<OpOutcome> {
+        if self.run.is_none() {
+            return Ok(OpOutcome::Done);
+        }
+        let machine = self.machine()?;
+        if machine.inventory().await?.nics.contains_key(&nic.id) {
+            return Ok(OpOutcome::Done);
+        }
+        self.progress(task, "plugging in", 0, 0);
+        let tap =
+            self.host.ports.open(self.vm, nic).await.map_err(|why| {
+                failed("network", why, "see the network: muster network show NAME")
+            })?;
+        machine.plug_nic(plan::nic(record, nic, tap)).await?;
+        self.keep_layout()?;
+        Ok(OpOutcome::Done)
+    }
+
+    pub(crate) async fn undo_add_nic(&mut self, nic: NicId) {
+        if let Ok(machine) = self.machine()
+            && let Err(error) = machine.unplug_nic(nic).await
+            && !matches!(error, EngineError::NotPlugged(_))
+        {
+            tracing::warn!(vm = %self.vm, %nic, %error, "an adapter that was being added is left");
+        }
+        self.host.ports.close(nic).await;
+    }
+
+    pub(crate) async fn remove_nic(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        nic: NicId,
+    ) -> Step<OpOutcome> {
+        if self.run.is_none() {
+            return Ok(OpOutcome::Done);
+        }
+        let machine = self.machine()?;
+        self.progress(task, "waiting for the guest to let it go", 0, 0);
+        match machine.unplug_nic(nic).await {
+            Ok(()) => {}
+            Err(EngineError::NotPlugged(_)) => {
+                self.host.ports.close(nic).await;
+                return Ok(OpOutcome::Done);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let released = self
+            .released(task, |event| match event {
+                MachineEvent::NicUnplugged(id) if *id == nic => Some(true),
+                MachineEvent::NicUnplugRefused(id) if *id == nic => Some(false),
+                _ => None,
+            })
+            .await?;
+        let gone = released == Some(true) || !machine.inventory().await?.nics.contains_key(&nic);
+        if !gone {
+            return Err(not_released(record, "adapter"));
+        }
+        self.host.ports.close(nic).await;
+        Ok(OpOutcome::Done)
+    }
+
+    pub(crate) async fn set_nic(
+        &mut self,
+        record: &VmRecord,
+        _task: &Task<'_>,
+        nic: NicId,
+        change: &NicChange,
+    ) -> Step<OpOutcome> {
+        let Some(spec) = record.spec.nic(nic) else {
+            return Err(failed("not_found", "the adapter is gone", "see: muster vm show NAME"));
+        };
+        if self.run.is_some() {
+            let link_up = change.link_up.unwrap_or(spec.link_up);
+            // A guest that moves sees its cable pulled, so that it asks for an address anew.
+            let moves = moves(spec, change);
+            self.machine()?.set_link(nic, link_up && !moves).await?;
+        }
+        Ok(OpOutcome::Done)
+    }
+
+    /// The state knows the adapter's network now: moves the port there and puts the cable back in.
+    pub(crate) async fn after_nic_set(
+        &mut self,
+        record: &VmRecord,
+        nic: NicId,
+        change: &NicChange,
+    ) {
+        let Some(spec) = record.spec.nic(nic) else { return };
+        if self.run.is_none() || !moves(spec, change) {
+            return;
+        }
+        self.host.ports.refresh().await;
+        let link_up = change.link_up.unwrap_or(spec.link_up);
+        if let Ok(machine) = self.machine()
+            && let Err(error) = machine.set_link(nic, link_up).await
+        {
+            self.note(model::Severity::Error, format!("adapter {}: {error}", spec.name));
+        }
+    }
+
+    pub(crate) async fn set(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        change: &VmChange,
+    ) -> Step<OpOutcome> {
+        if self.run.is_none() {
+            return Ok(OpOutcome::Done);
+        }
+        let spec = &record.spec;
+        if let Some(count) = change.cpus
+            && let Err(stop) = self.set_cpus(task, count).await
+        {
+            self.give_back(self.machine()?.set_vcpus(spec.cpus.count).await);
+            return Err(stop);
+        }
+        if let Some(size) = change.memory
+            && let Err(stop) = self.set_memory(task, size).await
+        {
+            self.give_back(self.machine()?.set_memory(spec.memory.size).await);
+            return Err(stop);
+        }
+        if change.balloon.is_some() || change.memory.is_some() {
+            let size = change.memory.unwrap_or(spec.memory.size);
+            let target = change.balloon.or(spec.memory.balloon).unwrap_or(size).min(size);
+            if change.balloon.is_some() || spec.memory.balloon.is_some() {
+                self.machine()?.balloon(target).await?;
+            }
+        }
+        Ok(OpOutcome::Done)
+    }
+
+    fn give_back(&self, result: Result<(), EngineError>) {
+        if let Err(error) = result {
+            tracing::warn!(vm = %self.vm, %error, "a change that failed could not be taken back");
+        }
+    }
+
+    async fn set_cpus(&mut self, task: &Task<'_>, count: u32) -> Step<()> {
+        let machine = self.machine()?;
+        self.progress(task, "changing processors", 0, u64::from(count));
+        machine.set_vcpus(count).await?;
+        loop {
+            let now = machine.inventory().await?.vcpus.plugged;
+            self.publisher.in_run(|run| run.cpus = now);
+            if now == count {
+                return Ok(());
+            }
+            if self.no_time_left(task) {
+                return Err(failed(
+                    "guest_did_not_release",
+                    format!("the guest keeps {now} processors; {count} were wanted"),
+                    "shut it down to change the number of processors",
+                ));
+            }
+            self.event(task, Instant::now() + LOOK_EVERY, |event| match event {
+                MachineEvent::VcpusChanged(_) => Some(()),
+                _ => None,
+            })
+            .await?;
+        }
+    }
+
+    async fn set_memory(&mut self, task: &Task<'_>, size: Bytes) -> Step<()> {
+        let machine = self.machine()?;
+        machine.set_memory(size).await?;
+        loop {
+            let memory = machine.memory_state().await?;
+            self.publisher.in_run(|run| run.memory = memory.present);
+            self.progress(task, "changing memory", memory.present.get(), size.get());
+            if memory.present == memory.requested {
+                return Ok(());
+            }
+            if self.no_time_left(task) {
+                return Err(failed(
+                    "guest_did_not_release",
+                    format!("the guest has {}; {size} was wanted", memory.present),
+                    "free memory in the guest and try again, or shut it down first",
+                ));
+            }
+            self.event(task, Instant::now() + LOOK_EVERY, |event| match event {
+                MachineEvent::MemoryChanged(_) => Some(()),
+                _ => None,
+            })
+            .await?;
+        }
+    }
+
+    fn no_time_left(&self, task: &Task<'_>) -> bool {
+        Instant::now() + SPARE >= task.deadline
+    }
+
+    fn keep_layout(&self) -> Step<()> {
+        let layout = self.machine()?.layout();
+        self.files.write_layout(&layout).map_err(file("its layout cannot be written"))
+    }
+}
+
+fn moves(spec: &NicSpec, change: &NicChange) -> bool {
+    let network = change.network.as_ref().is_some_and(|it| it.key() != spec.network.key());
+    network || (change.address.is_some() && change.address != spec.address)
+}
+
+fn not_released(record: &VmRecord, what: &str) -> Stop {
+    failed(
+        "guest_did_not_release",
+        format!("the guest did not release the {what}"),
+        format!(
+            "unmount or stop using it in the guest and try again, or turn {0} off first: muster vm \
+             shutdown {0}",
+            record.name
+        ),
+    )
+}

@@ -1,0 +1,484 @@
+//! The task that owns one VM on this node.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Exit;
+use model::ExitKind;
+use model::Generation;
+use model::OpId;
+use model::OpOutcome;
+use model::OpRecord;
+use model::Power;
+use model::Severity;
+use model::VmId;
+use model::VmRecord;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::engine::Adopted;
+use crate::engine::ErrorClass;
+use crate::engine::ExitInfo;
+use crate::engine::GoneReason;
+use crate::engine::Launched;
+use crate::engine::Machine;
+use crate::engine::MachineEvent;
+use crate::engine::Origin;
+use crate::engine::RunInfo;
+use crate::engine::RunState;
+use crate::lifecycle::Host;
+use crate::lifecycle::LedgerError;
+use crate::lifecycle::Phase;
+use crate::lifecycle::RunStatus;
+use crate::lifecycle::VmFiles;
+use crate::lifecycle::Wanted;
+use crate::lifecycle::machine::Actual;
+use crate::lifecycle::machine::Cpus;
+use crate::lifecycle::machine::Settle;
+use crate::lifecycle::machine::settle;
+use crate::lifecycle::ops::Stop;
+use crate::lifecycle::services::GuestHandle;
+use crate::lifecycle::status::Publisher;
+
+/// How long until a thing that cannot be had now (QEMU, storage, an answer) is tried again. Short
+/// enough that a repaired host needs no hand, long enough to cost nothing.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// How long until a report that the state did not take is repeated.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// What a driver is made of.
+pub(crate) struct Parts {
+    pub(crate) host: Arc<Host>,
+    pub(crate) vm: VmId,
+    pub(crate) wanted: watch::Receiver<Option<Wanted>>,
+    pub(crate) publisher: Publisher,
+    pub(crate) consoles: watch::Sender<Option<Arc<dyn Machine>>>,
+    pub(crate) services: watch::Sender<Option<GuestHandle>>,
+}
+
+pub(crate) struct Driver {
+    pub(crate) host: Arc<Host>,
+    pub(crate) vm: VmId,
+    pub(crate) files: VmFiles,
+    pub(crate) wanted: watch::Receiver<Option<Wanted>>,
+    pub(crate) publisher: Publisher,
+    pub(crate) run: Option<Run>,
+    consoles: watch::Sender<Option<Arc<dyn Machine>>>,
+    services: watch::Sender<Option<GuestHandle>>,
+    /// A machine may be there and could not be asked: look again before anything else.
+    unknown: bool,
+    retry_at: Option<Instant>,
+}
+
+/// A machine that is there.
+pub(crate) struct Run {
+    pub(crate) machine: Arc<dyn Machine>,
+    pub(crate) events: mpsc::Receiver<MachineEvent>,
+    pub(crate) info: RunInfo,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { host, vm, wanted, publisher, consoles, services } = parts;
+        let files = VmFiles::new(&host.vms_dir, vm);
+        Self {
+            host,
+            vm,
+            files,
+            wanted,
+            publisher,
+            run: None,
+            consoles,
+            services,
+            unknown: true,
+            retry_at: None,
+        }
+    }
+
+    /// Lives until the VM is gone from the state, or the daemon ends.
+    pub(crate) async fn run(mut self) {
+        let mut ended: Option<OpId> = None;
+        loop {
+            if self.unknown && !self.look().await {
+                self.wait().await;
+                continue;
+            }
+            let wanted = self.wanted.borrow_and_update().clone();
+            let Some(wanted) = wanted else {
+                self.end_machine().await;
+                return;
+            };
+            match &wanted.op {
+                Some(op) if ended == Some(op.id) => {}
+                Some(op) => {
+                    self.perform_and_report(&wanted.record, op).await;
+                    ended = Some(op.id);
+                    continue;
+                }
+                None => {
+                    self.copy_record(&wanted.record);
+                    self.settle(&wanted.record).await;
+                }
+            }
+            if !self.wait().await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for something to do. False when the daemon ends.
+    async fn wait(&mut self) -> bool {
+        let retry_at = self.retry_at;
+        let timer = async move {
+            match retry_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = self.wanted.changed() => return changed.is_ok(),
+            event = next_event(&mut self.run) => self.on_event(event).await,
+            () = timer => self.retry_at = None,
+        }
+        true
+    }
+
+    /// Finds the machine that an earlier daemon has left, if it has. False if that is not known
+    /// yet.
+    async fn look(&mut self) -> bool {
+        match self.host.engine.adopt(self.vm).await {
+            Ok(Adopted::Running(launched)) => {
+                tracing::info!(vm = %self.vm, pid = launched.run.pid, "machine adopted");
+                self.take(launched).await;
+            }
+            Ok(Adopted::Gone(reason)) => {
+                self.publisher.phase(Phase::Off);
+                self.report_gone(reason).await;
+            }
+            Err(error) => {
+                self.publisher.phase_with_note(Phase::Hung, &error.to_string());
+                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                return false;
+            }
+        }
+        self.unknown = false;
+        true
+    }
+
+    /// The machine is gone since an earlier daemon saw it: tells the state how, if the state thinks
+    /// that it runs. An operation under way finds that out by itself.
+    async fn report_gone(&mut self, reason: GoneReason) {
+        let Some(wanted) = self.wanted.borrow().clone() else { return };
+        let expected = matches!(wanted.record.power, Power::Running | Power::Paused);
+        if !expected || wanted.op.is_some() {
+            return;
+        }
+        let (kind, detail) = match reason {
+            GoneReason::Ended(exit) => (ExitKind::Crashed, describe_exit(&exit)),
+            GoneReason::HostRebooted => (ExitKind::HostRestart, "the host was started".to_owned()),
+            GoneReason::NoTrace | GoneReason::LaunchInterrupted => {
+                (ExitKind::HostRestart, "the machine is no longer there".to_owned())
+            }
+        };
+        self.clean_up().await;
+        self.report_exit(wanted.record.generation, kind, detail).await;
+    }
+
+    /// Makes a launched or adopted machine this driver's.
+    pub(crate) async fn take(&mut self, launched: Launched) {
+        let Launched { machine, events, run } = launched;
+        self.publisher.run(Some(RunStatus {
+            info: run.clone(),
+            cpus: 0,
+            memory: model::Bytes::ZERO,
+            balloon: None,
+        }));
+        self.consoles.send_replace(Some(machine.clone()));
+        self.run = Some(Run { machine, events, info: run });
+        self.observe().await;
+    }
+
+    /// Shows what the machine is now.
+    pub(crate) async fn observe(&mut self) {
+        let Some(run) = &self.run else { return };
+        match run.machine.query_status().await {
+            Ok(RunState::Running) => self.publisher.phase(Phase::Running),
+            Ok(RunState::IoError) => {
+                self.publisher.phase_with_note(Phase::Paused, "its storage cannot be written");
+            }
+            Ok(_) => self.publisher.phase(Phase::Paused),
+            Err(error) => self.publisher.phase_with_note(Phase::Hung, &error.to_string()),
+        }
+        if let Ok(memory) = run.machine.memory_state().await {
+            self.publisher.in_run(|run| run.memory = memory.present);
+        }
+        if let Ok(inventory) = run.machine.inventory().await {
+            self.publisher.in_run(|run| run.cpus = inventory.vcpus.plugged);
+        }
+    }
+
+    async fn actual(&mut self) -> Option<Actual> {
+        let Some(run) = &self.run else { return Some(Actual::Absent) };
+        let generation = run.info.generation;
+        let cpus = match run.machine.query_status().await {
+            Ok(RunState::Running) => Cpus::Run,
+            Ok(RunState::ShutDown) => Cpus::ShutDown,
+            Ok(RunState::IoError) => Cpus::StorageError,
+            Ok(_) => Cpus::Stand,
+            // Its end comes as an event; a hang is shown and looked at again.
+            Err(error) => {
+                self.publisher.phase_with_note(Phase::Hung, &error.to_string());
+                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+                return None;
+            }
+        };
+        Some(Actual::Present { generation, cpus })
+    }
+
+    async fn settle(&mut self, record: &VmRecord) {
+        let Some(actual) = self.actual().await else { return };
+        let next = settle(record.power, record.generation, actual);
+        if next != Settle::Nothing {
+            tracing::info!(vm = %record.name, ?next, ?actual, power = ?record.power, "settling");
+        }
+        match next {
+            Settle::Nothing => {
+                if self.run.is_none() {
+                    self.publisher.phase(Phase::Off);
+                }
+            }
+            Settle::Launch => self.start_again(record).await,
+            Settle::Reap => self.end_machine().await,
+            Settle::Continue => {
+                self.try_on_machine("go on", |machine| async move { machine.cont().await }).await;
+            }
+            Settle::Pause => {
+                self.try_on_machine("pause", |machine| async move { machine.pause().await }).await;
+            }
+            Settle::AwaitStorage => {
+                self.try_on_machine("go on", |machine| async move { machine.cont().await }).await;
+                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            }
+            Settle::ReportShutdown => {
+                self.end_machine().await;
+                let detail = "the guest shut itself down".to_owned();
+                self.report_exit(record.generation, ExitKind::GuestShutdown, detail).await;
+            }
+            Settle::ReportLost => {
+                let detail = "it was paused, and its process is gone".to_owned();
+                self.report_exit(record.generation, ExitKind::Crashed, detail).await;
+            }
+        }
+    }
+
+    async fn try_on_machine<F, R>(&mut self, what: &str, act: F)
+    where
+        F: FnOnce(Arc<dyn Machine>) -> R,
+        R: Future<Output = Result<(), crate::engine::EngineError>>,
+    {
+        let Some(run) = &self.run else { return };
+        if let Err(error) = act(run.machine.clone()).await {
+            self.note(Severity::Warning, format!("it cannot {what}: {error}"));
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+        }
+        self.observe().await;
+    }
+
+    /// Starts a VM that should run and does not, without an operation: after a crash or a restart
+    /// of the host.
+    async fn start_again(&mut self, record: &VmRecord) {
+        self.publisher.phase(Phase::Starting);
+        let error = match self.boot(record).await {
+            Ok(()) => return,
+            Err(error) => error,
+        };
+        self.end_machine().await;
+        let (class, message) = match &error {
+            Stop::Engine(error) => (error.class(), error.to_string()),
+            other => (ErrorClass::Failed, other.to_string()),
+        };
+        self.publisher.phase_with_note(Phase::Failed, &message);
+        if class == ErrorClass::Refused {
+            // The host cannot run it now, and trying often would use its restarts up.
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            return;
+        }
+        let detail = format!("it could not be started again: {message}");
+        self.report_exit(record.generation, ExitKind::Crashed, detail).await;
+    }
+
+    async fn perform_and_report(&mut self, record: &Arc<VmRecord>, op: &Arc<OpRecord>) {
+        tracing::info!(vm = %record.name, op = %op.id, verb = ?op.request.verb(), "op begins");
+        let outcome = self.perform(record, op).await;
+        tracing::info!(vm = %record.name, op = %op.id, outcome = ?outcome, "op ended");
+        self.report(op.id, &outcome).await;
+        self.after(record, op, &outcome).await;
+    }
+
+    /// Reports until the state has it: an operation that has ended must not be performed again.
+    async fn report(&mut self, op: OpId, outcome: &OpOutcome) {
+        loop {
+            match self.host.ledger.finish(op, outcome.clone()).await {
+                Ok(()) => return,
+                Err(LedgerError::Refused(refused)) => {
+                    tracing::error!(vm = %self.vm, %op, %refused, "the state refuses an outcome");
+                    return;
+                }
+                Err(LedgerError::Unavailable(error)) => {
+                    tracing::warn!(vm = %self.vm, %op, %error, "an outcome is reported again");
+                    tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn report_exit(&mut self, run: Generation, kind: ExitKind, detail: String) {
+        let exit = Exit { kind, detail, at: self.host.ledger.now() };
+        loop {
+            match self.host.ledger.exited(self.vm, run, exit.clone()).await {
+                Ok(()) => return,
+                // Another run is wanted since; what this one did no longer matters.
+                Err(LedgerError::Refused(refused)) => {
+                    tracing::info!(vm = %self.vm, %run, %refused, "a late exit");
+                    return;
+                }
+                Err(LedgerError::Unavailable(error)) => {
+                    tracing::warn!(vm = %self.vm, %error, "an exit is reported again");
+                    tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// An event while no operation is under way.
+    async fn on_event(&mut self, event: MachineEvent) {
+        let Some(run) = &self.run else { return };
+        let generation = run.info.generation;
+        match &event {
+            MachineEvent::ShutDown(origin) => {
+                tracing::info!(vm = %self.vm, ?origin, "guest has shut down");
+                let detail = match origin {
+                    Origin::Guest => "the guest shut itself down",
+                    Origin::Host => "the guest was shut down from the host",
+                };
+                self.end_machine().await;
+                self.report_exit(generation, ExitKind::GuestShutdown, detail.to_owned()).await;
+            }
+            MachineEvent::Exited(exit) => {
+                let detail = describe_exit(exit);
+                self.lost_machine().await;
+                self.report_exit(generation, ExitKind::Crashed, detail).await;
+            }
+            other => self.show_event(other).await,
+        }
+    }
+
+    /// Shows what an event says; decides nothing.
+    pub(crate) async fn show_event(&mut self, event: &MachineEvent) {
+        match event {
+            MachineEvent::Resumed | MachineEvent::Stopped | MachineEvent::Lagged(_) => {
+                self.observe().await;
+            }
+            MachineEvent::Panicked => {
+                self.note(Severity::Error, "the guest's kernel has panicked".to_owned());
+            }
+            MachineEvent::VcpusChanged(count) => {
+                self.publisher.in_run(|run| run.cpus = *count);
+            }
+            MachineEvent::MemoryChanged(present) => {
+                self.publisher.in_run(|run| run.memory = *present);
+            }
+            MachineEvent::BalloonChanged(left) => {
+                self.publisher.in_run(|run| run.balloon = Some(*left));
+            }
+            MachineEvent::DiskError { write, no_space, stopped, reason, .. } => {
+                let verb = if *write { "written" } else { "read" };
+                let why = if *no_space { "the host's storage is full" } else { reason };
+                let stands = if *stopped { "; it stands until that is over" } else { "" };
+                self.note(Severity::Error, format!("a disk cannot be {verb}: {why}{stands}"));
+                self.observe().await;
+                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            }
+            MachineEvent::Hung => {
+                self.publisher.phase_with_note(Phase::Hung, "its process does not answer");
+                let text = "its process does not answer; turn it off if it does not come back";
+                self.note(Severity::Error, text.to_owned());
+            }
+            MachineEvent::Responsive => {
+                self.note(Severity::Info, "its process answers again".to_owned());
+                self.observe().await;
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn note(&self, severity: Severity, text: String) {
+        self.host.ledger.note(self.vm, severity, text);
+    }
+
+    /// Ends the machine and everything of it, whether this driver knows it or not.
+    pub(crate) async fn end_machine(&mut self) {
+        if let Some(run) = &self.run {
+            self.publisher.phase(Phase::Stopping);
+            if let Err(error) = run.machine.kill().await {
+                tracing::info!(vm = %self.vm, %error, "machine could not be ended politely");
+            }
+        }
+        self.lost_machine().await;
+    }
+
+    /// The machine is gone: forgets it and removes its traces.
+    pub(crate) async fn lost_machine(&mut self) {
+        self.consoles.send_replace(None);
+        self.services.send_replace(None);
+        self.run = None;
+        self.publisher.run(None);
+        self.clean_up().await;
+        self.publisher.phase(Phase::Off);
+    }
+
+    async fn clean_up(&mut self) {
+        if let Err(error) = self.host.engine.reap(self.vm).await {
+            self.note(Severity::Error, format!("its process does not go away: {error}"));
+            self.unknown = true;
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+        }
+        let nics = self.wanted.borrow().as_ref().map(|wanted| wanted.record.spec.nics.clone());
+        for nic in nics.unwrap_or_default() {
+            self.host.ports.close(nic.id).await;
+        }
+    }
+
+    fn copy_record(&self, record: &VmRecord) {
+        // Only VMs that have a directory: one without disks on this host has none.
+        if self.files.dir().is_dir()
+            && let Err(error) = self.files.write_record(record)
+        {
+            tracing::warn!(vm = %record.name, %error, "the copy of the record is not up to date");
+        }
+    }
+}
+
+/// The next event of the machine; never, while there is none.
+pub(crate) async fn next_event(run: &mut Option<Run>) -> MachineEvent {
+    let Some(run) = run else { return std::future::pending().await };
+    match run.events.recv().await {
+        Some(event) => event,
+        // The engine promises `Exited` as the last event; a closed channel says the same.
+        None => MachineEvent::Exited(ExitInfo::default()),
+    }
+}
+
+pub(crate) fn describe_exit(exit: &ExitInfo) -> String {
+    let how = match (exit.signal, exit.code) {
+        (Some(signal), _) => format!("the process was ended by signal {signal}"),
+        (None, Some(code)) => format!("the process ended with code {code}"),
+        (None, None) => "the process ended".to_owned(),
+    };
+    match exit.stderr.lines().last() {
+        Some(words) if !words.trim().is_empty() => format!("{how}: {}", words.trim()),
+        _ => how,
+    }
+}

@@ -1,0 +1,225 @@
+//! One virtual machine on this node: from what the state says it shall be to what it is.
+//!
+//! ```text
+//!            watch<Wanted>                           Engine, Ports, files
+//!   state ------------------> driver (one task) ------------------------> QEMU, taps, disks
+//!     ^                          |    |
+//!     |  Ledger::finish, exited  |    | watch<Status>
+//!     +--------------------------+    +---------------> API, events, metrics
+//! ```
+//!
+//! The driver is the only one that touches the machine. It does one of three things at a time:
+//!
+//! 1. *Perform* the operation under way ([`ops`]): each ends in exactly one [`OpOutcome`], also
+//!    when it is cancelled, runs out of time or loses the machine in the middle. Every operation
+//!    can be performed again from any point at which the daemon may have died: it looks first and
+//!    does only what is missing.
+//! 2. *Settle* ([`machine::settle`], pure): without an operation, bring the machine to the settled
+//!    power state: start it again after a crash, end one that should not be.
+//! 3. *Wait* for a change of the state or an event of the machine.
+//!
+//! Who may do what: only the driver changes the machine; only [`status::Publisher`] shows it; only
+//! the ledger changes the state. Dropping the driver leaves the machine running, and the next one
+//! adopts it (DESIGN.md section 2: the control plane may die at any time and no guest notices).
+//!
+//! Trust boundary: events and the agent carry what a guest says. They decide nothing beyond their
+//! own VM.
+
+mod devices;
+mod driver;
+mod files;
+mod machine;
+mod ops;
+mod plan;
+mod power;
+mod services;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use model::Exit;
+use model::Generation;
+use model::ImageId;
+use model::NicId;
+use model::NicSpec;
+use model::OpId;
+use model::OpOutcome;
+use model::OpRecord;
+use model::Severity;
+use model::UnixMillis;
+use model::VmId;
+use model::VmRecord;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::engine::Engine;
+use crate::image::DiskTool;
+
+pub use files::VmFiles;
+pub use machine::Actual;
+pub use machine::Settle;
+pub use machine::settle;
+pub use status::Phase;
+pub use status::RunStatus;
+pub use status::Status;
+
+/// What the state wants of a VM: its record and the operation under way.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The record.
+    pub record: Arc<VmRecord>,
+    /// The first operation of [`VmRecord::ops`].
+    pub op: Option<Arc<OpRecord>>,
+}
+
+/// Where a driver reports. Implemented by the daemon over the replicated state.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// An operation has ended. When this returns, the state has taken it in durably.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the state is as it was.
+    async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError>;
+
+    /// A run has ended without an operation that asked for it. Durable as [`Ledger::finish`].
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the state is as it was.
+    async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError>;
+
+    /// How far an operation is: an observation.
+    fn progress(&self, op: OpId, progress: Progress);
+
+    /// Something that people should know: an observation.
+    fn note(&self, vm: VmId, severity: Severity, text: String);
+
+    /// The time now.
+    fn now(&self) -> UnixMillis;
+}
+
+/// Why the state did not take a report in.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// It refuses it, and will again.
+    #[error("the state refuses the report: {0}")]
+    Refused(#[from] model::Refused),
+    /// It cannot be reached; the report may be repeated.
+    #[error("the state cannot be reached: {0}")]
+    Unavailable(String),
+}
+
+/// How far an operation is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// The step, in words.
+    pub step: String,
+    /// How much of it is done, in the step's own unit.
+    pub done: u64,
+    /// How much there is; 0 where that is not known.
+    pub total: u64,
+}
+
+/// Network ports of VMs on this host. Implemented by the daemon over the switch.
+#[async_trait]
+pub trait Ports: Send + Sync + 'static {
+    /// Makes the port of an adapter and opens it. Its rules are in force when this returns.
+    ///
+    /// # Errors
+    /// A sentence with a next step.
+    async fn open(&self, vm: VmId, nic: &NicSpec) -> Result<OwnedFd, String>;
+
+    /// The adapter's port is no longer needed. Idempotent.
+    async fn close(&self, nic: NicId);
+
+    /// Brings all ports to what the state says now.
+    async fn refresh(&self);
+}
+
+/// What drivers of one host share.
+pub struct Host {
+    /// The machine engine.
+    pub engine: Arc<dyn Engine>,
+    /// Where to report.
+    pub ledger: Arc<dyn Ledger>,
+    /// Network ports.
+    pub ports: Arc<dyn Ports>,
+    /// Makes and grows disk files.
+    pub disks: DiskTool,
+    /// Directory with one directory for each VM.
+    pub vms_dir: PathBuf,
+    /// The file of an image.
+    pub image_path: Box<dyn Fn(ImageId) -> PathBuf + Send + Sync>,
+    /// Facts about this host that guests may read.
+    pub host_name: String,
+}
+
+/// A driver's outside: what is wanted goes in, what is seen comes out.
+pub struct VmHandle {
+    wanted: watch::Sender<Option<Wanted>>,
+    status: watch::Receiver<Status>,
+    consoles: watch::Receiver<Option<Arc<dyn crate::engine::Machine>>>,
+    services: watch::Receiver<Option<services::GuestHandle>>,
+    task: JoinHandle<()>,
+}
+
+pub use services::GuestHandle;
+
+impl VmHandle {
+    /// Starts a driver. It adopts the machine if there is one.
+    pub fn spawn(host: Arc<Host>, wanted: Wanted) -> Self {
+        let vm = wanted.record.id;
+        let (wanted, wanted_out) = watch::channel(Some(wanted));
+        let (publisher, status) = status::Publisher::new();
+        let (consoles_in, consoles) = watch::channel(None);
+        let (services_in, services) = watch::channel(None);
+        let parts = driver::Parts {
+            host,
+            vm,
+            wanted: wanted_out,
+            publisher,
+            consoles: consoles_in,
+            services: services_in,
+        };
+        let task = tokio::spawn(driver::Driver::new(parts).run());
+        Self { wanted, status, consoles, services, task }
+    }
+
+    /// Says what the state wants now; `None` when the VM is gone from it.
+    pub fn want(&self, wanted: Option<Wanted>) {
+        self.wanted.send_replace(wanted);
+    }
+
+    /// What is seen of the VM now.
+    pub fn status(&self) -> Status {
+        self.status.borrow().clone()
+    }
+
+    /// Follows what is seen of the VM.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// The machine, for consoles and screenshots, while it runs.
+    pub fn machine(&self) -> Option<Arc<dyn crate::engine::Machine>> {
+        self.consoles.borrow().clone()
+    }
+
+    /// The guest's services, while the machine runs.
+    pub fn guest(&self) -> Option<GuestHandle> {
+        self.services.borrow().clone()
+    }
+}
+
+impl Drop for VmHandle {
+    fn drop(&mut self) {
+        // A daemon that ends leaves its machines running; only the tasks go.
+        if self.wanted.borrow().is_some() {
+            self.task.abort();
+        }
+    }
+}

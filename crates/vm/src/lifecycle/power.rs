@@ -1,0 +1,314 @@
+//! Creating, starting, stopping and saving.
+
+use std::time::Duration;
+
+use model::OpOutcome;
+use model::Power;
+use model::SavedState;
+use model::VmRecord;
+use tokio::time::Instant;
+
+use crate::engine::MachineEvent;
+use crate::engine::NicPlan;
+use crate::engine::RestorePlan;
+use crate::engine::RunState;
+use crate::lifecycle::Phase;
+use crate::lifecycle::driver::Driver;
+use crate::lifecycle::ops::Step;
+use crate::lifecycle::ops::Stop;
+use crate::lifecycle::ops::Task;
+use crate::lifecycle::ops::failed;
+use crate::lifecycle::ops::file;
+use crate::lifecycle::ops::race;
+use crate::lifecycle::plan;
+
+/// How often the progress of a save is looked at.
+const SAVE_LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long the agent alone may try to shut the guest down before the power button is pressed too:
+/// an agent that took the order and could not carry it out is common.
+const BUTTON_AFTER: Duration = Duration::from_secs(10);
+
+impl Driver {
+    pub(crate) async fn create(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
+        self.publisher.phase(Phase::Creating);
+        self.files.make().map_err(file("its directory cannot be made"))?;
+        let count = record.spec.disks.len() as u64;
+        for (done, disk) in record.spec.disks.iter().enumerate() {
+            self.progress(task, "making disks", done as u64, count);
+            self.make_disk_file(task, disk).await?;
+        }
+        self.files.write_record(record).map_err(file("its record cannot be written"))?;
+        self.publisher.phase(Phase::Off);
+        Ok(OpOutcome::Done)
+    }
+
+    pub(crate) async fn start(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
+        if let Some(run) = &self.run {
+            if run.info.generation == record.generation {
+                // An earlier daemon got this far: only the last step may be missing.
+                self.go_on().await?;
+                return Ok(OpOutcome::Done);
+            }
+            self.end_machine().await;
+        }
+        self.publisher.phase(Phase::Starting);
+        self.progress(task, if record.saved.is_some() { "restoring" } else { "starting" }, 0, 0);
+        self.boot_within(record, Some(task)).await?;
+        Ok(OpOutcome::Done)
+    }
+
+    /// Starts the machine without an operation around it.
+    pub(crate) async fn boot(&mut self, record: &VmRecord) -> Step<()> {
+        self.boot_within(record, None).await
+    }
+
+    async fn boot_within(&mut self, record: &VmRecord, task: Option<&Task<'_>>) -> Step<()> {
+        self.files.make().map_err(file("its directory cannot be made"))?;
+        let restore = self.open_memory(record)?;
+        let restored = restore.is_some();
+        let nics = self.open_ports(record).await?;
+        let layout = match (&record.saved, &restore) {
+            (Some(saved), Some(_)) => self.files.read_memory_layout(saved.generation),
+            _ => self.files.read_layout(),
+        };
+        let parts = plan::Parts {
+            layout: layout.map_err(file("the layout of its devices cannot be read"))?,
+            nics,
+            seed: self.make_seed(record)?,
+            restore,
+            generation_id: self
+                .files
+                .generation_id()
+                .map_err(file("its generation id cannot be written"))?,
+        };
+        let plan = plan::launch(record, &self.files, &*self.host.image_path, parts);
+        let host = self.host.clone();
+        let launching = host.engine.launch(plan);
+        let launched = match task {
+            Some(task) => race(&mut self.wanted, task, launching).await??,
+            None => launching.await?,
+        };
+        let layout = launched.machine.layout();
+        self.take(launched).await;
+        self.files.write_layout(&layout).map_err(file("its layout cannot be written"))?;
+        self.set_up(record, restored).await?;
+        if let (Some(saved), true) = (&record.saved, restored) {
+            // From here on the disks change, so this memory must never be used again.
+            self.files
+                .consume_memory(saved.generation)
+                .map_err(file("the saved memory cannot be put away"))?;
+        }
+        self.go_on().await
+    }
+
+    /// What a machine needs between its launch and its first instruction.
+    async fn set_up(&mut self, record: &VmRecord, restored: bool) -> Step<()> {
+        let machine = self.machine()?;
+        if let (Some(saved), true) = (&record.saved, restored)
+            && saved.memory != saved.boot_memory
+        {
+            machine.set_memory(saved.memory).await?;
+        }
+        if let Some(target) = record.spec.memory.balloon {
+            machine.balloon(target).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn go_on(&mut self) -> Step<()> {
+        let machine = self.machine()?;
+        if machine.query_status().await? != RunState::Running {
+            machine.cont().await?;
+        }
+        self.observe().await;
+        self.start_services().await;
+        Ok(())
+    }
+
+    /// The saved memory, if there is one that may be used.
+    fn open_memory(&self, record: &VmRecord) -> Step<Option<RestorePlan>> {
+        let Some(saved) = &record.saved else { return Ok(None) };
+        match std::fs::File::open(self.files.memory(saved.generation)) {
+            Ok(file) => Ok(Some(RestorePlan { file })),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let text = "its saved memory was used once already, and it is started from its \
+                            disks, as after a power cut";
+                self.note(model::Severity::Warning, text.to_owned());
+                Ok(None)
+            }
+            Err(error) => Err(file("its saved memory cannot be opened")(error)),
+        }
+    }
+
+    async fn open_ports(&mut self, record: &VmRecord) -> Step<Vec<NicPlan>> {
+        let mut nics = Vec::new();
+        for nic in &record.spec.nics {
+            let tap = self.host.ports.open(self.vm, nic).await.map_err(|why| {
+                let message = format!("adapter {} cannot be plugged in: {why}", nic.name);
+                failed("network", message, "see the network: muster network show NAME")
+            })?;
+            nics.push(plan::nic(record, nic, tap));
+        }
+        Ok(nics)
+    }
+
+    /// After a start that stopped: nothing of it runs, and the VM is where it was.
+    pub(crate) async fn undo_start(&mut self, record: &VmRecord) -> Power {
+        self.end_machine().await;
+        match &record.saved {
+            Some(saved) if self.files.memory(saved.generation).exists() => Power::Saved,
+            _ => Power::Off,
+        }
+    }
+
+    pub(crate) async fn resume(&mut self, task: &Task<'_>) -> Step<OpOutcome> {
+        self.progress(task, "resuming", 0, 0);
+        self.go_on().await?;
+        Ok(OpOutcome::Done)
+    }
+
+    pub(crate) async fn pause(&mut self, task: &Task<'_>) -> Step<OpOutcome> {
+        self.progress(task, "pausing", 0, 0);
+        self.machine()?.pause().await?;
+        self.observe().await;
+        Ok(OpOutcome::Done)
+    }
+
+    pub(crate) async fn reset(&mut self, task: &Task<'_>) -> Step<OpOutcome> {
+        self.progress(task, "resetting", 0, 0);
+        self.machine()?.reset().await?;
+        Ok(OpOutcome::Done)
+    }
+
+    /// Agent first where there is one, then the power button; then, if wanted, the plug.
+    pub(crate) async fn shut_down(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        patience: Duration,
+        then_off: bool,
+    ) -> Step<OpOutcome> {
+        let begun = Instant::now();
+        let until = (begun + patience).min(task.deadline);
+        self.publisher.phase(Phase::Stopping);
+        self.progress(task, "waiting for the guest", 0, 0);
+        let machine = self.machine()?;
+        if machine.query_status().await? == RunState::ShutDown {
+            self.end_machine().await;
+            return Ok(OpOutcome::Done);
+        }
+        let by_agent = record.spec.services.shutdown && self.agent_shutdown().await;
+        if !by_agent {
+            machine.powerdown().await?;
+        }
+        let first = if by_agent { (begun + BUTTON_AFTER).min(until) } else { until };
+        let mut down = self.await_shutdown(task, first).await?;
+        if !down && by_agent && Instant::now() < until {
+            machine.powerdown().await?;
+            down = self.await_shutdown(task, until).await?;
+        }
+        if !down && !then_off {
+            self.observe().await;
+            return Err(failed(
+                "guest_did_not_shut_down",
+                format!("the guest did not shut down within {} s", patience.as_secs()),
+                format!("look at its console, or turn it off: muster vm off {}", record.name),
+            ));
+        }
+        if !down {
+            let text = "the guest did not shut down in time and was turned off";
+            self.note(model::Severity::Warning, text.to_owned());
+        }
+        self.end_machine().await;
+        Ok(OpOutcome::Done)
+    }
+
+    async fn await_shutdown(&mut self, task: &Task<'_>, until: Instant) -> Step<bool> {
+        let down = self
+            .event(task, until, |event| match event {
+                MachineEvent::ShutDown(_) | MachineEvent::Exited(_) => Some(()),
+                _ => None,
+            })
+            .await?;
+        Ok(down.is_some())
+    }
+
+    pub(crate) async fn save(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
+        let machine = self.machine()?;
+        let run = record.generation;
+        self.publisher.phase(Phase::Saving);
+        let memory = machine.memory_state().await?;
+        let cpus = machine.inventory().await?.vcpus.plugged;
+        let saved = |size: u64, at| SavedState {
+            generation: run,
+            size: model::Bytes::new(size),
+            at,
+            cpus,
+            boot_memory: memory.boot,
+            memory: memory.requested,
+        };
+        // An earlier daemon may have finished the file: the machine is stopped since.
+        if let Ok(written) = std::fs::metadata(self.files.memory(run)) {
+            return Ok(OpOutcome::Saved { saved: saved(written.len(), self.host.ledger.now()) });
+        }
+        if machine.query_status().await? == RunState::Saved {
+            // It wrote into a file that an earlier daemon did not keep.
+            machine.save_cancel().await?;
+        }
+        let part = self.files.begin_save().map_err(file("the memory cannot be written"))?;
+        machine.save(part).await?;
+        self.await_saved(task).await?;
+        let layout = machine.layout();
+        let size = self
+            .files
+            .commit_save(run, &layout)
+            .map_err(file("the written memory cannot be made durable"))?;
+        Ok(OpOutcome::Saved { saved: saved(size, self.host.ledger.now()) })
+    }
+
+    async fn await_saved(&mut self, task: &Task<'_>) -> Step<()> {
+        loop {
+            let ended = self
+                .event(task, Instant::now() + SAVE_LOOK_EVERY, |event| match event {
+                    MachineEvent::SaveEnded(result) => Some(result.clone()),
+                    _ => None,
+                })
+                .await?;
+            match ended {
+                Some(Ok(())) => return Ok(()),
+                Some(Err(why)) => return Err(save_failed(&why)),
+                None => {}
+            }
+            let progress = self.machine()?.save_progress().await?;
+            self.progress(task, "writing memory", progress.done.get(), progress.total.get());
+            match progress.phase {
+                crate::engine::SavePhase::Done => return Ok(()),
+                crate::engine::SavePhase::Failed(why) => return Err(save_failed(&why)),
+                crate::engine::SavePhase::Cancelled => return Err(Stop::Cancelled),
+                _ => {}
+            }
+        }
+    }
+
+    /// After a save that stopped: the guest goes on, and no file is left.
+    pub(crate) async fn undo_save(&mut self) {
+        let Ok(machine) = self.machine() else { return };
+        if let Err(error) = machine.save_cancel().await {
+            tracing::warn!(vm = %self.vm, %error, "a save could not be given up");
+        }
+        self.files.abandon_save();
+        if let Err(error) = machine.cont().await {
+            self.note(model::Severity::Error, format!("it does not go on after a save: {error}"));
+        }
+    }
+}
+
+fn save_failed(why: &str) -> Stop {
+    let full = why.contains("No space left");
+    failed(
+        if full { "no_space" } else { "save" },
+        format!("the memory could not be written: {why}"),
+        "free space on the node (muster node show) and save again; the guest goes on",
+    )
+}
