@@ -1,8 +1,12 @@
 //! What happens to a machine by itself.
 
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
 use model::Bytes;
 use model::DiskId;
 use model::NicId;
+use tokio::sync::mpsc;
 
 /// Who caused a shutdown or reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,4 +88,78 @@ pub enum MachineEvent {
     Lagged(u64),
     /// The process is gone. The last event, exactly once, never dropped.
     Exited(ExitInfo),
+}
+
+/// Events that may wait for a slow receiver. A guest can make events at will, so the queue is
+/// short; what does not fit is counted and told by [`MachineEvent::Lagged`].
+const EVENTS_MAX: usize = 64;
+
+/// Sending side of a machine's events: never waits, never loses the last one.
+pub(super) struct EventSink {
+    tx: mpsc::Sender<MachineEvent>,
+    /// Dropped since the last `Lagged`, and whether `Exited` has been sent.
+    state: Mutex<(u64, bool)>,
+}
+
+impl EventSink {
+    /// A sink and the receiver for the machine's owner.
+    pub(super) fn new() -> (Self, mpsc::Receiver<MachineEvent>) {
+        // One place more than ordinary events may fill is kept for `Exited`.
+        let (tx, rx) = mpsc::channel(EVENTS_MAX + 1);
+        (Self { tx, state: Mutex::new((0, false)) }, rx)
+    }
+
+    /// Sends an event, or counts it as dropped. Nothing follows `Exited`.
+    pub(super) fn emit(&self, event: MachineEvent) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.1 {
+            return;
+        }
+        if matches!(event, MachineEvent::Exited(_)) {
+            state.1 = true;
+            // The kept place: fails only if the receiver is gone, and then nobody wants it.
+            let _ = self.tx.try_send(event);
+            return;
+        }
+        let wanted = if state.0 > 0 { 2 } else { 1 };
+        if self.tx.capacity() <= wanted {
+            state.0 += 1;
+            return;
+        }
+        if state.0 > 0 {
+            let _ = self.tx.try_send(MachineEvent::Lagged(state.0));
+            state.0 = 0;
+        }
+        let _ = self.tx.try_send(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_flood_of_events_loses_the_middle_and_never_the_end() {
+        let (sink, mut rx) = EventSink::new();
+        for _ in 0..1000 {
+            sink.emit(MachineEvent::Reset(Origin::Guest));
+        }
+        for _ in 0..10 {
+            assert_eq!(rx.recv().await, Some(MachineEvent::Reset(Origin::Guest)));
+        }
+        sink.emit(MachineEvent::Panicked);
+        for _ in 0..1000 {
+            sink.emit(MachineEvent::Reset(Origin::Guest));
+        }
+        sink.emit(MachineEvent::Exited(ExitInfo::default()));
+        sink.emit(MachineEvent::Panicked);
+        drop(sink);
+        let mut rest = Vec::new();
+        while let Some(event) = rx.recv().await {
+            rest.push(event);
+        }
+        assert_eq!(rest.last(), Some(&MachineEvent::Exited(ExitInfo::default())));
+        assert!(rest.contains(&MachineEvent::Lagged(936)), "{rest:?}");
+        assert!(rest.len() <= EVENTS_MAX + 1);
+    }
 }

@@ -23,6 +23,7 @@
 
 mod error;
 mod event;
+pub mod fake;
 mod layout;
 mod plan;
 mod state;

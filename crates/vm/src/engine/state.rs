@@ -10,6 +10,7 @@ use model::VmId;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::EngineError;
 use super::ExitInfo;
 use super::Launched;
 
@@ -202,4 +203,43 @@ pub enum SavePhase {
     Cancelled,
     /// Failed, with the reason.
     Failed(String),
+}
+
+impl MemoryState {
+    /// Checks and rounds a wanted size.
+    pub(super) fn check_target(&self, target: Bytes) -> Result<Bytes, EngineError> {
+        if self.block == Bytes::ZERO {
+            return Err(EngineError::Unsupported {
+                what: "a change of memory".to_owned(),
+                why: "the machine was started without room for it; stop it, raise its maximum"
+                    .to_owned(),
+            });
+        }
+        if target < self.boot || target > self.max {
+            return Err(EngineError::OutOfRange {
+                what: "memory (MiB)",
+                asked: target.as_mib(),
+                low: self.boot.as_mib(),
+                high: self.max.as_mib(),
+            });
+        }
+        let plugged = target.saturating_sub(self.boot).get();
+        let rounded = plugged - plugged % self.block.get();
+        Ok(Bytes::new(self.boot.get() + rounded))
+    }
+}
+
+impl VcpuState {
+    /// Checks a wanted number of processors.
+    pub(super) fn check_count(&self, count: u32) -> Result<(), EngineError> {
+        if (1..=self.max).contains(&count) {
+            return Ok(());
+        }
+        Err(EngineError::OutOfRange {
+            what: "processors",
+            asked: u64::from(count),
+            low: 1,
+            high: u64::from(self.max),
+        })
+    }
 }

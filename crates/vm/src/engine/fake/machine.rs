@@ -1,0 +1,649 @@
+//! One fake machine: what its process would hold, and the handle on it.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::Bytes;
+use model::DiskId;
+use model::NicId;
+use serde::Deserialize;
+use serde::Serialize;
+use tokio::io::AsyncBufReadExt;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+use super::FakeHost;
+use super::Fault;
+use super::lock;
+use crate::engine::BalloonPlan;
+use crate::engine::BalloonStats;
+use crate::engine::DeviceState;
+use crate::engine::DiskBus;
+use crate::engine::DiskPlan;
+use crate::engine::EngineError;
+use crate::engine::ExitInfo;
+use crate::engine::Inventory;
+use crate::engine::LaunchPlan;
+use crate::engine::Layout;
+use crate::engine::Machine;
+use crate::engine::MachineEvent;
+use crate::engine::MemoryState;
+use crate::engine::NicPlan;
+use crate::engine::Origin;
+use crate::engine::Profile;
+use crate::engine::RunInfo;
+use crate::engine::RunState;
+use crate::engine::SavePhase;
+use crate::engine::SaveProgress;
+use crate::engine::VcpuState;
+use crate::engine::event::EventSink;
+use crate::engine::layout::Ports;
+
+/// Serial output that is kept.
+const SERIAL_KEPT: usize = 64 * 1024;
+
+/// Longest line the fake guest agent reads.
+const AGENT_LINE_MAX: u64 = 64 * 1024;
+
+/// A picture of one black pixel.
+const PNG: [u8; 67] = [
+    0x89, b'P', b'N', b'G', 0x0d, 0x0a, 0x1a, 0x0a, 0, 0, 0, 0x0d, b'I', b'H', b'D', b'R', 0, 0, 0,
+    1, 0, 0, 0, 1, 8, 0, 0, 0, 0, 0x3a, 0x7e, 0x9b, 0x55, 0, 0, 0, 0x0a, b'I', b'D', b'A', b'T',
+    0x78, 0x9c, 0x63, 0x60, 0, 0, 0, 2, 0, 1, 0x48, 0xaf, 0xa4, 0x71, 0, 0, 0, 0, b'I', b'E', b'N',
+    b'D', 0xae, 0x42, 0x60, 0x82,
+];
+
+/// What the fake writes for a saved state.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct SavedDoc {
+    pub(super) layout: Layout,
+    present: Bytes,
+    vcpus: u32,
+}
+
+/// The "process" of a machine.
+pub(super) struct FakeVm {
+    pub(super) run: RunInfo,
+    pub(super) exit: Option<ExitInfo>,
+    profile: Profile,
+    state: RunState,
+    layout: Layout,
+    ports: Ports,
+    disks: BTreeMap<DiskId, FakeDisk>,
+    nics: BTreeMap<NicId, FakeNic>,
+    vcpus: VcpuState,
+    memory: MemoryState,
+    balloon: Option<Bytes>,
+    save: SaveProgress,
+    serial: VecDeque<u8>,
+    viewers: Vec<std::os::unix::net::UnixStream>,
+    events: Option<EventSink>,
+}
+
+struct FakeDisk {
+    image: Option<PathBuf>,
+    read_only: bool,
+    unplugging: bool,
+    fixed: bool,
+}
+
+struct FakeNic {
+    link_up: bool,
+    unplugging: bool,
+    _tap: std::os::fd::OwnedFd,
+}
+
+pub(super) fn hung(command: &str) -> EngineError {
+    EngineError::Hung { command: command.to_owned(), limit: Duration::from_secs(10) }
+}
+
+fn unsupported(what: &str, why: &str) -> EngineError {
+    EngineError::Unsupported { what: what.to_owned(), why: why.to_owned() }
+}
+
+impl FakeVm {
+    pub(super) fn new(
+        run: RunInfo,
+        plan: LaunchPlan,
+        saved: Option<SavedDoc>,
+    ) -> Result<Self, EngineError> {
+        let LaunchPlan { profile, disks, nics, layout, memory, cpus, balloon, .. } = plan;
+        let ports = Ports::place(&layout, profile, &disks, &nics, saved.is_some())?;
+        let block = match profile {
+            Profile::Virtio if memory.max > memory.size => Bytes::mib(2),
+            Profile::Virtio | Profile::Legacy => Bytes::ZERO,
+        };
+        let present = saved.as_ref().map_or(memory.size, |saved| saved.present);
+        let plugged = saved.as_ref().map_or(cpus.count, |saved| saved.vcpus);
+        let mut vm = Self {
+            run,
+            exit: None,
+            profile,
+            state: RunState::Prelaunch,
+            layout: ports.layout((memory.size, memory.max), (plugged, cpus.max)),
+            ports,
+            disks: BTreeMap::new(),
+            nics: BTreeMap::new(),
+            vcpus: VcpuState { plugged, max: cpus.max },
+            memory: MemoryState {
+                boot: memory.size,
+                requested: present,
+                present,
+                max: memory.max,
+                block,
+            },
+            balloon: (profile == Profile::Virtio && balloon == BalloonPlan::Present)
+                .then_some(present),
+            save: SaveProgress { phase: SavePhase::Idle, done: Bytes::ZERO, total: Bytes::ZERO },
+            serial: VecDeque::new(),
+            viewers: Vec::new(),
+            events: None,
+        };
+        for disk in disks {
+            vm.insert_disk(disk);
+        }
+        for nic in nics {
+            vm.insert_nic(nic);
+        }
+        Ok(vm)
+    }
+
+    pub(super) fn subscribe(&mut self) -> mpsc::Receiver<MachineEvent> {
+        let (sink, rx) = EventSink::new();
+        self.events = Some(sink);
+        rx
+    }
+
+    pub(super) fn emit(&self, event: MachineEvent) {
+        if let (None, Some(sink)) = (&self.exit, &self.events) {
+            sink.emit(event);
+        }
+    }
+
+    pub(super) fn exit(&mut self, info: ExitInfo) {
+        if self.exit.is_none() {
+            self.emit(MachineEvent::Exited(info.clone()));
+            self.exit = Some(info);
+            self.disks.clear();
+            self.nics.clear();
+            self.viewers.clear();
+        }
+    }
+
+    pub(super) fn shut_down(&mut self, origin: Origin) {
+        if self.exit.is_none() && self.state != RunState::ShutDown {
+            self.state = RunState::ShutDown;
+            self.emit(MachineEvent::ShutDown(origin));
+            self.emit(MachineEvent::Stopped);
+        }
+    }
+
+    pub(super) fn print(&mut self, bytes: &[u8]) {
+        self.serial.extend(bytes);
+        let extra = self.serial.len().saturating_sub(SERIAL_KEPT);
+        self.serial.drain(..extra);
+        self.viewers.retain_mut(|viewer| viewer.write_all(bytes).is_ok());
+    }
+
+    pub(super) fn writers(&self) -> Vec<PathBuf> {
+        let writable = self.disks.values().filter(|disk| !disk.read_only);
+        writable.filter_map(|disk| disk.image.clone()).collect()
+    }
+
+    fn insert_disk(&mut self, disk: DiskPlan) {
+        let image = disk.chain.into_iter().next().map(|file| file.path);
+        let fixed = disk.bus == DiskBus::Ide;
+        let fake = FakeDisk { image, read_only: disk.read_only, unplugging: false, fixed };
+        self.disks.insert(disk.id, fake);
+    }
+
+    fn insert_nic(&mut self, nic: NicPlan) {
+        let fake = FakeNic { link_up: nic.link_up, unplugging: false, _tap: nic.tap };
+        self.nics.insert(nic.id, fake);
+    }
+
+    fn refresh_layout(&mut self) {
+        let memory = (self.memory.boot, self.memory.max);
+        self.layout = self.ports.layout(memory, (self.vcpus.plugged, self.vcpus.max));
+    }
+}
+
+/// Handle on a fake machine.
+pub(super) struct FakeMachine {
+    host: FakeHost,
+    vm: Arc<Mutex<FakeVm>>,
+}
+
+impl FakeMachine {
+    pub(super) fn new(host: FakeHost, vm: Arc<Mutex<FakeVm>>) -> Self {
+        Self { host, vm }
+    }
+
+    /// Runs `act` on the machine if its process lives and answers.
+    fn with<T>(
+        &self,
+        command: &str,
+        act: impl FnOnce(&mut FakeVm) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let id = lock(&self.vm).run.vm;
+        let hangs = self.host.has_fault(id, &Fault::Hang);
+        let garbage = self.host.has_fault(id, &Fault::Garbage);
+        let mut vm = lock(&self.vm);
+        if vm.exit.is_some() {
+            return Err(EngineError::Exited);
+        }
+        if hangs {
+            return Err(hung(command));
+        }
+        if garbage {
+            return Err(EngineError::Garbage("expected value at line 1 column 1".to_owned()));
+        }
+        act(&mut vm)
+    }
+
+    fn fault(&self, fault: &Fault) -> bool {
+        let id = lock(&self.vm).run.vm;
+        self.host.has_fault(id, fault)
+    }
+
+    fn plug_fault(&self) -> Result<(), EngineError> {
+        let id = lock(&self.vm).run.vm;
+        let pick = |fault: &Fault| match fault {
+            Fault::PlugFails(why) => Some(why.clone()),
+            _ => None,
+        };
+        match self.host.find_fault(id, pick) {
+            Some(why) => Err(EngineError::Command { command: "device_add".to_owned(), why }),
+            None => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Machine for FakeMachine {
+    async fn query_status(&self) -> Result<RunState, EngineError> {
+        self.with("query-status", |vm| Ok(vm.state))
+    }
+
+    async fn cont(&self) -> Result<(), EngineError> {
+        self.with("cont", |vm| {
+            match vm.state {
+                RunState::Running => {}
+                RunState::ShutDown => {
+                    let why = "the guest has shut down: reset it first".to_owned();
+                    return Err(EngineError::Command { command: "cont".to_owned(), why });
+                }
+                _ => {
+                    vm.state = RunState::Running;
+                    vm.emit(MachineEvent::Resumed);
+                }
+            }
+            Ok(())
+        })
+    }
+
+    async fn pause(&self) -> Result<(), EngineError> {
+        self.with("stop", |vm| {
+            if vm.state == RunState::Running {
+                vm.state = RunState::Paused;
+                vm.emit(MachineEvent::Stopped);
+            }
+            Ok(())
+        })
+    }
+
+    async fn powerdown(&self) -> Result<(), EngineError> {
+        let ignores = self.fault(&Fault::IgnoreShutdown);
+        self.with("system_powerdown", |vm| {
+            vm.emit(MachineEvent::PowerButton);
+            if !ignores && vm.state == RunState::Running {
+                vm.shut_down(Origin::Guest);
+            }
+            Ok(())
+        })
+    }
+
+    async fn reset(&self) -> Result<(), EngineError> {
+        self.with("system_reset", |vm| {
+            if vm.state == RunState::ShutDown {
+                vm.state = RunState::Paused;
+            }
+            vm.emit(MachineEvent::Reset(Origin::Host));
+            Ok(())
+        })
+    }
+
+    async fn inject_nmi(&self) -> Result<(), EngineError> {
+        self.with("inject-nmi", |_| Ok(()))
+    }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        lock(&self.vm).exit(ExitInfo { code: Some(0), ..ExitInfo::default() });
+        Ok(())
+    }
+
+    fn layout(&self) -> Layout {
+        lock(&self.vm).layout.clone()
+    }
+
+    async fn inventory(&self) -> Result<Inventory, EngineError> {
+        let state = |unplugging: bool| match unplugging {
+            true => DeviceState::Unplugging,
+            false => DeviceState::Plugged,
+        };
+        self.with("query-pci", |vm| {
+            Ok(Inventory {
+                disks: vm.disks.iter().map(|(id, disk)| (*id, state(disk.unplugging))).collect(),
+                nics: vm.nics.iter().map(|(id, nic)| (*id, state(nic.unplugging))).collect(),
+                vcpus: vm.vcpus,
+            })
+        })
+    }
+
+    async fn save(&self, mut dst: File) -> Result<(), EngineError> {
+        let stalls = self.fault(&Fault::SaveStalls);
+        let id = lock(&self.vm).run.vm;
+        let fails = self.host.find_fault(id, |fault| match fault {
+            Fault::SaveFails(why) => Some(why.clone()),
+            _ => None,
+        });
+        self.with("migrate", |vm| {
+            vm.state = RunState::Paused;
+            vm.emit(MachineEvent::Stopped);
+            vm.save.total = vm.memory.present;
+            vm.save.done = Bytes::ZERO;
+            if stalls {
+                vm.save.phase = SavePhase::Running;
+                return Ok(());
+            }
+            let doc = SavedDoc {
+                layout: vm.layout.clone(),
+                present: vm.memory.present,
+                vcpus: vm.vcpus.plugged,
+            };
+            let written = match fails {
+                Some(why) => Err(why),
+                None => serde_json::to_vec(&doc)
+                    .map_err(std::io::Error::from)
+                    .and_then(|bytes| dst.write_all(&bytes))
+                    .map_err(|error| error.to_string()),
+            };
+            match &written {
+                Ok(()) => {
+                    vm.state = RunState::Saved;
+                    vm.save.done = vm.save.total;
+                    vm.save.phase = SavePhase::Done;
+                }
+                Err(why) => vm.save.phase = SavePhase::Failed(why.clone()),
+            }
+            vm.emit(MachineEvent::SaveEnded(written));
+            Ok(())
+        })
+    }
+
+    async fn save_progress(&self) -> Result<SaveProgress, EngineError> {
+        self.with("query-migrate", |vm| Ok(vm.save.clone()))
+    }
+
+    async fn save_cancel(&self) -> Result<(), EngineError> {
+        self.with("migrate_cancel", |vm| {
+            if vm.save.phase == SavePhase::Running {
+                vm.save.phase = SavePhase::Cancelled;
+                vm.emit(MachineEvent::SaveEnded(Err("cancelled".to_owned())));
+            }
+            Ok(())
+        })
+    }
+
+    async fn plug_disk(&self, disk: DiskPlan) -> Result<(), EngineError> {
+        let writers = self.host.writers();
+        self.plug_fault()?;
+        let host = self.host.clone();
+        self.with("device_add", |vm| {
+            if vm.profile == Profile::Legacy || disk.bus == DiskBus::Ide {
+                return Err(unsupported("hot-plug of this disk", "IDE disks need a stop"));
+            }
+            if vm.disks.contains_key(&disk.id) {
+                return Err(EngineError::AlreadyPlugged(format!("disk {}", disk.id)));
+            }
+            host.check_disk(&disk, &writers)?;
+            vm.ports.add_disk(disk.id)?;
+            vm.insert_disk(disk);
+            vm.refresh_layout();
+            Ok(())
+        })
+    }
+
+    async fn unplug_disk(&self, disk: DiskId) -> Result<(), EngineError> {
+        let (ignores, refuses) =
+            (self.fault(&Fault::IgnoreUnplug), self.fault(&Fault::RefuseUnplug));
+        self.with("device_del", |vm| {
+            let Some(found) = vm.disks.get_mut(&disk) else {
+                return Err(EngineError::NotPlugged(format!("disk {disk}")));
+            };
+            if found.fixed {
+                return Err(unsupported("hot-unplug of this disk", "IDE disks need a stop"));
+            }
+            if refuses {
+                vm.emit(MachineEvent::DiskUnplugRefused(disk));
+            } else if ignores {
+                found.unplugging = true;
+            } else {
+                vm.disks.remove(&disk);
+                vm.ports.remove_disk(disk);
+                vm.refresh_layout();
+                vm.emit(MachineEvent::DiskUnplugged(disk));
+            }
+            Ok(())
+        })
+    }
+
+    async fn resize_disk(&self, disk: DiskId, _size: Bytes) -> Result<(), EngineError> {
+        self.with("block_resize", |vm| match vm.disks.contains_key(&disk) {
+            true => Ok(()),
+            false => Err(EngineError::NotPlugged(format!("disk {disk}"))),
+        })
+    }
+
+    async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError> {
+        self.plug_fault()?;
+        self.with("device_add", |vm| {
+            if vm.profile == Profile::Legacy {
+                return Err(unsupported("hot-plug of an adapter", "the legacy profile has none"));
+            }
+            if vm.nics.contains_key(&nic.id) {
+                return Err(EngineError::AlreadyPlugged(format!("adapter {}", nic.id)));
+            }
+            vm.ports.add_nic(nic.id)?;
+            vm.insert_nic(nic);
+            vm.refresh_layout();
+            Ok(())
+        })
+    }
+
+    async fn unplug_nic(&self, nic: NicId) -> Result<(), EngineError> {
+        let (ignores, refuses) =
+            (self.fault(&Fault::IgnoreUnplug), self.fault(&Fault::RefuseUnplug));
+        self.with("device_del", |vm| {
+            let Some(found) = vm.nics.get_mut(&nic) else {
+                return Err(EngineError::NotPlugged(format!("adapter {nic}")));
+            };
+            if vm.profile == Profile::Legacy {
+                return Err(unsupported("hot-unplug of an adapter", "the legacy profile has none"));
+            }
+            if refuses {
+                vm.emit(MachineEvent::NicUnplugRefused(nic));
+            } else if ignores {
+                found.unplugging = true;
+            } else {
+                vm.nics.remove(&nic);
+                vm.ports.remove_nic(nic);
+                vm.refresh_layout();
+                vm.emit(MachineEvent::NicUnplugged(nic));
+            }
+            Ok(())
+        })
+    }
+
+    async fn set_link(&self, nic: NicId, up: bool) -> Result<(), EngineError> {
+        self.with("set_link", |vm| match vm.nics.get_mut(&nic) {
+            Some(found) => {
+                found.link_up = up;
+                Ok(())
+            }
+            None => Err(EngineError::NotPlugged(format!("adapter {nic}"))),
+        })
+    }
+
+    async fn set_memory(&self, target: Bytes) -> Result<(), EngineError> {
+        let ignores = self.fault(&Fault::IgnoreMemory);
+        self.with("qom-set", |vm| {
+            let target = vm.memory.check_target(target)?;
+            vm.memory.requested = target;
+            if !ignores && vm.memory.present != target {
+                vm.memory.present = target;
+                vm.emit(MachineEvent::MemoryChanged(target));
+            }
+            Ok(())
+        })
+    }
+
+    async fn memory_state(&self) -> Result<MemoryState, EngineError> {
+        self.with("qom-get", |vm| Ok(vm.memory))
+    }
+
+    async fn set_vcpus(&self, count: u32) -> Result<(), EngineError> {
+        let (ignores, refuses) =
+            (self.fault(&Fault::IgnoreUnplug), self.fault(&Fault::RefuseUnplug));
+        self.with("query-hotpluggable-cpus", |vm| {
+            vm.vcpus.check_count(count)?;
+            if count < vm.vcpus.plugged && refuses {
+                vm.emit(MachineEvent::VcpuUnplugRefused);
+                return Ok(());
+            }
+            if count < vm.vcpus.plugged && ignores {
+                return Ok(());
+            }
+            if vm.vcpus.plugged != count {
+                vm.vcpus.plugged = count;
+                vm.refresh_layout();
+                vm.emit(MachineEvent::VcpusChanged(count));
+            }
+            Ok(())
+        })
+    }
+
+    async fn balloon(&self, target: Bytes) -> Result<(), EngineError> {
+        self.with("balloon", |vm| {
+            let present = vm.memory.present;
+            let Some(balloon) = &mut vm.balloon else {
+                return Err(unsupported("a balloon", "the machine has no balloon device"));
+            };
+            *balloon = target.min(present);
+            let left = *balloon;
+            vm.emit(MachineEvent::BalloonChanged(left));
+            Ok(())
+        })
+    }
+
+    async fn balloon_stats(&self) -> Result<BalloonStats, EngineError> {
+        self.with("query-balloon", |vm| match vm.balloon {
+            Some(actual) => Ok(BalloonStats { actual, ..BalloonStats::default() }),
+            None => Err(unsupported("a balloon", "the machine has no balloon device")),
+        })
+    }
+
+    async fn screenshot(&self) -> Result<Vec<u8>, EngineError> {
+        self.with("screendump", |_| Ok(PNG.to_vec()))
+    }
+
+    async fn vnc(&self) -> Result<UnixStream, EngineError> {
+        let (ours, mut theirs) = UnixStream::pair().map_err(EngineError::io("make a socket"))?;
+        self.with("add_client", |_| Ok(()))?;
+        // Says who it is and waits for the viewer to go away.
+        tokio::spawn(async move {
+            if theirs.write_all(b"RFB 003.008\n").await.is_ok() {
+                let _ = tokio::io::copy(&mut theirs, &mut tokio::io::sink()).await;
+            }
+        });
+        Ok(ours)
+    }
+
+    async fn serial(&self) -> Result<UnixStream, EngineError> {
+        let make = || -> std::io::Result<(UnixStream, std::os::unix::net::UnixStream)> {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+            ours.set_nonblocking(true)?;
+            theirs.set_nonblocking(true)?;
+            Ok((UnixStream::from_std(ours)?, theirs))
+        };
+        self.with("serial", |vm| {
+            let (ours, mut theirs) = make().map_err(EngineError::io("make a socket"))?;
+            let (head, tail) = vm.serial.as_slices();
+            let kept = theirs.write_all(head).and_then(|()| theirs.write_all(tail));
+            if kept.is_ok() {
+                vm.viewers.push(theirs);
+            }
+            Ok(ours)
+        })
+    }
+
+    fn serial_tail(&self) -> Vec<u8> {
+        lock(&self.vm).serial.iter().copied().collect()
+    }
+
+    async fn agent(&self) -> Result<UnixStream, EngineError> {
+        let (ours, theirs) = UnixStream::pair().map_err(EngineError::io("make a socket"))?;
+        let silent = self.fault(&Fault::AgentSilent);
+        self.with("agent", |_| Ok(()))?;
+        tokio::spawn(async move {
+            let _ = fake_agent(theirs, silent).await;
+        });
+        Ok(ours)
+    }
+}
+
+/// The guest agent of the fake guest: knows how to synchronise and to answer a ping.
+async fn fake_agent(mut stream: UnixStream, silent: bool) -> std::io::Result<()> {
+    let (read, mut write) = stream.split();
+    let mut read = BufReader::new(read).take(AGENT_LINE_MAX);
+    loop {
+        let mut line = Vec::new();
+        read.set_limit(AGENT_LINE_MAX);
+        if read.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(());
+        }
+        if silent {
+            continue;
+        }
+        // A client flushes the agent's parser with a byte that is not JSON before it synchronises.
+        let start = line.iter().position(|byte| *byte == b'{').unwrap_or(line.len());
+        let request = serde_json::from_slice::<serde_json::Value>(&line[start..]);
+        let Ok(request) = request else { continue };
+        let id = &request["arguments"]["id"];
+        let reply = match request["execute"].as_str() {
+            Some("guest-sync-delimited") => {
+                write.write_all(&[0xff]).await?;
+                serde_json::json!({ "return": id })
+            }
+            Some("guest-sync") => serde_json::json!({ "return": id }),
+            Some("guest-ping") => serde_json::json!({ "return": {} }),
+            other => serde_json::json!({
+                "error": {
+                    "class": "CommandNotFound",
+                    "desc": format!("The command {} has not been found", other.unwrap_or("?")),
+                }
+            }),
+        };
+        write.write_all(format!("{reply}\n").as_bytes()).await?;
+    }
+}
