@@ -1,5 +1,6 @@
 //! One virtual machine on one node.
 
+pub mod cloudinit;
 pub mod engine;
 pub mod image;
 pub mod lifecycle;
