@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use model::NetworkId;
 use model::NicId;
@@ -21,6 +23,7 @@ use crate::plan::Actual;
 use crate::plan::Plan;
 use crate::plan::bridge_of;
 use crate::plan::plan;
+use crate::rules::RulesId;
 use crate::service::Service;
 use crate::switch::ActionFailure;
 use crate::switch::AddressSource;
@@ -31,6 +34,10 @@ use crate::switch::Report;
 use crate::switch::SeenAddress;
 use crate::switch::SwitchConfig;
 use crate::tag::LinkName;
+
+/// Reading all rules back shows what somebody changed in them by hand; with hundreds of ports it
+/// takes a third of a second, so machines that start in a row share one reading.
+const RULES_READ_INTERVAL: Duration = Duration::from_secs(20);
 
 /// What the owner can be asked.
 pub(crate) enum Request {
@@ -45,13 +52,15 @@ pub(crate) struct Owner {
     upstreams: Arc<Upstreams>,
     desired: Desired,
     services: BTreeMap<NetworkId, Service>,
+    /// What the last pass left in force, and when all of it was last read back.
+    rules: Option<(RulesId, Instant)>,
 }
 
 impl Owner {
     pub(crate) fn new(config: SwitchConfig, host: Arc<dyn Host>) -> Self {
         let upstreams = Arc::new(Upstreams::new(config.resolv_conf.clone()));
         let desired = Desired::default();
-        Self { config, host, upstreams, desired, services: BTreeMap::new() }
+        Self { config, host, upstreams, desired, services: BTreeMap::new(), rules: None }
     }
 
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
@@ -75,7 +84,8 @@ impl Owner {
 
     async fn pass(&mut self) -> Report {
         let mut report = Report::default();
-        let actual = match self.host.observe(&self.config.tag).await {
+        let expected = self.expected_rules();
+        let actual = match self.host.observe(&self.config.tag, expected.as_ref()).await {
             Ok(actual) => actual,
             Err(source) => {
                 let action = "looking at what is there failed".to_owned();
@@ -84,7 +94,7 @@ impl Owner {
             }
         };
         let plan = plan(&self.config.tag, &self.desired, &actual);
-        self.stop_services(&plan);
+        self.stop_services(&plan).await;
         for action in &plan.actions {
             match self.host.perform(&self.config.tag, action).await {
                 Ok(()) => {
@@ -102,11 +112,33 @@ impl Owner {
             }
         }
         if report.failure.is_none() {
+            self.note_rules(expected.is_none(), &actual, &plan);
             report.without_service = self.run_services(&plan).await;
         }
         report.refused_networks = plan.refused_networks;
         report.refused_ports = plan.refused_ports;
         report
+    }
+
+    /// The rules that the last passes left, as long as they need not be read back again.
+    fn expected_rules(&self) -> Option<RulesId> {
+        let (rules, read) = self.rules.as_ref()?;
+        (read.elapsed() < RULES_READ_INTERVAL).then(|| rules.clone())
+    }
+
+    /// Remembers the rules now in force, and when they were last read back in full.
+    fn note_rules(&mut self, read: bool, actual: &Actual, plan: &Plan) {
+        let since = self.rules.take().map(|(_, since)| since).filter(|_| !read);
+        let since = since.unwrap_or_else(Instant::now);
+        let mut rules = actual.rules.clone();
+        for action in &plan.actions {
+            match action {
+                Action::LoadRules(ruleset) => rules = Some(ruleset.id.clone()),
+                Action::RemoveRules => rules = None,
+                _ => {}
+            }
+        }
+        self.rules = rules.map(|rules| (rules, since));
     }
 
     fn is_tap(&self, link: &LinkName) -> bool {
@@ -115,23 +147,26 @@ impl Owner {
 
     /// Ends servers whose network goes, and those whose bridge or address is about to be made anew
     /// (their sockets are bound to the old one).
-    fn stop_services(&mut self, plan: &Plan) {
+    async fn stop_services(&mut self, plan: &Plan) {
         let tag = &self.config.tag;
         let desired = &self.desired;
-        self.services.retain(|id, service| {
+        let ending = self.services.extract_if(.., |id, service| {
             let network = desired.networks.iter().find(|network| network.id == *id);
-            let Some(subnet) = network.and_then(NetworkSpec::subnet) else { return false };
+            let Some(subnet) = network.and_then(NetworkSpec::subnet) else { return true };
             let bridge = tag.bridge(*id);
             let renewed = plan.actions.iter().any(|action| match action {
                 Action::CreateBridge { name, .. } => *name == bridge,
                 Action::AddAddress { link, .. } => *link == bridge,
                 _ => false,
             });
-            service.serves(subnet) && !renewed
+            renewed || !service.serves(subnet) || !service.is_whole()
         });
+        for (_, service) in ending {
+            service.stop().await;
+        }
     }
 
-    async fn run_services(&mut self, plan: &Plan) -> BTreeMap<NetworkId, HostError> {
+    async fn run_services(&mut self, plan: &Plan) -> BTreeMap<NetworkId, String> {
         let mut failed = BTreeMap::new();
         for network in &self.desired.networks {
             let Some(subnet) = network.subnet() else { continue };
@@ -147,12 +182,15 @@ impl Owner {
                 Ok(sockets) => {
                     let service =
                         Service::start(sockets, network, subnet, &self.desired, &self.upstreams);
+                    failed.extend(service.complaint().map(|why| (network.id, why)));
                     self.services.insert(network.id, service);
                 }
                 Err(error) => {
-                    tracing::warn!(network = %network.name, %error, "no DHCP and DNS");
-                    failed.insert(network.id, error);
+                    failed.insert(network.id, error.to_string());
                 }
+            }
+            if let Some(why) = failed.get(&network.id) {
+                tracing::warn!(network = %network.name, why, "guests are not fully served");
             }
         }
         failed
@@ -177,7 +215,9 @@ impl Owner {
     }
 
     async fn observe(&self) -> Result<Vec<PortObservation>, HostError> {
-        let actual = self.host.observe(&self.config.tag).await?;
+        // Only devices are of interest here, so that the rules need not be read back in full.
+        let rules = self.rules.as_ref().map(|(rules, _)| rules);
+        let actual = self.host.observe(&self.config.tag, rules).await?;
         let neighbours = self.host.neighbours().await?;
         let seen = |port| self.observe_port(port, &actual, &neighbours);
         Ok(self.desired.ports.iter().map(seen).collect())

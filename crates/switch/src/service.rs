@@ -21,6 +21,8 @@ use crate::dhcp::Taken;
 use crate::dns;
 use crate::dns::Upstreams;
 use crate::dns::Zone;
+use crate::host::DnsSockets;
+use crate::host::HostError;
 use crate::host::ServiceSockets;
 
 /// The running servers of a network. Dropping it ends them.
@@ -29,6 +31,7 @@ pub(crate) struct Service {
     leases: watch::Sender<Arc<Leases>>,
     zone: watch::Sender<Arc<Zone>>,
     taken: Taken,
+    dns: Result<(), HostError>,
     tasks: JoinSet<()>,
 }
 
@@ -42,20 +45,43 @@ impl Service {
         upstreams: &Arc<Upstreams>,
     ) -> Self {
         let (leases, leases_now) = watch::channel(Arc::new(leases(network, subnet, desired)));
-        let (zone, zone_now) = watch::channel(Arc::new(zone(network, subnet, desired)));
+        let (zone, _) = watch::channel(Arc::new(zone(network, subnet, desired)));
         let taken: Taken = Arc::new(Mutex::new(BTreeMap::new()));
         let mut tasks = JoinSet::new();
         let name = network.name.to_string();
         tasks.spawn(dhcp::serve(sockets.dhcp, name, leases_now, Arc::clone(&taken)));
-        tasks.spawn(dns::serve_udp(sockets.dns_udp, zone_now.clone(), Arc::clone(upstreams)));
-        tasks.spawn(dns::serve_tcp(sockets.dns_tcp, zone_now, Arc::clone(upstreams)));
-        Self { subnet, leases, zone, taken, tasks }
+        let mut service = Self { subnet, leases, zone, taken, dns: Ok(()), tasks };
+        service.start_dns(sockets.dns, upstreams);
+        service
+    }
+
+    fn start_dns(&mut self, sockets: Result<DnsSockets, HostError>, upstreams: &Arc<Upstreams>) {
+        self.dns = sockets.map(|DnsSockets { udp, tcp }| {
+            let zone = self.zone.subscribe();
+            self.tasks.spawn(dns::serve_udp(udp, zone.clone(), Arc::clone(upstreams)));
+            self.tasks.spawn(dns::serve_tcp(tcp, zone, Arc::clone(upstreams)));
+        });
+    }
+
+    /// Whether every server runs. One that could not get its port is tried again in the next pass.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.dns.is_ok()
+    }
+
+    /// Why the resolver does not run, where it does not.
+    pub(crate) fn complaint(&self) -> Option<String> {
+        self.dns.as_ref().err().map(HostError::to_string)
     }
 
     /// Whether it still serves this subnet with all its tasks.
     pub(crate) fn serves(&mut self, subnet: Ipv4Subnet) -> bool {
         // The servers never end by themselves: one that has ended has panicked.
         self.subnet == subnet && self.tasks.try_join_next().is_none()
+    }
+
+    /// Ends the servers; their ports are free when this returns.
+    pub(crate) async fn stop(mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// Takes over changed names and leases.

@@ -56,8 +56,9 @@ pub struct Report {
     pub refused_networks: BTreeMap<NetworkId, Refused>,
     /// Ports that cannot be had now.
     pub refused_ports: BTreeMap<NicId, Refused>,
-    /// NAT networks whose DHCP and DNS do not run, and why.
-    pub without_service: BTreeMap<NetworkId, HostError>,
+    /// NAT networks whose DHCP or DNS does not run, and why, as text for people. The next pass
+    /// tries again.
+    pub without_service: BTreeMap<NetworkId, String>,
     /// What ended the pass early. The next pass tries again.
     pub failure: Option<ActionFailure>,
 }

@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use tokio::net::TcpListener;
 use tokio::net::UdpSocket;
 
+use crate::host::DnsSockets;
 use crate::host::Host;
 use crate::host::HostError;
 use crate::host::Neighbour;
@@ -173,7 +174,11 @@ impl State {
 
 #[async_trait]
 impl Host for FakeHost {
-    async fn observe(&self, tag: &InstanceTag) -> Result<Actual, HostError> {
+    async fn observe(
+        &self,
+        tag: &InstanceTag,
+        _expected: Option<&RulesId>,
+    ) -> Result<Actual, HostError> {
         let mut state = self.lock();
         state.reap();
         let rules = state.rules.get(tag).cloned();
@@ -226,8 +231,10 @@ impl Host for FakeHost {
         let any = (Ipv4Addr::LOCALHOST, 0);
         Ok(ServiceSockets {
             dhcp: UdpSocket::bind(any).await.map_err(failed)?,
-            dns_udp: UdpSocket::bind(any).await.map_err(failed)?,
-            dns_tcp: TcpListener::bind(any).await.map_err(failed)?,
+            dns: Ok(DnsSockets {
+                udp: UdpSocket::bind(any).await.map_err(failed)?,
+                tcp: TcpListener::bind(any).await.map_err(failed)?,
+            }),
         })
     }
 }

@@ -39,6 +39,7 @@ use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::net::UdpSocket;
 
+use crate::host::DnsSockets;
 use crate::host::Host;
 use crate::host::HostError;
 use crate::host::Neighbour;
@@ -52,6 +53,7 @@ use crate::plan::HostRoute;
 use crate::plan::Link;
 use crate::plan::LinkKind;
 use crate::rules;
+use crate::rules::RulesId;
 use crate::tag::InstanceTag;
 use crate::tag::LinkName;
 
@@ -159,7 +161,11 @@ type LinkBuilder = rtnetlink::LinkMessageBuilder<LinkUnspec>;
 
 #[async_trait]
 impl Host for LinuxHost {
-    async fn observe(&self, tag: &InstanceTag) -> Result<Actual, HostError> {
+    async fn observe(
+        &self,
+        tag: &InstanceTag,
+        expected: Option<&RulesId>,
+    ) -> Result<Actual, HostError> {
         let (names, mut links) = self.links(tag).await?;
         let mut addresses = Box::pin(self.netlink.address().get().execute());
         let failed = |error| netlink("list the addresses", error);
@@ -181,7 +187,10 @@ impl Host for LinuxHost {
             .await
             .map_err(|error| netlink("list the routes", error))?;
         let routes = routes.iter().filter_map(|message| host_route(message, &names)).collect();
-        let (rules, tables) = nft::observe(tag).await?;
+        let (rules, tables) = match expected {
+            Some(rules) if nft::is_loaded(tag, rules).await? => (Some(rules.clone()), true),
+            _ => nft::observe(tag).await?,
+        };
         let forwarding = read_setting(IP_FORWARD)?.trim() == "1";
         Ok(Actual { links, rules, tables, forwarding, routes })
     }
@@ -246,8 +255,7 @@ impl Host for LinuxHost {
         };
         Ok(ServiceSockets {
             dhcp: dhcp_socket(bridge).map_err(failed("DHCP", DHCP_SERVER_PORT))?,
-            dns_udp: dns_udp(gateway).map_err(failed("DNS (UDP)", DNS_PORT))?,
-            dns_tcp: dns_tcp(gateway).map_err(failed("DNS (TCP)", DNS_PORT))?,
+            dns: dns_sockets(gateway).map_err(failed("DNS", DNS_PORT)),
         })
     }
 }
@@ -260,6 +268,10 @@ fn dhcp_socket(bridge: &LinkName) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, DHCP_SERVER_PORT).into())?;
     UdpSocket::from_std(socket.into())
+}
+
+fn dns_sockets(gateway: Ipv4Addr) -> io::Result<DnsSockets> {
+    Ok(DnsSockets { udp: dns_udp(gateway)?, tcp: dns_tcp(gateway)? })
 }
 
 fn dns_udp(gateway: Ipv4Addr) -> io::Result<UdpSocket> {

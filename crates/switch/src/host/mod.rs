@@ -15,6 +15,7 @@ use tokio::net::UdpSocket;
 
 use crate::plan::Action;
 use crate::plan::Actual;
+use crate::rules::RulesId;
 use crate::tag::InstanceTag;
 use crate::tag::LinkName;
 
@@ -29,8 +30,13 @@ pub use linux::LinuxHost;
 /// The operations the switch needs from a host.
 #[async_trait]
 pub trait Host: Send + Sync {
-    /// Reads what is there.
-    async fn observe(&self, tag: &InstanceTag) -> Result<Actual, HostError>;
+    /// Reads what is there. Reading the rules back takes long where there are many ports; where
+    /// the rules to be expected are given, their presence is enough.
+    async fn observe(
+        &self,
+        tag: &InstanceTag,
+        expected: Option<&RulesId>,
+    ) -> Result<Actual, HostError>;
 
     /// Makes one change. Making a change that is already made is either harmless or an error that
     /// the next pass does not meet again.
@@ -66,10 +72,17 @@ pub struct Neighbour {
 pub struct ServiceSockets {
     /// DHCP server port, bound to the bridge, may broadcast.
     pub dhcp: UdpSocket,
-    /// DNS on the gateway address.
-    pub dns_udp: UdpSocket,
-    /// DNS on the gateway address.
-    pub dns_tcp: TcpListener,
+    /// DNS on the gateway address. Another server may have the port; DHCP is served all the same.
+    pub dns: Result<DnsSockets, HostError>,
+}
+
+/// Sockets of a NAT network's resolver.
+#[derive(Debug)]
+pub struct DnsSockets {
+    /// For questions that fit a datagram.
+    pub udp: UdpSocket,
+    /// For the others.
+    pub tcp: TcpListener,
 }
 
 /// The host could not do what it was asked.

@@ -25,6 +25,19 @@ pub(super) async fn load(transaction: &Value) -> Result<(), HostError> {
     run(&["-j", "-f", "-"], input.as_bytes()).await.map(|_| ())
 }
 
+/// Whether the rules with this digest are loaded: one small question per table.
+pub(super) async fn is_loaded(tag: &InstanceTag, rules: &RulesId) -> Result<bool, HostError> {
+    let set = format!("{DIGEST_SET_PREFIX}{}", rules.digest);
+    for family in FAMILIES {
+        match run(&["-j", "list", "set", family, &tag.table(), &set], &[]).await {
+            Ok(_) => {}
+            Err(HostError::Nft { .. }) => return Ok(false),
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(true)
+}
+
 /// What of our rules the kernel has, and whether any table of ours exists.
 pub(super) async fn observe(tag: &InstanceTag) -> Result<(Option<RulesId>, bool), HostError> {
     let mut found: Vec<RulesId> = Vec::new();

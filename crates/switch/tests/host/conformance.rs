@@ -128,7 +128,7 @@ fn one_port() -> Desired {
 }
 
 async fn look(world: &dyn World, tag_text: &str) -> Actual {
-    world.host().observe(&tag(tag_text)).await.unwrap()
+    world.host().observe(&tag(tag_text), None).await.unwrap()
 }
 
 async fn apply_clean(switch: &Switch, desired: &Desired) -> usize {
@@ -227,13 +227,13 @@ async fn a_pass_cut_anywhere_is_finished_by_the_next(world: &dyn World) {
         // A tap that was opened just before the daemon died.
         let _early = host.open_tap(&tag.tap(nic(2))).await.unwrap();
 
-        let actions = plan(&tag, &new, &host.observe(&tag).await.unwrap()).actions;
+        let actions = plan(&tag, &new, &host.observe(&tag, None).await.unwrap()).actions;
         for action in actions.iter().take(cut) {
             host.perform(&tag, action).await.unwrap();
         }
         let restarted = switch(world, "test");
         apply_clean(&restarted, &new).await;
-        let left = plan(&tag, &new, &host.observe(&tag).await.unwrap());
+        let left = plan(&tag, &new, &host.observe(&tag, None).await.unwrap());
         assert_eq!(left.actions, Vec::new(), "after a cut at {cut}");
         assert!(restarted.remove_all().await.unwrap().is_clean());
         steps = actions.len();

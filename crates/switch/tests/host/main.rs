@@ -8,6 +8,7 @@
 
 mod conformance;
 
+mod faults;
 mod frame;
 mod guests;
 mod ns;
