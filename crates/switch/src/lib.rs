@@ -58,6 +58,7 @@ pub use dns::DOMAIN;
 pub use dns::Verdict as DnsVerdict;
 pub use dns::Zone;
 pub use dns::answer as answer_dns;
+pub use host::Announced;
 pub use host::DnsSockets;
 pub use host::FakeHost;
 pub use host::Host;

@@ -1,6 +1,7 @@
 //! The task that owns the host's network: one request after the other, each a pass.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::desired::Desired;
 use crate::desired::NetworkSpec;
 use crate::desired::PortSpec;
 use crate::dns::Upstreams;
+use crate::host::Announced;
 use crate::host::Host;
 use crate::host::HostError;
 use crate::host::Neighbour;
@@ -38,6 +40,9 @@ use crate::tag::LinkName;
 /// Reading all rules back shows what somebody changed in them by hand; with hundreds of ports it
 /// takes a third of a second, so machines that start in a row share one reading.
 const RULES_READ_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Addresses shown of one port: a guest has few, and one that announces thousands fills no list.
+const ADDRESSES_MAX: usize = 16;
 
 /// What the owner can be asked.
 pub(crate) enum Request {
@@ -219,7 +224,8 @@ impl Owner {
         let rules = self.rules.as_ref().map(|(rules, _)| rules);
         let actual = self.host.observe(&self.config.tag, rules).await?;
         let neighbours = self.host.neighbours().await?;
-        let seen = |port| self.observe_port(port, &actual, &neighbours);
+        let announced = self.host.announced(&self.config.tag).await?;
+        let seen = |port| self.observe_port(port, &actual, &neighbours, &announced);
         Ok(self.desired.ports.iter().map(seen).collect())
     }
 
@@ -228,6 +234,7 @@ impl Owner {
         port: &PortSpec,
         actual: &Actual,
         neighbours: &[Neighbour],
+        announced: &[Announced],
     ) -> PortObservation {
         let tap = self.config.tag.tap(port.nic);
         let network = self.desired.networks.iter().find(|network| network.id == port.network);
@@ -241,18 +248,24 @@ impl Owner {
             Some(_) => PortState::Detached,
         };
         let mut addresses = Vec::new();
-        let lease = self.services.get(&port.network).and_then(|service| service.taken(port.mac));
-        // A lease of a machine that is off is no address of it.
-        if let Some(address) = lease.filter(|_| state == PortState::Attached) {
-            addresses.push(SeenAddress { address: address.into(), source: AddressSource::Lease });
-        }
-        let bridge = bridge.and_then(|bridge| actual.links.get(&bridge));
-        for neighbour in neighbours {
-            let here = bridge.is_some_and(|bridge| bridge.index == neighbour.link_index);
-            let known = addresses.iter().any(|seen| seen.address == neighbour.address);
-            if here && neighbour.mac == port.mac && !known && state == PortState::Attached {
-                let address = neighbour.address;
-                addresses.push(SeenAddress { address, source: AddressSource::Neighbour });
+        // What was seen of a machine that is off is no address of it.
+        if state == PortState::Attached {
+            let lease = self.services.get(&port.network).and_then(|s| s.taken(port.mac));
+            let lease = lease.map(|address| (IpAddr::V4(address), AddressSource::Lease));
+            let announced = announced
+                .iter()
+                .filter(|announced| announced.tap == tap)
+                .map(|announced| (announced.address, AddressSource::Announced));
+            let index = bridge.and_then(|bridge| actual.links.get(&bridge)).map(|link| link.index);
+            let neighbours = neighbours
+                .iter()
+                .filter(|seen| Some(seen.link_index) == index && seen.mac == port.mac)
+                .map(|seen| (seen.address, AddressSource::Neighbour));
+            for (address, source) in lease.into_iter().chain(announced).chain(neighbours) {
+                let known = addresses.iter().any(|seen: &SeenAddress| seen.address == address);
+                if !known && addresses.len() < ADDRESSES_MAX {
+                    addresses.push(SeenAddress { address, source });
+                }
             }
         }
         let counters = link.map(|link| link.counters).unwrap_or_default();

@@ -103,6 +103,8 @@ pub struct Actual {
     pub rules: Option<RulesId>,
     /// Whether any table of ours exists, whole or not.
     pub tables: bool,
+    /// Whether the addresses of guests are being noted.
+    pub learning: bool,
     /// Whether the host forwards IPv4.
     pub forwarding: bool,
     /// IPv4 routes.
@@ -152,7 +154,9 @@ pub enum Action {
     },
     /// Replace our rules.
     LoadRules(Ruleset),
-    /// Remove our rules.
+    /// Begin to note the addresses of guests.
+    LearnAddresses,
+    /// Remove our rules and what was noted.
     RemoveRules,
     /// Let the host forward IPv4. Never taken back: others may rely on it by then.
     EnableForwarding,
@@ -181,6 +185,7 @@ impl fmt::Display for Action {
                 write!(f, "take {address}/{prefix} from {link}")
             }
             Self::LoadRules(ruleset) => write!(f, "load {} packet rules", ruleset.id.rules),
+            Self::LearnAddresses => write!(f, "note the addresses of guests"),
             Self::RemoveRules => write!(f, "remove the packet rules"),
             Self::EnableForwarding => write!(f, "let the host forward IPv4"),
             Self::SetUp(link) => write!(f, "set {link} up"),
@@ -546,7 +551,7 @@ fn rules(
     out: &mut Vec<Action>,
 ) {
     if desired.networks.is_empty() && desired.ports.is_empty() {
-        if actual.tables {
+        if actual.tables || actual.learning {
             out.push(Action::RemoveRules);
         }
         return;
@@ -566,6 +571,9 @@ fn rules(
     let wanted = ruleset(tag, &nats, &ports);
     if actual.rules.as_ref() != Some(&wanted.id) {
         out.push(Action::LoadRules(wanted));
+    }
+    if !actual.learning {
+        out.push(Action::LearnAddresses);
     }
 }
 

@@ -65,6 +65,7 @@ fn a_port_speaks_only_after_its_rules_are_loaded() {
         "set the MTU of ntest00000001 to 1500",
         "give 10.77.0.1/24 to ntest00000001",
         "load 19 packet rules",
+        "note the addresses of guests",
         "let the host forward IPv4",
         "set ntest00000001 up",
         "keep the host's IPv6 off mtest00000001",

@@ -42,6 +42,15 @@ const DHCP_CHADDR_BITS: u32 = (8 + 28) * 8;
 /// Tagged frames, 802.1Q and 802.1ad: they would carry a guest past every rule that reads inside.
 const TAGGED: [u16; 2] = [0x8100, 0x88a8];
 
+/// The sets of learnt addresses: pairs of tap and address, IPv4 and IPv6.
+pub(crate) const LEARNT_SETS: [&str; 2] = ["ipv4", "ipv6"];
+/// How long an address is remembered after it was last announced. Guests that talk at all announce
+/// theirs every few minutes.
+const LEARNT_SECONDS: u32 = 1_800;
+/// Addresses noted per instance and family: some for each of hundreds of guests. A guest that
+/// announces thousands can keep others' from being noted; it harms nothing but this view.
+const LEARNT_MAX: u32 = 4_096;
+
 /// What the kernel has, or shall have, of our rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RulesId {
@@ -93,11 +102,57 @@ pub(crate) fn ruleset(tag: &InstanceTag, nats: &[NatRules], ports: &[PortRules])
     Ruleset { id: RulesId { digest, rules }, json: json!({"nftables": commands}) }
 }
 
+/// The transaction that makes the table in which addresses of guests are noted.
+///
+/// It stands apart from the rules, because these are replaced as a whole and what was learnt would
+/// go with them. Its chain comes after the guard: only what a guest may truthfully say is noted.
+pub(crate) fn learning(tag: &InstanceTag) -> Value {
+    let table = tag.learning_table();
+    let this = json!({"family": "bridge", "name": table});
+    let set = |name: &str, kind: &str| {
+        json!({"add": {"set": {
+            "family": "bridge", "table": table, "name": name, "type": ["ifname", kind],
+            "flags": ["timeout"], "timeout": LEARNT_SECONDS, "size": LEARNT_MAX,
+        }}})
+    };
+    let rule = |expr: Vec<Value>| {
+        json!({"add": {"rule": {
+            "family": "bridge", "table": table, "chain": "learn", "expr": expr,
+        }}})
+    };
+    let ours = || is(meta("iifname"), json!(format!("{}*", tag.tap_prefix())));
+    let note = |address: Value, set: &str| {
+        let pair = json!({"concat": [meta("iifname"), address]});
+        json!({"set": {"op": "update", "elem": pair, "set": format!("@{set}")}})
+    };
+    let sender = || field("arp", "saddr ip");
+    let discovery = json!({"set": ["nd-neighbor-solicit", "nd-neighbor-advert"]});
+    json!({"nftables": [
+        {"add": {"table": this}},
+        {"delete": {"table": this}},
+        {"add": {"table": this}},
+        set(LEARNT_SETS[0], "ipv4_addr"),
+        set(LEARNT_SETS[1], "ipv6_addr"),
+        {"add": {"chain": {
+            "family": "bridge", "table": table, "name": "learn", "type": "filter",
+            "hook": "prerouting", "prio": GUARD_PRIORITY + 1, "policy": "accept",
+        }}},
+        rule(vec![ours(), is_not(sender(), json!("0.0.0.0")), note(sender(), LEARNT_SETS[0])]),
+        rule(vec![
+            ours(),
+            is(field("icmpv6", "type"), discovery),
+            is_not(field("ip6", "saddr"), json!("::")),
+            note(field("ip6", "saddr"), LEARNT_SETS[1]),
+        ]),
+    ]})
+}
+
 /// The transaction that removes everything of the instance.
 pub(crate) fn removal(tag: &InstanceTag) -> Value {
+    let tables = FAMILIES.map(|family| (family, tag.table()));
     let mut commands = Vec::new();
-    for family in FAMILIES {
-        let this = json!({"family": family, "name": tag.table()});
+    for (family, name) in tables.into_iter().chain([("bridge", tag.learning_table())]) {
+        let this = json!({"family": family, "name": name});
         commands.push(json!({"add": {"table": this}}));
         commands.push(json!({"delete": {"table": this}}));
     }

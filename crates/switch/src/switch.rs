@@ -135,6 +135,8 @@ pub struct SeenAddress {
 pub enum AddressSource {
     /// The guest took its DHCP lease.
     Lease,
+    /// The guest announced it by ARP or IPv6 neighbour discovery.
+    Announced,
     /// The host has spoken with it.
     Neighbour,
 }

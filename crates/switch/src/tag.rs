@@ -5,6 +5,7 @@
 //!   n<tag><short network id>   bridge of a NAT network     4 + 8 characters after the letter,
 //!   m<tag><short NIC id>       tap of a port               13 of the kernel's 15
 //!   muster_<tag>               our tables in the nft families ip and bridge
+//!   muster_<tag>_seen          addresses of guests, noted as they pass (nft family bridge)
 //! ```
 //!
 //! The tag has a fixed length, so that the prefix of one instance is never a prefix of another's.
@@ -63,6 +64,11 @@ impl InstanceTag {
     /// Name of our rule tables.
     pub fn table(&self) -> String {
         format!("muster_{}", self.0)
+    }
+
+    /// Name of the table in which addresses of guests are noted.
+    pub(crate) fn learning_table(&self) -> String {
+        format!("muster_{}_seen", self.0)
     }
 
     pub(crate) fn tap_prefix(&self) -> String {

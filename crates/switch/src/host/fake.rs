@@ -4,6 +4,7 @@
 //! of a deleted bridge is free again, an address brings a route, a rule set is replaced as a whole.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use tokio::net::TcpListener;
 use tokio::net::UdpSocket;
 
+use crate::host::Announced;
 use crate::host::DnsSockets;
 use crate::host::Host;
 use crate::host::HostError;
@@ -44,6 +46,8 @@ struct State {
     /// All but the rules.
     actual: Actual,
     rules: BTreeMap<InstanceTag, RulesId>,
+    learning: BTreeSet<InstanceTag>,
+    announced: Vec<Announced>,
     next_index: u32,
     /// Our end of each tap; the other end is what the caller got.
     taps: BTreeMap<LinkName, UnixStream>,
@@ -72,6 +76,11 @@ impl FakeHost {
     /// Adds an entry to the neighbour table.
     pub fn add_neighbour(&self, neighbour: Neighbour) {
         self.lock().neighbours.push(neighbour);
+    }
+
+    /// Lets a guest announce an address.
+    pub fn announce(&self, announced: Announced) {
+        self.lock().announced.insert(0, announced);
     }
 
     /// Lets the next `actions` changes succeed and fails the one after them, once.
@@ -158,7 +167,11 @@ impl State {
             Action::LoadRules(ruleset) => {
                 self.rules.insert(tag.clone(), ruleset.id.clone());
             }
+            Action::LearnAddresses => {
+                self.learning.insert(tag.clone());
+            }
             Action::RemoveRules => {
+                self.learning.remove(tag);
                 self.rules.remove(tag);
             }
             Action::EnableForwarding => self.actual.forwarding = true,
@@ -182,7 +195,8 @@ impl Host for FakeHost {
         let mut state = self.lock();
         state.reap();
         let rules = state.rules.get(tag).cloned();
-        Ok(Actual { tables: rules.is_some(), rules, ..state.actual.clone() })
+        let learning = state.learning.contains(tag);
+        Ok(Actual { tables: rules.is_some(), rules, learning, ..state.actual.clone() })
     }
 
     async fn perform(&self, tag: &InstanceTag, action: &Action) -> Result<(), HostError> {
@@ -215,6 +229,12 @@ impl Host for FakeHost {
 
     async fn neighbours(&self) -> Result<Vec<Neighbour>, HostError> {
         Ok(self.lock().neighbours.clone())
+    }
+
+    async fn announced(&self, tag: &InstanceTag) -> Result<Vec<Announced>, HostError> {
+        let state = self.lock();
+        let learning = state.learning.contains(tag);
+        Ok(state.announced.iter().filter(|_| learning).cloned().collect())
     }
 
     async fn serve(

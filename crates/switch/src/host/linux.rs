@@ -39,12 +39,14 @@ use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::net::UdpSocket;
 
+use crate::host::Announced;
 use crate::host::DnsSockets;
 use crate::host::Host;
 use crate::host::HostError;
 use crate::host::Neighbour;
 use crate::host::ServiceSockets;
 use crate::host::nft;
+use crate::host::nft::Tables;
 use crate::host::tun;
 use crate::plan::Action;
 use crate::plan::Actual;
@@ -187,12 +189,14 @@ impl Host for LinuxHost {
             .await
             .map_err(|error| netlink("list the routes", error))?;
         let routes = routes.iter().filter_map(|message| host_route(message, &names)).collect();
-        let (rules, tables) = match expected {
-            Some(rules) if nft::is_loaded(tag, rules).await? => (Some(rules.clone()), true),
+        let Tables { rules, tables, learning } = match expected {
+            Some(rules) if nft::is_loaded(tag, rules).await? => {
+                Tables { rules: Some(rules.clone()), tables: true, learning: true }
+            }
             _ => nft::observe(tag).await?,
         };
         let forwarding = read_setting(IP_FORWARD)?.trim() == "1";
-        Ok(Actual { links, rules, tables, forwarding, routes })
+        Ok(Actual { links, rules, tables, learning, forwarding, routes })
     }
 
     async fn perform(&self, tag: &InstanceTag, action: &Action) -> Result<(), HostError> {
@@ -219,6 +223,7 @@ impl Host for LinuxHost {
                 self.remove_address(link, *address, *prefix).await
             }
             Action::LoadRules(ruleset) => nft::load(&ruleset.json).await,
+            Action::LearnAddresses => nft::load(&rules::learning(tag)).await,
             Action::RemoveRules => nft::load(&rules::removal(tag)).await,
             Action::EnableForwarding => write_setting(IP_FORWARD, "1"),
             Action::SetUp(name) => self.change(name, "set up", LinkBuilder::up).await,
@@ -243,6 +248,10 @@ impl Host for LinuxHost {
             .await
             .map_err(|error| netlink("list the neighbours", error))?;
         Ok(messages.iter().filter_map(neighbour).collect())
+    }
+
+    async fn announced(&self, tag: &InstanceTag) -> Result<Vec<Announced>, HostError> {
+        nft::announced(tag).await
     }
 
     async fn serve(

@@ -48,6 +48,9 @@ pub trait Host: Send + Sync {
     /// Addresses that the host has seen on its devices.
     async fn neighbours(&self) -> Result<Vec<Neighbour>, HostError>;
 
+    /// Addresses that guests have announced on their ports, the latest announcement first.
+    async fn announced(&self, tag: &InstanceTag) -> Result<Vec<Announced>, HostError>;
+
     /// Opens the sockets on which a NAT network's guests are served.
     async fn serve(
         &self,
@@ -63,6 +66,15 @@ pub struct Neighbour {
     pub link_index: u32,
     /// Whose it is.
     pub mac: MacAddr,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// An address that a guest has announced by ARP or IPv6 neighbour discovery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// The tap it came in by.
+    pub tap: LinkName,
     /// The address.
     pub address: IpAddr,
 }

@@ -8,11 +8,14 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::host::Announced;
 use crate::host::HostError;
 use crate::rules::DIGEST_SET_PREFIX;
 use crate::rules::FAMILIES;
+use crate::rules::LEARNT_SETS;
 use crate::rules::RulesId;
 use crate::tag::InstanceTag;
+use crate::tag::LinkName;
 
 /// nft answers in milliseconds; one that hangs must not hold up the switch for good.
 const NFT_SECONDS_MAX: u64 = 20;
@@ -23,6 +26,16 @@ const STDERR_CHARS_MAX: usize = 2_000;
 pub(super) async fn load(transaction: &Value) -> Result<(), HostError> {
     let input = transaction.to_string();
     run(&["-j", "-f", "-"], input.as_bytes()).await.map(|_| ())
+}
+
+/// What of ours nft has.
+pub(super) struct Tables {
+    /// The rules, when both tables carry the same digest.
+    pub(super) rules: Option<RulesId>,
+    /// Whether any table of rules exists.
+    pub(super) tables: bool,
+    /// Whether addresses are noted.
+    pub(super) learning: bool,
 }
 
 /// Whether the rules with this digest are loaded: one small question per table.
@@ -39,7 +52,7 @@ pub(super) async fn is_loaded(tag: &InstanceTag, rules: &RulesId) -> Result<bool
 }
 
 /// What of our rules the kernel has, and whether any table of ours exists.
-pub(super) async fn observe(tag: &InstanceTag) -> Result<(Option<RulesId>, bool), HostError> {
+pub(super) async fn observe(tag: &InstanceTag) -> Result<Tables, HostError> {
     let mut found: Vec<RulesId> = Vec::new();
     let mut tables = false;
     for family in FAMILIES {
@@ -58,7 +71,43 @@ pub(super) async fn observe(tag: &InstanceTag) -> Result<(Option<RulesId>, bool)
         }
         _ => None,
     };
-    Ok((whole, tables))
+    let chain = ["-j", "list", "chain", "bridge", &tag.learning_table(), "learn"];
+    let learning = match run(&chain, &[]).await {
+        Ok(_) => true,
+        Err(HostError::Nft { .. }) => false,
+        Err(other) => return Err(other),
+    };
+    Ok(Tables { rules: whole, tables, learning })
+}
+
+/// Addresses noted by the kernel, the latest first.
+pub(super) async fn announced(tag: &InstanceTag) -> Result<Vec<Announced>, HostError> {
+    let mut found: Vec<(u64, Announced)> = Vec::new();
+    for set in LEARNT_SETS {
+        match run(&["-j", "list", "set", "bridge", &tag.learning_table(), set], &[]).await {
+            Ok(listing) => found.extend(learnt(&listing)),
+            // Nothing has been applied yet.
+            Err(HostError::Nft { .. }) => {}
+            Err(other) => return Err(other),
+        }
+    }
+    // The one that is kept longest was announced last.
+    found.sort_by_key(|(left, _)| std::cmp::Reverse(*left));
+    Ok(found.into_iter().map(|(_, announced)| announced).collect())
+}
+
+fn learnt(listing: &[u8]) -> Vec<(u64, Announced)> {
+    let listing: Value = serde_json::from_slice(listing).unwrap_or_default();
+    let items = listing["nftables"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let elements = items.iter().filter_map(|item| item["set"]["elem"].as_array()).flatten();
+    let element = |element: &Value| {
+        let element = &element["elem"];
+        let [tap, address] = element["val"]["concat"].as_array()?.as_slice() else { return None };
+        let address = address.as_str()?.parse().ok()?;
+        let tap = LinkName::new(tap.as_str()?);
+        Some((element["expires"].as_u64().unwrap_or_default(), Announced { tap, address }))
+    };
+    elements.filter_map(element).collect()
 }
 
 fn identify(listing: &[u8]) -> Option<RulesId> {

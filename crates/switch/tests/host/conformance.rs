@@ -150,7 +150,7 @@ async fn a_nat_network_is_made_once_and_then_left_alone(world: &dyn World) {
     assert_eq!(bridge.kind, LinkKind::Bridge);
     assert_eq!(bridge.addresses, vec![(Ipv4Addr::new(10, 77, 0, 1), 24)]);
     assert!(bridge.up && !bridge.ipv6);
-    assert!(actual.forwarding && actual.rules.is_some());
+    assert!(actual.forwarding && actual.rules.is_some() && actual.learning);
 
     assert_eq!(apply_clean(&switch, &one_port()).await, 0);
 }
@@ -325,6 +325,6 @@ async fn remove_all_leaves_nothing(world: &dyn World) {
     let names = |actual: &Actual| actual.links.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&after), names(&before));
     assert_eq!(after.routes, before.routes);
-    assert!(after.rules.is_none() && !after.tables);
+    assert!(after.rules.is_none() && !after.tables && !after.learning);
     assert!(switch.observe().await.unwrap().is_empty());
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use switch::AddressSource;
+use switch::Announced;
 use switch::Desired;
 use switch::FakeHost;
 use switch::Host;
@@ -82,6 +83,13 @@ async fn a_neighbour_with_the_ports_mac_is_an_address_of_the_guest() {
     let _machine = switch.open_port(nic(1)).await.unwrap();
     let seen = switch.observe().await.unwrap().remove(0).addresses;
     assert_eq!(seen.len(), 1);
+    let v6: IpAddr = "fe80::5054:ff:fe00:1".parse().unwrap();
+    for (tap, address) in [(tag.tap(nic(1)), v6), (tag.tap(nic(2)), [8; 4].into())] {
+        host.announce(Announced { tap, address });
+    }
+    let seen_now = switch.observe().await.unwrap().remove(0).addresses;
+    let addresses: Vec<IpAddr> = seen_now.iter().map(|seen| seen.address).collect();
+    assert_eq!(addresses, [v6, address]);
     assert_eq!((seen[0].address, seen[0].source), (address, AddressSource::Neighbour));
 }
 
@@ -94,7 +102,8 @@ fn rules_that_somebody_flushed_or_changed_come_back() {
         assert!(first.apply(desired()).await.unwrap().is_clean());
         // What restarting Debian's nftables.service does.
         inside.run("nft flush ruleset");
-        assert_eq!(first.apply(desired()).await.unwrap().changes, 1);
+        let report = first.apply(desired()).await.unwrap();
+        assert_eq!(report.changes, 2, "rules, and the table of addresses");
         inside.run("nft list table bridge muster_test | grep -q 52:54:00:00:00:01");
 
         inside.run("nft flush chain bridge muster_test guard");

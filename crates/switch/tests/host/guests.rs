@@ -34,6 +34,7 @@ use switch::Desired;
 use switch::Host;
 use switch::InstanceTag;
 use switch::LinuxHost;
+use switch::SeenAddress;
 use switch::Switch;
 use switch::SwitchConfig;
 
@@ -384,6 +385,9 @@ fn a_guest_cannot_pretend_to_be_another() {
             let mark = &frame[frame.windows(7).position(|w| w == b"forged-").unwrap()..][..8];
             assert!(!vm2.has_received(mark), "{what} passed");
         }
+        let seen = switch.observe().await.unwrap().remove(0).addresses;
+        let announced = SeenAddress { address: VM1.into(), source: AddressSource::Announced };
+        assert_eq!(seen, [announced], "only what is true is noted");
     });
 }
 
@@ -440,6 +444,13 @@ fn a_bridged_guest_stands_in_the_hosts_own_network() {
         vm1.inject(&v6(frame::neighbour_solicitation("honest-ipv6")));
         wait_for("honest IPv6", || vm2.has_received(b"honest-ipv6")).await;
         assert!(!vm2.has_received(b"rogue-router") && !vm2.has_received(b"rogue-dhcpv6"));
+
+        let seen = switch.observe().await.unwrap().remove(0).addresses;
+        let v6: IpAddr = "fe80::5054:ff:fe00:1".parse().unwrap();
+        for address in [IpAddr::from([192, 0, 2, 5]), v6] {
+            let announced = SeenAddress { address, source: AddressSource::Announced };
+            assert!(seen.contains(&announced), "{seen:?}");
+        }
 
         must(&vm1.ns, "ip link set eth0 address 52:54:00:66:66:66").await;
         let (reached, said) = run_in(&vm1.ns, "busybox ping -c 1 -W 1 192.0.2.1").await;
