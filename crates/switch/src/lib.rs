@@ -31,6 +31,7 @@
 
 use std::time::Duration;
 
+mod action;
 mod desired;
 mod dhcp;
 mod dns;
@@ -38,11 +39,13 @@ mod host;
 mod limit;
 mod owner;
 mod plan;
+mod refused;
 mod rules;
 mod service;
 mod switch;
 mod tag;
 
+pub use action::Action;
 pub use desired::Desired;
 pub use desired::MTU_DEFAULT;
 pub use desired::NetworkSpec;
@@ -66,15 +69,14 @@ pub use host::HostError;
 pub use host::LinuxHost;
 pub use host::Neighbour;
 pub use host::ServiceSockets;
-pub use plan::Action;
 pub use plan::Actual;
 pub use plan::Counters;
 pub use plan::HostRoute;
 pub use plan::Link;
 pub use plan::LinkKind;
 pub use plan::Plan;
-pub use plan::Refused;
 pub use plan::plan;
+pub use refused::Refused;
 pub use rules::RulesId;
 pub use rules::Ruleset;
 pub use switch::ActionFailure;

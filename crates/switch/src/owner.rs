@@ -12,6 +12,7 @@ use model::NicId;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+use crate::action::Action;
 use crate::desired::Desired;
 use crate::desired::NetworkSpec;
 use crate::desired::PortSpec;
@@ -20,11 +21,11 @@ use crate::host::Announced;
 use crate::host::Host;
 use crate::host::HostError;
 use crate::host::Neighbour;
-use crate::plan::Action;
 use crate::plan::Actual;
 use crate::plan::Plan;
+use crate::plan::RulesCache;
 use crate::plan::bridge_of;
-use crate::plan::plan;
+use crate::plan::plan_with;
 use crate::rules::RulesId;
 use crate::service::Service;
 use crate::switch::ActionFailure;
@@ -59,13 +60,15 @@ pub(crate) struct Owner {
     services: BTreeMap<NetworkId, Service>,
     /// What the last pass left in force, and when all of it was last read back.
     rules: Option<(RulesId, Instant)>,
+    cache: RulesCache,
 }
 
 impl Owner {
     pub(crate) fn new(config: SwitchConfig, host: Arc<dyn Host>) -> Self {
         let upstreams = Arc::new(Upstreams::new(config.resolv_conf.clone()));
         let desired = Desired::default();
-        Self { config, host, upstreams, desired, services: BTreeMap::new(), rules: None }
+        let cache = RulesCache::default();
+        Self { config, host, upstreams, desired, services: BTreeMap::new(), rules: None, cache }
     }
 
     pub(crate) async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
@@ -98,7 +101,7 @@ impl Owner {
                 return report;
             }
         };
-        let plan = plan(&self.config.tag, &self.desired, &actual);
+        let plan = plan_with(&self.config.tag, &self.desired, &actual, &mut self.cache);
         self.stop_services(&plan).await;
         for action in &plan.actions {
             match self.host.perform(&self.config.tag, action).await {

@@ -16,7 +16,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::fmt;
 use std::net::Ipv4Addr;
 
 use model::Ipv4Subnet;
@@ -24,9 +23,11 @@ use model::NetworkId;
 use model::NetworkKind;
 use model::NicId;
 
+use crate::action::Action;
 use crate::desired::Desired;
 use crate::desired::NetworkSpec;
 use crate::desired::PortSpec;
+use crate::refused::Refused;
 use crate::rules::NatRules;
 use crate::rules::PortRules;
 use crate::rules::RulesId;
@@ -111,171 +112,6 @@ pub struct Actual {
     pub routes: Vec<HostRoute>,
 }
 
-/// One change of the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Delete a device of ours.
-    DeleteLink(LinkName),
-    /// Make a bridge, down.
-    CreateBridge {
-        /// Its name.
-        name: LinkName,
-        /// Its fixed Ethernet address.
-        mac: [u8; 6],
-        /// A line for people who look at `ip link`.
-        alias: String,
-    },
-    /// The host speaks no IPv6 on this device: a NAT network is IPv4 only.
-    SilenceIpv6(LinkName),
-    /// Set a device's MTU.
-    SetMtu {
-        /// The device.
-        link: LinkName,
-        /// Bytes.
-        mtu: u32,
-    },
-    /// Give a bridge an address.
-    AddAddress {
-        /// The bridge.
-        link: LinkName,
-        /// The address.
-        address: Ipv4Addr,
-        /// Its prefix length.
-        prefix: u8,
-    },
-    /// Take an address away from a bridge.
-    RemoveAddress {
-        /// The bridge.
-        link: LinkName,
-        /// The address.
-        address: Ipv4Addr,
-        /// Its prefix length.
-        prefix: u8,
-    },
-    /// Replace our rules.
-    LoadRules(Ruleset),
-    /// Begin to note the addresses of guests.
-    LearnAddresses,
-    /// Remove our rules and what was noted.
-    RemoveRules,
-    /// Let the host forward IPv4. Never taken back: others may rely on it by then.
-    EnableForwarding,
-    /// Set a device up.
-    SetUp(LinkName),
-    /// Make a tap a port of a bridge.
-    Attach {
-        /// The tap.
-        tap: LinkName,
-        /// The bridge.
-        bridge: LinkName,
-    },
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::DeleteLink(link) => write!(f, "delete {link}"),
-            Self::CreateBridge { name, .. } => write!(f, "make the bridge {name}"),
-            Self::SilenceIpv6(link) => write!(f, "keep the host's IPv6 off {link}"),
-            Self::SetMtu { link, mtu } => write!(f, "set the MTU of {link} to {mtu}"),
-            Self::AddAddress { link, address, prefix } => {
-                write!(f, "give {address}/{prefix} to {link}")
-            }
-            Self::RemoveAddress { link, address, prefix } => {
-                write!(f, "take {address}/{prefix} from {link}")
-            }
-            Self::LoadRules(ruleset) => write!(f, "load {} packet rules", ruleset.id.rules),
-            Self::LearnAddresses => write!(f, "note the addresses of guests"),
-            Self::RemoveRules => write!(f, "remove the packet rules"),
-            Self::EnableForwarding => write!(f, "let the host forward IPv4"),
-            Self::SetUp(link) => write!(f, "set {link} up"),
-            Self::Attach { tap, bridge } => write!(f, "attach {tap} to {bridge}"),
-        }
-    }
-}
-
-/// Why a network or a port cannot be had now.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
-    /// The host already reaches these addresses another way.
-    #[error(
-        "network {network} wants {subnet}, but this host has a route to {route} through {link}; \
-         give the network another subnet, or remove that route (ip route del {route})"
-    )]
-    RouteConflict {
-        /// Name of the network.
-        network: String,
-        /// What it wants.
-        subnet: Ipv4Subnet,
-        /// The route in the way.
-        route: String,
-        /// The device of that route.
-        link: String,
-    },
-    /// Two networks share addresses.
-    #[error(
-        "network {network} ({subnet}) overlaps network {other} ({other_subnet}); give one of them \
-         another subnet"
-    )]
-    SubnetOverlap {
-        /// Name of the refused network.
-        network: String,
-        /// Its subnet.
-        subnet: Ipv4Subnet,
-        /// Name of the one that has the addresses.
-        other: String,
-        /// Its subnet.
-        other_subnet: Ipv4Subnet,
-    },
-    /// No such bridge on this host.
-    #[error(
-        "network {network} uses the host bridge '{bridge}', which {what}; make it (ip link add \
-         {bridge} type bridge) or name another bridge in the network"
-    )]
-    NoHostBridge {
-        /// Name of the network.
-        network: String,
-        /// Name of the bridge.
-        bridge: String,
-        /// What is wrong with it.
-        what: &'static str,
-    },
-    /// A device with the name we need exists and is something else.
-    #[error("the device name {link} is taken by something that is not ours; rename that device")]
-    NameTaken {
-        /// The device.
-        link: LinkName,
-    },
-    /// Two ids give one device name.
-    #[error("two ids share the short name {link}; make one of the two anew")]
-    ShortIdCollision {
-        /// The device.
-        link: LinkName,
-    },
-    /// The port names a network that is not here.
-    #[error("the NIC's network {0} does not exist on this host; attach the NIC to another network")]
-    NoNetwork(NetworkId),
-    /// The network itself is refused.
-    #[error("the NIC's network cannot be had: {0}")]
-    NetworkRefused(Box<Refused>),
-    /// The reserved address is not one of the network's guest addresses.
-    #[error("address {address} cannot be given to a guest of {subnet}; reserve another")]
-    BadAddress {
-        /// The address.
-        address: Ipv4Addr,
-        /// The network.
-        subnet: Ipv4Subnet,
-    },
-    /// Another port of the network has the same MAC or IP address.
-    #[error("{what} is already in use on this network by NIC {other}; change one of them")]
-    Duplicate {
-        /// The address, as text.
-        what: String,
-        /// Who has it.
-        other: NicId,
-    },
-}
-
 /// What to do, and what cannot be done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -289,6 +125,32 @@ pub struct Plan {
 
 /// Computes what is missing between desired and actual.
 pub fn plan(tag: &InstanceTag, desired: &Desired, actual: &Actual) -> Plan {
+    plan_with(tag, desired, actual, &mut RulesCache::default())
+}
+
+/// The rule set that was last asked for. Passes follow each other with the same ports (each start
+/// of a machine is one), and building thousands of rules anew each time would be most of the work.
+#[derive(Debug, Default)]
+pub(crate) struct RulesCache(Option<(Vec<NatRules>, Vec<PortRules>, Ruleset)>);
+
+impl RulesCache {
+    fn get(&mut self, tag: &InstanceTag, nats: Vec<NatRules>, ports: Vec<PortRules>) -> &Ruleset {
+        let known = self.0.take().filter(|(n, p, _)| *n == nats && *p == ports);
+        let (_, _, rules) = self.0.insert(known.unwrap_or_else(|| {
+            let rules = ruleset(tag, &nats, &ports);
+            (nats, ports, rules)
+        }));
+        rules
+    }
+}
+
+/// [`plan`], with the rule set of the last time at hand.
+pub(crate) fn plan_with(
+    tag: &InstanceTag,
+    desired: &Desired,
+    actual: &Actual,
+    cache: &mut RulesCache,
+) -> Plan {
     let mut plan = Plan::default();
     let networks = accept_networks(tag, desired, actual, &mut plan.refused_networks);
     let ports =
@@ -299,7 +161,7 @@ pub fn plan(tag: &InstanceTag, desired: &Desired, actual: &Actual) -> Plan {
     for network in networks.values() {
         prepare_bridge(tag, network, actual, out);
     }
-    rules(tag, desired, &networks, &ports, actual, out);
+    rules(tag, (&networks, &ports), desired, actual, cache, out);
     let nat = networks.values().any(|network| network.subnet().is_some());
     if nat && !actual.forwarding {
         out.push(Action::EnableForwarding);
@@ -544,10 +406,10 @@ fn has_gateway(link: &Link, subnet: Ipv4Subnet) -> bool {
 
 fn rules(
     tag: &InstanceTag,
+    (networks, ports): (&BTreeMap<NetworkId, &NetworkSpec>, &[&PortSpec]),
     desired: &Desired,
-    networks: &BTreeMap<NetworkId, &NetworkSpec>,
-    ports: &[&PortSpec],
     actual: &Actual,
+    cache: &mut RulesCache,
     out: &mut Vec<Action>,
 ) {
     if desired.networks.is_empty() && desired.ports.is_empty() {
@@ -568,9 +430,9 @@ fn rules(
             nat: networks[&port.network].subnet().is_some(),
         })
         .collect();
-    let wanted = ruleset(tag, &nats, &ports);
+    let wanted = cache.get(tag, nats, ports);
     if actual.rules.as_ref() != Some(&wanted.id) {
-        out.push(Action::LoadRules(wanted));
+        out.push(Action::LoadRules(wanted.clone()));
     }
     if !actual.learning {
         out.push(Action::LearnAddresses);

@@ -18,7 +18,7 @@ use crate::host::HostError;
 use crate::owner::Owner;
 use crate::owner::Request;
 use crate::plan::Counters;
-use crate::plan::Refused;
+use crate::refused::Refused;
 use crate::tag::InstanceTag;
 use crate::tag::LinkName;
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -37,12 +38,15 @@ pub(crate) enum Transport {
     Tcp,
 }
 
+/// What changes when a file is written or replaced: time, length, inode.
+type Version = (SystemTime, u64, u64);
+
 /// The host's resolvers, read again whenever their file changes.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
     path: PathBuf,
     /// Our own gateway addresses never count: asking ourselves would go round for ever.
-    cache: Mutex<(Option<SystemTime>, Vec<IpAddr>)>,
+    cache: Mutex<(Option<Version>, Vec<IpAddr>)>,
 }
 
 impl Upstreams {
@@ -51,12 +55,13 @@ impl Upstreams {
     }
 
     fn current(&self) -> Vec<IpAddr> {
-        let changed = std::fs::metadata(&self.path).and_then(|meta| meta.modified()).ok();
+        let meta = std::fs::metadata(&self.path).ok();
+        let version = meta.and_then(|meta| Some((meta.modified().ok()?, meta.len(), meta.ino())));
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        if changed.is_none() || cache.0 != changed {
+        if version.is_none() || cache.0 != version {
             let text = std::fs::read(&self.path).unwrap_or_default();
             let text = &text[..text.len().min(RESOLV_CONF_BYTES_MAX)];
-            *cache = (changed, parse(&String::from_utf8_lossy(text)));
+            *cache = (version, parse(&String::from_utf8_lossy(text)));
         }
         cache.1.clone()
     }

@@ -17,13 +17,13 @@ use async_trait::async_trait;
 use tokio::net::TcpListener;
 use tokio::net::UdpSocket;
 
+use crate::action::Action;
 use crate::host::Announced;
 use crate::host::DnsSockets;
 use crate::host::Host;
 use crate::host::HostError;
 use crate::host::Neighbour;
 use crate::host::ServiceSockets;
-use crate::plan::Action;
 use crate::plan::Actual;
 use crate::plan::Counters;
 use crate::plan::HostRoute;

@@ -39,6 +39,7 @@ use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::net::UdpSocket;
 
+use crate::action::Action;
 use crate::host::Announced;
 use crate::host::DnsSockets;
 use crate::host::Host;
@@ -48,7 +49,6 @@ use crate::host::ServiceSockets;
 use crate::host::nft;
 use crate::host::nft::Tables;
 use crate::host::tun;
-use crate::plan::Action;
 use crate::plan::Actual;
 use crate::plan::Counters;
 use crate::plan::HostRoute;

@@ -13,7 +13,7 @@ use model::MacAddr;
 use tokio::net::TcpListener;
 use tokio::net::UdpSocket;
 
-use crate::plan::Action;
+use crate::action::Action;
 use crate::plan::Actual;
 use crate::rules::RulesId;
 use crate::tag::InstanceTag;

@@ -106,6 +106,7 @@ conformance!(
     a_route_in_the_way_refuses_the_network_and_no_other,
     a_pass_cut_anywhere_is_finished_by_the_next,
     an_unwanted_port_goes_before_its_rules,
+    a_running_machine_moves_to_another_network,
     a_network_can_be_renumbered,
     a_bridged_network_leaves_the_bridge_as_it_is,
     two_instances_do_not_touch_each_other,
@@ -258,6 +259,24 @@ async fn an_unwanted_port_goes_before_its_rules(world: &dyn World) {
     assert_eq!(*tap, tag("test").tap(nic(1)));
     apply_clean(&switch, &without).await;
     assert!(!look(world, "test").await.links.contains_key(tap));
+}
+
+async fn a_running_machine_moves_to_another_network(world: &dyn World) {
+    let switch = switch(world, "test");
+    let mut desired = one_port();
+    desired.networks.push(nat(2, "10.78.0.0/24"));
+    apply_clean(&switch, &desired).await;
+    let _machine = switch.open_port(nic(1)).await.unwrap();
+    let before = look(world, "test").await.links[&tag("test").tap(nic(1))].index;
+
+    desired.networks[1].mtu = 1400;
+    desired.ports[0].network = network(2);
+    desired.ports[0].address = Some(Ipv4Addr::new(10, 78, 0, 5));
+    apply_clean(&switch, &desired).await;
+    let tap = look(world, "test").await.links[&tag("test").tap(nic(1))].clone();
+    assert_eq!(tap.master, Some(tag("test").bridge(network(2))));
+    assert_eq!((tap.index, tap.mtu), (before, 1400), "the same tap, so the machine keeps its card");
+    assert_eq!(port_state(&switch).await, PortState::Attached);
 }
 
 async fn a_network_can_be_renumbered(world: &dyn World) {
