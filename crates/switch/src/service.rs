@@ -31,46 +31,36 @@ pub(crate) struct Service {
     leases: watch::Sender<Arc<Leases>>,
     zone: watch::Sender<Arc<Zone>>,
     taken: Taken,
-    dns: Result<(), HostError>,
+    whole: bool,
     tasks: JoinSet<()>,
 }
 
 impl Service {
-    /// Starts the servers on open sockets.
+    /// Starts the servers on open sockets. The error tells why the resolver does not run.
     pub(crate) fn start(
         sockets: ServiceSockets,
         network: &NetworkSpec,
         subnet: Ipv4Subnet,
         desired: &Desired,
         upstreams: &Arc<Upstreams>,
-    ) -> Self {
+    ) -> (Self, Option<HostError>) {
         let (leases, leases_now) = watch::channel(Arc::new(leases(network, subnet, desired)));
         let (zone, _) = watch::channel(Arc::new(zone(network, subnet, desired)));
         let taken: Taken = Arc::new(Mutex::new(BTreeMap::new()));
         let mut tasks = JoinSet::new();
         let name = network.name.to_string();
         tasks.spawn(dhcp::serve(sockets.dhcp, name, leases_now, Arc::clone(&taken)));
-        let mut service = Self { subnet, leases, zone, taken, dns: Ok(()), tasks };
-        service.start_dns(sockets.dns, upstreams);
-        service
-    }
-
-    fn start_dns(&mut self, sockets: Result<DnsSockets, HostError>, upstreams: &Arc<Upstreams>) {
-        self.dns = sockets.map(|DnsSockets { udp, tcp }| {
-            let zone = self.zone.subscribe();
-            self.tasks.spawn(dns::serve_udp(udp, zone.clone(), Arc::clone(upstreams)));
-            self.tasks.spawn(dns::serve_tcp(tcp, zone, Arc::clone(upstreams)));
+        let dns = sockets.dns.map(|DnsSockets { udp, tcp }| {
+            let zone = zone.subscribe();
+            tasks.spawn(dns::serve_udp(udp, zone.clone(), Arc::clone(upstreams)));
+            tasks.spawn(dns::serve_tcp(tcp, zone, Arc::clone(upstreams)));
         });
+        (Self { subnet, leases, zone, taken, whole: dns.is_ok(), tasks }, dns.err())
     }
 
     /// Whether every server runs. One that could not get its port is tried again in the next pass.
     pub(crate) fn is_whole(&self) -> bool {
-        self.dns.is_ok()
-    }
-
-    /// Why the resolver does not run, where it does not.
-    pub(crate) fn complaint(&self) -> Option<String> {
-        self.dns.as_ref().err().map(HostError::to_string)
+        self.whole
     }
 
     /// Whether it still serves this subnet with all its tasks.
