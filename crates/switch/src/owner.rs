@@ -174,7 +174,7 @@ impl Owner {
         }
     }
 
-    async fn run_services(&mut self, plan: &Plan) -> BTreeMap<NetworkId, String> {
+    async fn run_services(&mut self, plan: &Plan) -> BTreeMap<NetworkId, HostError> {
         let mut failed = BTreeMap::new();
         for network in &self.desired.networks {
             let Some(subnet) = network.subnet() else { continue };
@@ -188,17 +188,17 @@ impl Owner {
             let bridge = self.config.tag.bridge(network.id);
             match self.host.serve(&bridge, subnet.gateway()).await {
                 Ok(sockets) => {
-                    let service =
+                    let (service, without_dns) =
                         Service::start(sockets, network, subnet, &self.desired, &self.upstreams);
-                    failed.extend(service.complaint().map(|why| (network.id, why)));
+                    failed.extend(without_dns.map(|why| (network.id, why)));
                     self.services.insert(network.id, service);
                 }
                 Err(error) => {
-                    failed.insert(network.id, error.to_string());
+                    failed.insert(network.id, error);
                 }
             }
             if let Some(why) = failed.get(&network.id) {
-                tracing::warn!(network = %network.name, why, "guests are not fully served");
+                tracing::warn!(network = %network.name, %why, "guests are not fully served");
             }
         }
         failed

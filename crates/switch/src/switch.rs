@@ -56,9 +56,8 @@ pub struct Report {
     pub refused_networks: BTreeMap<NetworkId, Refused>,
     /// Ports that cannot be had now.
     pub refused_ports: BTreeMap<NicId, Refused>,
-    /// NAT networks whose DHCP or DNS does not run, and why, as text for people. The next pass
-    /// tries again.
-    pub without_service: BTreeMap<NetworkId, String>,
+    /// NAT networks whose DHCP or DNS does not run, and why. The next pass tries again.
+    pub without_service: BTreeMap<NetworkId, HostError>,
     /// What ended the pass early. The next pass tries again.
     pub failure: Option<ActionFailure>,
 }

@@ -120,7 +120,7 @@ fn a_taken_dns_port_costs_names_but_not_addresses() {
         let squatter = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 53)).unwrap();
         let switch = start(Arc::new(LinuxHost::new().unwrap()));
         let report = switch.apply(desired()).await.unwrap();
-        let why = &report.without_service[&network(1)];
+        let why = report.without_service[&network(1)].to_string();
         assert!(why.contains("DNS") && why.contains("ss -lnp 'sport = :53'"), "{why}");
         // DHCP is there: its port cannot be had a second time on that bridge.
         let taken = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 67));
