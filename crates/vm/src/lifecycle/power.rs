@@ -75,7 +75,7 @@ impl Driver {
         let parts = plan::Parts {
             layout: layout.map_err(file("the layout of its devices cannot be read"))?,
             nics,
-            seed: self.make_seed(record)?,
+            seed: self.make_seed(record, restored)?,
             restore,
             generation_id: self
                 .files

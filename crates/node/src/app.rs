@@ -1,0 +1,100 @@
+//! What the parts of the daemon share.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
+
+use api::ApiError;
+use api::ErrorKind;
+use model::Actor;
+use model::Applied;
+use model::Command;
+use model::Millis;
+use model::Name;
+use model::NodeId;
+use model::OpId;
+use model::OpRequest;
+use model::Proposal;
+use model::UnixMillis;
+use uuid::Uuid;
+use vm::engine::Ability;
+use vm::engine::Engine;
+use vm::engine::EngineError;
+
+use crate::config::Config;
+use crate::events::Events;
+use crate::hub::Hub;
+use crate::ledger::Progresses;
+use crate::ports::SwitchPorts;
+use crate::reconcile::Reconcilers;
+use crate::sample::Samples;
+use crate::truth::ProposeError;
+use crate::truth::Truth;
+
+/// Handles to everything. Each part gets what it needs from here and no more.
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) node: NodeId,
+    pub(crate) node_name: Name,
+    pub(crate) started: UnixMillis,
+    pub(crate) truth: Arc<dyn Truth>,
+    pub(crate) events: Events,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) hub: Hub,
+    pub(crate) progresses: Arc<Progresses>,
+    pub(crate) ports: Arc<SwitchPorts>,
+    pub(crate) samples: Arc<Samples>,
+    pub(crate) reconcilers: Reconcilers,
+    pub(crate) tls: Option<crate::tls::TlsInfo>,
+}
+
+/// The time now. The one place of the daemon that reads the wall clock.
+pub(crate) fn now() -> UnixMillis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A new id, sortable by time.
+pub(crate) fn new_uuid() -> Uuid {
+    Uuid::now_v7()
+}
+
+impl App {
+    /// Proposes a command in the name of a caller.
+    pub(crate) async fn propose(
+        &self,
+        actor: &Actor,
+        command: Command,
+    ) -> Result<Applied, ApiError> {
+        let proposal = Proposal { at: now(), actor: actor.clone(), command };
+        self.truth.propose(proposal).await.map_err(api_error)
+    }
+
+    /// Begins an operation in the name of a caller.
+    pub(crate) async fn begin(
+        &self,
+        actor: &Actor,
+        request: OpRequest,
+        limit: Millis,
+    ) -> Result<OpId, ApiError> {
+        let op = OpId::new(new_uuid());
+        self.propose(actor, Command::BeginOp { op, request: Box::new(request), limit }).await?;
+        Ok(op)
+    }
+
+    pub(crate) async fn ability(&self) -> Result<Ability, EngineError> {
+        self.engine.ability().await
+    }
+}
+
+pub(crate) fn api_error(error: ProposeError) -> ApiError {
+    match error {
+        ProposeError::Refused(refused) => refused.into(),
+        ProposeError::Unavailable(why) => ApiError::new(
+            ErrorKind::Unavailable,
+            "unavailable",
+            format!("the state takes no changes now: {why}"),
+            "try again in a moment",
+        ),
+    }
+}

@@ -1,0 +1,120 @@
+//! Configuration of the daemon: a TOML file, overridden by the command line.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use model::Ipv4Subnet;
+use serde::Deserialize;
+
+/// Where the packaged daemon finds its configuration.
+pub const DEFAULT_FILE: &str = "/etc/muster/config.toml";
+
+/// Everything that can be set. Each field has a default, so an empty file is a valid one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// State, images and VMs. Must be on a local file system.
+    pub data_dir: PathBuf,
+    /// Sockets and records of running machines; empty after a boot of the host.
+    pub run_dir: PathBuf,
+    /// The API's Unix socket; `api.sock` in the run directory where it is not set.
+    pub socket: Option<PathBuf>,
+    /// Group whose members may use the socket with the role operator. Root may do everything.
+    pub operator_group: String,
+    /// Group whose members may use the socket with the role administrator.
+    pub admin_group: String,
+    /// Address of the TLS port; none is no TLS port. Port 0 takes a free one.
+    pub tls_listen: Option<SocketAddr>,
+    /// Name of this node; the host's name where it is not set.
+    pub node_name: Option<String>,
+    /// Address range of the network `nat` that a new node begins with.
+    pub nat_subnet: Ipv4Subnet,
+    /// Whether this daemon makes networks on the host; without, adapters cannot be plugged in.
+    pub networking: bool,
+    /// The machine engine.
+    pub engine: EngineKind,
+    /// Path of the QEMU program; searched for where it is not set.
+    pub qemu: Option<PathBuf>,
+    /// First host user id of machines: a VM's process runs as this plus its slot.
+    pub uid_base: u32,
+    /// How long a deleted VM stays in the recycle bin, in days.
+    pub recycle_days: u64,
+    /// Host memory that VMs never get, in MiB.
+    pub memory_reserve_mib: u64,
+}
+
+/// Which machine engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// Real machines.
+    Qemu,
+    /// Machines that only pretend: for measuring and trying the control plane with thousands.
+    Fake,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("/var/lib/muster"),
+            run_dir: PathBuf::from("/run/muster"),
+            socket: None,
+            operator_group: "muster".to_owned(),
+            admin_group: "muster-admin".to_owned(),
+            tls_listen: None,
+            node_name: None,
+            nat_subnet: "10.77.0.0/24".parse().expect("a constant that a test checks"),
+            networking: true,
+            engine: EngineKind::Qemu,
+            qemu: None,
+            uid_base: 2_000_000_000,
+            recycle_days: 7,
+            memory_reserve_mib: 512,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has a line that is not understood; the message names it.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("the configuration {} cannot be read", path.display()))?;
+        toml::from_str(&text).with_context(|| format!("in the configuration {}", path.display()))
+    }
+
+    /// Reads the packaged configuration file if there is one, else takes the defaults.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn read_default() -> anyhow::Result<Self> {
+        let path = Path::new(DEFAULT_FILE);
+        if path.exists() { Self::read(path) } else { Ok(Self::default()) }
+    }
+
+    /// The API's Unix socket.
+    pub fn socket_path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.run_dir.join("api.sock"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        let config: Config = toml::from_str("").unwrap();
+        assert_eq!(config.nat_subnet.to_string(), "10.77.0.0/24");
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named() {
+        let error = toml::from_str::<Config>("data_dirr = '/x'").unwrap_err().to_string();
+        assert!(error.contains("data_dirr"), "{error}");
+    }
+}

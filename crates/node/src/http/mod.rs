@@ -1,0 +1,228 @@
+//! The API's server: handlers by endpoint type, so that method, path, role and types come from the
+//! one table in `api`.
+//!
+//! Trust boundary: everything of a request is a stranger's. Bodies, headers and connections have
+//! limits; who asks is told by the kernel (Unix socket) or by a token (TLS), and the role is
+//! checked before a handler sees anything.
+
+mod auth;
+mod consoles;
+mod devices;
+mod events;
+mod images;
+mod networks;
+mod nodes;
+mod ops;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod tokens;
+mod vms;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api::ApiError;
+use api::ErrorKind;
+use api::endpoint::Access;
+use api::endpoint::Endpoint;
+use api::endpoint::Info;
+use api::endpoint::Method;
+use api::endpoint::TABLE;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::FromRequestParts;
+use axum::extract::Query;
+use axum::extract::RawPathParams;
+use axum::extract::Request;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::routing::MethodFilter;
+use axum::routing::on;
+use http_body_util::BodyExt;
+use model::Actor;
+use model::Role;
+
+use crate::app::App;
+
+pub(crate) use serve::Peer;
+pub(crate) use serve::bind_unix;
+pub(crate) use serve::serve_tls;
+pub(crate) use serve::serve_unix;
+
+/// Largest request body: a VM with the largest user-data takes some 200 kB.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// How much of a body that is too large is read and thrown away, so that its sender gets to read
+/// the answer.
+const BODY_BYTES_DRAINED_MAX: usize = 16 << 20;
+
+/// Who asks, and what they may do.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) actor: Actor,
+    pub(crate) role: Role,
+}
+
+/// One call of an endpoint.
+pub(crate) struct Call<E: Endpoint> {
+    pub(crate) app: Arc<App>,
+    pub(crate) caller: Caller,
+    pub(crate) path: Vec<String>,
+    pub(crate) query: E::Query,
+    pub(crate) body: E::Body,
+}
+
+impl<E: Endpoint> Call<E> {
+    /// The path's parameter of that place.
+    pub(crate) fn param(&self, place: usize) -> &str {
+        self.path.get(place).map_or("", String::as_str)
+    }
+}
+
+/// Collects routes and knows which rows of the table are still without a handler.
+struct Mounts {
+    app: Arc<App>,
+    router: Router,
+    mounted: BTreeSet<&'static str>,
+}
+
+/// All routes.
+///
+/// # Panics
+/// If a row of the table has no handler: an error of this crate, seen at the first start.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let mut mounts = Mounts { app, router: Router::new(), mounted: BTreeSet::new() };
+    vms::mount(&mut mounts);
+    devices::mount(&mut mounts);
+    consoles::mount(&mut mounts);
+    images::mount(&mut mounts);
+    ops::mount(&mut mounts);
+    events::mount(&mut mounts);
+    nodes::mount(&mut mounts);
+    networks::mount(&mut mounts);
+    tokens::mount(&mut mounts);
+    let missing: Vec<_> =
+        TABLE.iter().map(|info| info.id).filter(|id| !mounts.mounted.contains(id)).collect();
+    assert!(missing.is_empty(), "endpoints without a handler: {missing:?}");
+    mounts.router.fallback(no_such_route)
+}
+
+async fn no_such_route(request: Request) -> Response {
+    let message = format!("there is no {} {}", request.method(), request.uri().path());
+    let hint = "see what there is: GET /v1/openapi.json";
+    error_response(&ApiError::new(ErrorKind::NotFound, "no_such_route", message, hint))
+}
+
+impl Mounts {
+    /// Mounts a handler that answers with JSON.
+    fn json<E, H, F>(&mut self, handler: H)
+    where
+        E: Endpoint,
+        E::Reply: 'static,
+        H: Fn(Call<E>) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<E::Reply, ApiError>> + Send,
+    {
+        self.raw::<E, _, _>(move |call, _request| {
+            let answer = handler(call);
+            async move { answer.await.map(|reply| axum::Json(reply).into_response()) }
+        });
+    }
+
+    /// Mounts a handler that makes the response itself. It gets the request's head, for upgrades.
+    fn raw<E, H, F>(&mut self, handler: H)
+    where
+        E: Endpoint,
+        H: Fn(Call<E>, Request) -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Result<Response, ApiError>> + Send,
+    {
+        let info: &'static Info = &E::INFO;
+        assert!(self.mounted.insert(info.id), "{} is mounted twice", info.id);
+        let app = self.app.clone();
+        let route = move |request: Request| {
+            let app = app.clone();
+            let handler = handler.clone();
+            async move {
+                match prepare::<E>(app, request).await {
+                    Ok((call, request)) => match handler(call, request).await {
+                        Ok(response) => response,
+                        Err(error) => error_response(&error),
+                    },
+                    Err(error) => error_response(&error),
+                }
+            }
+        };
+        let router = std::mem::take(&mut self.router);
+        self.router = router.route(info.path, on(filter(info.method), route));
+    }
+}
+
+fn filter(method: Method) -> MethodFilter {
+    match method {
+        Method::Get => MethodFilter::GET,
+        Method::Post => MethodFilter::POST,
+        Method::Patch => MethodFilter::PATCH,
+        Method::Delete => MethodFilter::DELETE,
+    }
+}
+
+/// Finds out who asks and whether they may, then reads path, query and body.
+async fn prepare<E: Endpoint>(
+    app: Arc<App>,
+    request: Request,
+) -> Result<(Call<E>, Request), ApiError> {
+    let caller = match E::INFO.access {
+        Access::Anyone => auth::anyone(&app, &request),
+        Access::Needs(role) => auth::caller(&app, &request, role)?,
+    };
+    let (mut parts, body) = request.into_parts();
+    let path = RawPathParams::from_request_parts(&mut parts, &())
+        .await
+        .map_err(|error| bad_request(&format!("the path cannot be read: {error}")))?
+        .iter()
+        .map(|(_, value)| value.to_owned())
+        .collect();
+    let Query(query) = Query::<E::Query>::try_from_uri(&parts.uri)
+        .map_err(|error| bad_request(&format!("the query cannot be read: {error}")))?;
+    let bytes = read_body(body).await?;
+    let json: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
+    let body = serde_json::from_slice(json)
+        .map_err(|error| bad_request(&format!("the body cannot be read: {error}")))?;
+    let call = Call { app, caller, path, query, body };
+    Ok((call, Request::from_parts(parts, axum::body::Body::empty())))
+}
+
+async fn read_body(mut body: axum::body::Body) -> Result<Bytes, ApiError> {
+    let mut bytes = Vec::new();
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| bad_request(&format!("the body broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        read += data.len();
+        if read <= BODY_BYTES_MAX {
+            bytes.extend_from_slice(&data);
+        } else if read > BODY_BYTES_DRAINED_MAX {
+            break;
+        }
+    }
+    if read <= BODY_BYTES_MAX {
+        return Ok(Bytes::from(bytes));
+    }
+    Err(ApiError::new(
+        ErrorKind::TooLarge,
+        "too_large",
+        format!("the request is larger than {BODY_BYTES_MAX} bytes"),
+        "send less; images are imported from a path or an address",
+    ))
+}
+
+pub(crate) fn bad_request(message: &str) -> ApiError {
+    let hint = "see the fields: GET /v1/openapi.json";
+    ApiError::new(ErrorKind::BadRequest, "bad_request", message, hint)
+}
+
+fn error_response(error: &ApiError) -> Response {
+    let status = axum::http::StatusCode::from_u16(error.kind.status())
+        .unwrap_or(axum::http::StatusCode::INTERNAL_SERVER_ERROR);
+    (status, axum::Json(error)).into_response()
+}

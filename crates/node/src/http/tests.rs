@@ -1,0 +1,289 @@
+//! The daemon over its real socket, with the fake engine: who may do what, and the life of a VM.
+
+use std::sync::Arc;
+
+use api::ErrorKind;
+use api::client::Client;
+use api::client::Target;
+use api::endpoint as ep;
+use api::endpoint::Access;
+use api::endpoint::Info;
+use api::endpoint::Nothing;
+use api::endpoint::ReplyKind;
+use api::endpoint::TABLE;
+use api::types::DiskAddBody;
+use api::types::OpView;
+use api::types::OpWaitQuery;
+use api::types::Phase;
+use api::types::ShutdownBody;
+use api::types::TokenCreateBody;
+use api::types::UndeleteBody;
+use api::types::VmCreateBody;
+use api::types::VmDeleteQuery;
+use model::OpState;
+use model::Role;
+use tokio_rustls::TlsAcceptor;
+use vm::engine::fake::FakeEngine;
+use vm::engine::fake::FakeHost;
+
+use crate::config::Config;
+use crate::config::EngineKind;
+use crate::http::bind_unix;
+use crate::http::router;
+use crate::http::serve_tls;
+use crate::http::serve_unix;
+use crate::start::assemble;
+
+struct Daemon {
+    admin: Client,
+    address: String,
+    fingerprint: String,
+    fake: FakeHost,
+    _dir: tempfile::TempDir,
+}
+
+async fn daemon() -> Daemon {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config {
+        data_dir: dir.path().to_owned(),
+        run_dir: dir.path().to_owned(),
+        tls_listen: Some("127.0.0.1:0".parse().unwrap()),
+        node_name: Some("h1".to_owned()),
+        networking: false,
+        engine: EngineKind::Fake,
+        ..Config::default()
+    };
+    let fake = FakeHost::new();
+    let engine = Arc::new(FakeEngine::new(&fake));
+    let (app, tls) = assemble(&config, engine).await.unwrap();
+    let router = router(app);
+    let listener = bind_unix(&config.socket_path(), &config).unwrap();
+    tokio::spawn(serve_unix(listener, router.clone(), config.clone()));
+    let (listener, acceptor, info): (_, TlsAcceptor, _) = tls.unwrap();
+    tokio::spawn(serve_tls(listener, acceptor, router));
+    Daemon {
+        admin: Client::new(Target::Unix { path: config.socket_path() }),
+        address: info.address.to_string(),
+        fingerprint: info.fingerprint,
+        fake,
+        _dir: dir,
+    }
+}
+
+impl Daemon {
+    fn with_token(&self, token: &str) -> Client {
+        Client::new(Target::Tls {
+            address: self.address.clone(),
+            fingerprint: self.fingerprint.clone(),
+            token: token.to_owned(),
+        })
+    }
+
+    async fn token(&self, role: Role) -> Client {
+        let name = role.as_str().parse().unwrap();
+        let body = TokenCreateBody { name, role, valid_s: None };
+        let made = self.admin.send::<ep::TokenCreate>(&[], &body).await.unwrap();
+        self.with_token(&made.secret)
+    }
+
+    async fn ended(&self, op: OpView) -> OpView {
+        let id = op.id.to_string();
+        let query = OpWaitQuery { timeout_ms: 20_000 };
+        self.admin.call::<ep::OpWait>(&[&id], &query, &Nothing {}).await.unwrap()
+    }
+
+    async fn done(&self, op: OpView) {
+        let op = self.ended(op).await;
+        assert!(matches!(op.state, OpState::Done { .. }), "{op:?}");
+    }
+
+    async fn create(&self, name: &str) {
+        let body = serde_json::json!({
+            "name": name, "memory": 128 << 20, "disks": [{ "size": 1 << 20 }],
+        });
+        let body: VmCreateBody = serde_json::from_value(body).unwrap();
+        let op = self.admin.send::<ep::VmCreate>(&[], &body).await.unwrap();
+        self.done(op).await;
+    }
+
+    async fn phase(&self, name: &str) -> Phase {
+        self.admin.get::<ep::VmShow>(&[name]).await.unwrap().phase
+    }
+}
+
+/// Calls an endpoint with a name that nothing has and an empty body: whoever may call it gets some
+/// answer about that, whoever may not is told so.
+async fn try_endpoint(client: &Client, info: &Info) -> Result<(), ErrorKind> {
+    let path: Vec<&str> = info.parameters().map(|_| "no-such-thing").collect();
+    client.call_raw(info, &path, &Nothing {}, &Nothing {}).await.map(drop).map_err(|e| e.kind)
+}
+
+fn is_denied(result: Result<(), ErrorKind>) -> bool {
+    matches!(result, Err(ErrorKind::Forbidden | ErrorKind::Unauthenticated))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_route_keeps_to_the_authorization_table() {
+    let daemon = daemon().await;
+    let roles = [Role::Viewer, Role::Operator, Role::Administrator];
+    let mut clients = Vec::new();
+    for role in roles {
+        clients.push((role, daemon.token(role).await));
+    }
+    let nobody = daemon.with_token("wrong");
+    // A stream's answer has no end to wait for; its check is the same code and runs before it.
+    for info in TABLE.iter().filter(|info| info.reply != ReplyKind::EventStream) {
+        let needed = match info.access {
+            Access::Anyone => None,
+            Access::Needs(role) => Some(role),
+        };
+        assert_eq!(
+            is_denied(try_endpoint(&nobody, info).await),
+            needed.is_some(),
+            "{} without a token",
+            info.id
+        );
+        for (role, client) in &clients {
+            let denied = is_denied(try_endpoint(client, info).await);
+            let expected = needed.is_some_and(|needed| *role < needed);
+            assert_eq!(denied, expected, "{} as {role}", info.id);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_and_a_foreign_certificate_are_refused() {
+    let daemon = daemon().await;
+    let viewer = daemon.token(Role::Viewer).await;
+    viewer.get::<ep::WhoAmI>(&[]).await.unwrap();
+    daemon.admin.get::<ep::TokenRevoke>(&["viewer"]).await.unwrap();
+    let error = viewer.get::<ep::WhoAmI>(&[]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unauthenticated);
+
+    let other = Client::new(Target::Tls {
+        address: daemon.address.clone(),
+        fingerprint: "00".repeat(32),
+        token: String::new(),
+    });
+    let error = other.get::<ep::Version>(&[]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_a_vm() {
+    let daemon = daemon().await;
+    let admin = &daemon.admin;
+    daemon.create("a").await;
+    assert_eq!(daemon.phase("a").await, Phase::Off);
+
+    daemon.done(admin.get::<ep::VmStart>(&["a"]).await.unwrap()).await;
+    assert_eq!(daemon.phase("a").await, Phase::Running);
+    daemon.done(admin.get::<ep::VmPause>(&["a"]).await.unwrap()).await;
+    assert_eq!(daemon.phase("a").await, Phase::Paused);
+    daemon.done(admin.get::<ep::VmResume>(&["a"]).await.unwrap()).await;
+    assert_eq!(daemon.phase("a").await, Phase::Running);
+
+    let disk = DiskAddBody { size: Some(model::Bytes::mib(1)), ..DiskAddBody::default() };
+    daemon.done(admin.send::<ep::DiskAdd>(&["a"], &disk).await.unwrap()).await;
+    let vm = admin.get::<ep::VmShow>(&["a"]).await.unwrap();
+    assert_eq!(vm.disks.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), ["disk0", "disk1"]);
+    daemon.done(admin.get::<ep::DiskRemove>(&["a", "disk1"]).await.unwrap()).await;
+
+    daemon.done(admin.get::<ep::VmSave>(&["a"]).await.unwrap()).await;
+    assert_eq!(daemon.phase("a").await, Phase::Saved);
+    assert!(daemon.fake.alive().is_empty(), "a saved VM has no process");
+    daemon.done(admin.get::<ep::VmStart>(&["a"]).await.unwrap()).await;
+    assert_eq!(daemon.phase("a").await, Phase::Running);
+
+    let body = ShutdownBody { patience_s: 10, then_off: false };
+    daemon.done(admin.send::<ep::VmShutdown>(&["a"], &body).await.unwrap()).await;
+    assert_eq!(daemon.phase("a").await, Phase::Off);
+    assert!(daemon.fake.alive().is_empty());
+    daemon.done(admin.get::<ep::VmDelete>(&["a"]).await.unwrap()).await;
+    let error = admin.get::<ep::VmShow>(&["a"]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    let back = UndeleteBody { name: Some("b".parse().unwrap()) };
+    let back = admin.send::<ep::VmUndelete>(&["a"], &back).await.unwrap();
+    assert_eq!((back.name.as_str(), back.phase), ("b", Phase::Off));
+    daemon.done(admin.get::<ep::VmDelete>(&["b"]).await.unwrap()).await;
+    let purge = VmDeleteQuery { purge: true };
+    let op = admin.call::<ep::VmDelete>(&["b"], &purge, &Nothing {}).await.unwrap();
+    daemon.done(op).await;
+    let error = admin.get::<ep::VmShow>(&[&back.id.to_string()]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_at_once_one_is_told_to_wait() {
+    let daemon = daemon().await;
+    daemon.create("a").await;
+    let (one, two) = tokio::join!(
+        daemon.admin.get::<ep::VmStart>(&["a"]),
+        daemon.admin.get::<ep::VmStart>(&["a"]),
+    );
+    let (won, lost) = match (one, two) {
+        (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
+        both => panic!("exactly one may win: {both:?}"),
+    };
+    assert_eq!(lost.kind, ErrorKind::Conflict);
+    assert!(!lost.hint.is_empty());
+    daemon.done(won).await;
+    assert_eq!(daemon.fake.alive().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crashed_vm_is_started_again_and_the_event_says_so() {
+    let daemon = daemon().await;
+    daemon.create("a").await;
+    daemon.done(daemon.admin.get::<ep::VmStart>(&["a"]).await.unwrap()).await;
+    let mut events = daemon.admin.events::<ep::EventStream>(&Default::default()).await.unwrap();
+    let vm = daemon.admin.get::<ep::VmShow>(&["a"]).await.unwrap();
+    daemon.fake.crash(vm.id);
+    let wait = async {
+        loop {
+            let event = events.next().await.unwrap().unwrap();
+            if event.event.kind == model::EventKind::VmRestarting {
+                break;
+            }
+        }
+        while daemon.fake.alive().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.unwrap();
+    let again = daemon.admin.get::<ep::VmShow>(&["a"]).await.unwrap();
+    assert_eq!(again.generation, vm.generation.next());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_get_a_typed_answer() {
+    let daemon = daemon().await;
+    let admin = &daemon.admin;
+    for name in ["", "../x", "a b", &"x".repeat(300)] {
+        let body = serde_json::json!({ "name": name });
+        let error = admin
+            .call_raw(&<ep::VmCreate as ep::Endpoint>::INFO, &[], &Nothing {}, &body)
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, ErrorKind::BadRequest, "{name}");
+    }
+    let body = serde_json::json!({ "name": "big", "memory": 1_u64 << 43 });
+    let error = admin
+        .call_raw(&<ep::VmCreate as ep::Endpoint>::INFO, &[], &Nothing {}, &body)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, "host_memory", "{error}");
+    daemon.create("a").await;
+    let body = serde_json::json!({ "name": "A" });
+    let error = admin
+        .call_raw(&<ep::VmCreate as ep::Endpoint>::INFO, &[], &Nothing {}, &body)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, "name_taken");
+    let huge = serde_json::json!({ "name": "h", "description": "x".repeat(2 << 20) });
+    let error = admin
+        .call_raw(&<ep::VmCreate as ep::Endpoint>::INFO, &[], &Nothing {}, &huge)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::TooLarge);
+}

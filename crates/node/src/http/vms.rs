@@ -1,0 +1,351 @@
+//! Virtual machines: listing, creating, changing, power.
+
+use std::sync::Arc;
+
+use api::ApiError;
+use api::ErrorKind;
+use api::endpoint as ep;
+use api::endpoint::Endpoint;
+use api::types::FreezeView;
+use api::types::OpView;
+use api::types::VmCreateBody;
+use api::types::VmSummary;
+use api::types::VmView;
+use model::Bytes;
+use model::ClusterState;
+use model::Command;
+use model::CpuSpec;
+use model::DeviceProfile;
+use model::MemorySpec;
+use model::Millis;
+use model::OpId;
+use model::OpRequest;
+use model::Pinned;
+use model::VmId;
+use model::VmRecord;
+use model::VmSpec;
+
+use crate::app::App;
+use crate::app::new_uuid;
+use crate::host;
+use crate::http::Call;
+use crate::http::Mounts;
+use crate::http::bad_request;
+use crate::http::devices;
+use crate::views::promised;
+
+/// Version of a VM configuration's meaning that new VMs get.
+const CONFIG_VERSION: u32 = 1;
+
+/// Memory of a VM that was created without saying how much.
+const MEMORY_DEFAULT: Bytes = Bytes::gib(1);
+
+/// Limits of operations. A verb that waits for nobody is short; one that moves memory or disks has
+/// time for a slow disk.
+pub(crate) mod time {
+    use model::Millis;
+
+    /// Nothing but our own work and a quick answer of QEMU.
+    pub(crate) const QUICK: Millis = Millis::from_secs(60);
+    /// Starting, restoring, saving, making disks.
+    pub(crate) const LONG: Millis = Millis::from_secs(900);
+    /// The guest has to do something: release a device, bring memory online.
+    pub(crate) const GUEST: Millis = Millis::from_secs(90);
+    /// Beyond the guest's patience in a shutdown, for ending the process.
+    pub(crate) const SHUTDOWN_SPARE: Millis = Millis::from_secs(30);
+    /// Fetching and converting an image.
+    pub(crate) const IMPORT: Millis = Millis::from_secs(6 * 3600);
+}
+
+pub(crate) fn mount(mounts: &mut Mounts) {
+    mounts.json::<ep::VmList, _, _>(list);
+    mounts.json::<ep::VmShow, _, _>(show);
+    mounts.json::<ep::VmCreate, _, _>(create);
+    mounts.json::<ep::VmSet, _, _>(set);
+    mounts.json::<ep::VmDelete, _, _>(delete);
+    mounts.json::<ep::VmUndelete, _, _>(undelete);
+    mounts.json::<ep::VmStart, _, _>(start);
+    mounts.json::<ep::VmShutdown, _, _>(shutdown);
+    mounts.json::<ep::VmOff, _, _>(|call| simple(call, |vm| OpRequest::VmOff { vm }, time::QUICK));
+    mounts.json::<ep::VmPause, _, _>(|call| {
+        simple(call, |vm| OpRequest::VmPause { vm }, time::QUICK)
+    });
+    mounts.json::<ep::VmResume, _, _>(resume);
+    mounts.json::<ep::VmSave, _, _>(|call| simple(call, |vm| OpRequest::VmSave { vm }, time::LONG));
+    mounts.json::<ep::VmReset, _, _>(|call| {
+        simple(call, |vm| OpRequest::VmReset { vm }, time::QUICK)
+    });
+    mounts.json::<ep::VmFreeze, _, _>(freeze);
+    mounts.json::<ep::VmThaw, _, _>(thaw);
+}
+
+/// The VM that the path's first parameter names.
+pub(crate) fn find_vm<E: Endpoint>(call: &Call<E>) -> Result<Arc<VmRecord>, ApiError> {
+    Ok(call.app.truth.state().find_vm(call.param(0))?.clone())
+}
+
+/// Begins an operation and shows it.
+pub(crate) async fn begin<E: Endpoint>(
+    call: &Call<E>,
+    request: OpRequest,
+    limit: Millis,
+) -> Result<OpView, ApiError> {
+    let op = call.app.begin(&call.caller.actor, request, limit).await?;
+    view_op(&call.app, op)
+}
+
+pub(crate) fn view_op(app: &App, op: OpId) -> Result<OpView, ApiError> {
+    Ok(app.op_view(app.truth.state().op(op)?))
+}
+
+async fn simple<E: Endpoint>(
+    call: Call<E>,
+    request: impl FnOnce(VmId) -> OpRequest,
+    limit: Millis,
+) -> Result<OpView, ApiError> {
+    let vm = find_vm(&call)?.id;
+    begin(&call, request(vm), limit).await
+}
+
+async fn list(call: Call<ep::VmList>) -> Result<Vec<VmSummary>, ApiError> {
+    let state = call.app.truth.state();
+    let tag = call.query.tag.as_ref().map(|tag| tag.to_ascii_lowercase());
+    let mut list: Vec<VmSummary> = state
+        .vms
+        .values()
+        .filter(|vm| vm.deleted.is_some() == call.query.deleted)
+        .filter(|vm| match &tag {
+            Some(tag) => vm.spec.tags.iter().any(|it| it.key() == *tag),
+            None => true,
+        })
+        .map(|vm| call.app.vm_summary(&state, vm))
+        .collect();
+    list.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(list)
+}
+
+async fn show(call: Call<ep::VmShow>) -> Result<VmView, ApiError> {
+    let state = call.app.truth.state();
+    let vm = state.find_vm(call.param(0))?;
+    Ok(call.app.vm_view(&state, vm))
+}
+
+async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {
+    let state = call.app.truth.state();
+    let spec = spec(&state, &call.body)?;
+    fits_host(&spec)?;
+    let ability = call.app.ability().await.map_err(|error| {
+        ApiError::new(
+            ErrorKind::Unavailable,
+            "no_engine",
+            crate::ports::chain(&error),
+            "see what the node says: muster node show",
+        )
+    })?;
+    let request = OpRequest::VmCreate {
+        vm: VmId::new(new_uuid()),
+        name: call.body.name.clone(),
+        pinned: Pinned {
+            config_version: CONFIG_VERSION,
+            machine_type: match spec.profile {
+                DeviceProfile::Virtio => ability.machine_virtio,
+                DeviceProfile::Legacy => ability.machine_legacy,
+            },
+            cpu_model: ability.cpu_model,
+        },
+        spec: Box::new(spec),
+        owner: call.app.node,
+    };
+    begin(&call, request, time::LONG).await
+}
+
+/// The whole configuration from what the user said.
+fn spec(state: &ClusterState, body: &VmCreateBody) -> Result<VmSpec, ApiError> {
+    let count = body.cpus.unwrap_or(1);
+    let size = body.memory.unwrap_or(MEMORY_DEFAULT);
+    let mut spec = VmSpec {
+        cpus: CpuSpec {
+            count,
+            max: body.cpus_max.unwrap_or(count).max(count),
+            weight: 100,
+            cap_percent: None,
+        },
+        memory: MemorySpec { size, max: body.memory_max.unwrap_or(size).max(size), balloon: None },
+        firmware: body.firmware,
+        profile: body.profile,
+        services: body.services,
+        cloud_init: body.cloud_init.clone(),
+        on_crash: body.on_crash,
+        description: body.description.clone(),
+        tags: body.tags.clone(),
+        keys: body.keys.clone(),
+        ..VmSpec::new(count, size)
+    };
+    for disk in &body.disks {
+        let disk = devices::disk_spec(state, &spec.disks, disk)?;
+        spec.disks.push(disk);
+    }
+    for nic in &body.nics {
+        let nic = devices::nic_spec(&spec.nics, nic)?;
+        spec.nics.push(nic);
+    }
+    spec.validate().map_err(model::Refused::from)?;
+    Ok(spec)
+}
+
+/// A VM that could never be started here is refused at once.
+fn fits_host(spec: &VmSpec) -> Result<(), ApiError> {
+    let host = host::memory().total;
+    if spec.memory.size <= host {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorKind::BadRequest,
+        "host_memory",
+        format!("{} of memory is more than this host has ({host})", spec.memory.size),
+        "give it less memory",
+    ))
+}
+
+async fn set(call: Call<ep::VmSet>) -> Result<OpView, ApiError> {
+    let vm = find_vm(&call)?;
+    if let Some(size) = call.body.memory {
+        let mut spec = vm.spec.clone();
+        spec.memory.size = size;
+        fits_host(&spec)?;
+    }
+    let request = OpRequest::VmSet {
+        vm: vm.id,
+        change: Box::new(call.body.clone()),
+        if_revision: call.query.if_revision,
+    };
+    begin(&call, request, time::GUEST).await
+}
+
+async fn delete(call: Call<ep::VmDelete>) -> Result<OpView, ApiError> {
+    let vm = if call.query.purge { find_deleted(&call)? } else { find_vm(&call)? };
+    let request = if call.query.purge {
+        OpRequest::VmPurge { vm: vm.id }
+    } else {
+        OpRequest::VmDelete { vm: vm.id }
+    };
+    begin(&call, request, time::LONG).await
+}
+
+/// A VM in the recycle bin, by id or by the name it had, the one deleted last first.
+fn find_deleted<E: Endpoint>(call: &Call<E>) -> Result<Arc<VmRecord>, ApiError> {
+    let state = call.app.truth.state();
+    let wanted = call.param(0);
+    let found = state
+        .vms
+        .values()
+        .filter(|vm| vm.deleted.is_some())
+        .filter(|vm| vm.name.key() == wanted.to_ascii_lowercase() || vm.id.to_string() == wanted)
+        .max_by_key(|vm| vm.deleted);
+    match found {
+        Some(vm) => Ok(vm.clone()),
+        None => Ok(state.find_vm(wanted)?.clone()),
+    }
+}
+
+async fn undelete(call: Call<ep::VmUndelete>) -> Result<VmView, ApiError> {
+    let vm = find_deleted(&call)?.id;
+    let command = Command::VmUndelete { vm, name: call.body.name.clone() };
+    call.app.propose(&call.caller.actor, command).await?;
+    let state = call.app.truth.state();
+    Ok(call.app.vm_view(&state, state.vm(vm)?))
+}
+
+async fn start(call: Call<ep::VmStart>) -> Result<OpView, ApiError> {
+    let vm = find_vm(&call)?;
+    has_room(&call.app, &vm)?;
+    begin(&call, OpRequest::VmStart { vm: vm.id }, time::LONG).await
+}
+
+async fn resume(call: Call<ep::VmResume>) -> Result<OpView, ApiError> {
+    let vm = find_vm(&call)?;
+    if vm.power == model::Power::Saved {
+        has_room(&call.app, &vm)?;
+    }
+    begin(&call, OpRequest::VmResume { vm: vm.id }, time::LONG).await
+}
+
+/// Memory is promised once: a host that swaps serves nobody.
+fn has_room(app: &App, vm: &VmRecord) -> Result<(), ApiError> {
+    let total = host::memory().total;
+    let reserve = Bytes::mib(app.config.memory_reserve_mib);
+    let promised = promised(&app.truth.state());
+    let room = total.saturating_sub(reserve).saturating_sub(promised);
+    if vm.spec.memory.size <= room {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorKind::Conflict,
+        "host_memory",
+        format!(
+            "{} needs {}; this host has {total}, of which {promised} are promised to others and \
+             {reserve} kept for itself",
+            vm.name, vm.spec.memory.size
+        ),
+        "shut another VM down, or give this one less: muster vm set NAME --memory SIZE",
+    ))
+}
+
+async fn shutdown(call: Call<ep::VmShutdown>) -> Result<OpView, ApiError> {
+    let body = call.body;
+    if !(1..=3600).contains(&body.patience_s) {
+        return Err(bad_request("the patience is 1 to 3600 seconds"));
+    }
+    let vm = find_vm(&call)?.id;
+    let patience = Millis::from_secs(body.patience_s);
+    let request = OpRequest::VmShutdown { vm, patience, then_off: body.then_off };
+    let limit = Millis::new(patience.get() + time::SHUTDOWN_SPARE.get());
+    begin(&call, request, limit).await
+}
+
+async fn freeze(call: Call<ep::VmFreeze>) -> Result<FreezeView, ApiError> {
+    if !(1..=10).contains(&call.body.limit_s) {
+        return Err(bad_request("the limit is 1 to 10 seconds"));
+    }
+    let vm = find_vm(&call)?;
+    if !vm.spec.services.backup {
+        return Err(ApiError::new(
+            ErrorKind::Conflict,
+            "service_off",
+            format!("the backup service of {} is off", vm.name),
+            format!("switch it on: muster vm set {} --backup on", vm.name),
+        ));
+    }
+    let limit = std::time::Duration::from_secs(call.body.limit_s);
+    let filesystems =
+        guest(&call.app, &vm)?.freeze(limit).await.map_err(|why| guest_error(&why))?;
+    Ok(FreezeView { filesystems, frozen: true })
+}
+
+async fn thaw(call: Call<ep::VmThaw>) -> Result<FreezeView, ApiError> {
+    let vm = find_vm(&call)?;
+    let filesystems = guest(&call.app, &vm)?.thaw().await.map_err(|why| guest_error(&why))?;
+    Ok(FreezeView { filesystems, frozen: false })
+}
+
+fn guest(app: &App, vm: &VmRecord) -> Result<vm::lifecycle::GuestHandle, ApiError> {
+    app.hub.guest(vm.id).ok_or_else(|| not_running(vm))
+}
+
+pub(crate) fn not_running(vm: &VmRecord) -> ApiError {
+    ApiError::new(
+        ErrorKind::Conflict,
+        "not_running",
+        format!("{} does not run", vm.name),
+        format!("start it first: muster vm start {}", vm.name),
+    )
+}
+
+fn guest_error(why: &str) -> ApiError {
+    ApiError::new(
+        ErrorKind::Failed,
+        "guest_agent",
+        format!("the guest agent did not do it: {why}"),
+        "install qemu-guest-agent in the guest, and see its log",
+    )
+}

@@ -1,0 +1,212 @@
+//! Operations on images: found in the state, carried out by the image store, one task each.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Bytes;
+use model::ClusterState;
+use model::ImageId;
+use model::ImageSource;
+use model::OpFailure;
+use model::OpId;
+use model::OpOutcome;
+use model::OpRecord;
+use model::OpRequest;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use vm::image::CancelMode;
+use vm::image::ImageError;
+use vm::image::ImageStore;
+use vm::image::ImportPhase;
+use vm::image::ImportRequest;
+use vm::image::ImportSource;
+use vm::lifecycle::Ledger;
+use vm::lifecycle::LedgerError;
+use vm::lifecycle::Progress;
+
+use crate::app::now;
+use crate::ledger::NodeLedger;
+use crate::ports::chain;
+
+/// How long until an outcome that the state did not take is reported again.
+const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Follows the state and carries image operations out, until the daemon ends.
+pub(crate) async fn follow(
+    store: ImageStore,
+    ledger: Arc<NodeLedger>,
+    mut states: watch::Receiver<Arc<ClusterState>>,
+) {
+    let mut tasks: JoinSet<OpId> = JoinSet::new();
+    let mut under_way: HashMap<OpId, watch::Sender<bool>> = HashMap::new();
+    sweep(&store, &states.borrow());
+    loop {
+        let state = states.borrow_and_update().clone();
+        for op in state.ops.values().filter(|op| op.is_running() && op.request.image().is_some()) {
+            match under_way.get(&op.id) {
+                Some(cancel) => drop(cancel.send_if_modified(|was| {
+                    let changed = !*was && op.cancel_requested();
+                    *was |= changed;
+                    changed
+                })),
+                None => {
+                    let (cancel, cancelled) = watch::channel(op.cancel_requested());
+                    under_way.insert(op.id, cancel);
+                    tasks.spawn(perform(store.clone(), ledger.clone(), op.clone(), cancelled));
+                }
+            }
+        }
+        tokio::select! {
+            changed = states.changed() => if changed.is_err() { return },
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
+                if let Ok(op) = ended {
+                    under_way.remove(&op);
+                }
+            }
+        }
+    }
+}
+
+/// Removes files of images that the state does not know.
+fn sweep(store: &ImageStore, state: &ClusterState) {
+    let known: HashSet<ImageId> = state.images.keys().copied().collect();
+    match store.sweep(&known) {
+        Ok(swept) => {
+            for path in swept.removed {
+                tracing::info!(path = %path.display(), "a file of no image was removed");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the image directory cannot be swept"),
+    }
+}
+
+async fn perform(
+    store: ImageStore,
+    ledger: Arc<NodeLedger>,
+    op: Arc<OpRecord>,
+    cancelled: watch::Receiver<bool>,
+) -> OpId {
+    tracing::info!(op = %op.id, title = op.title(), "op begins");
+    let outcome = match &op.request {
+        OpRequest::ImageImport { image, source, format, sha256, .. } => {
+            let request = ImportRequest {
+                id: *image,
+                source: match source {
+                    ImageSource::File { path } => ImportSource::File(PathBuf::from(path)),
+                    ImageSource::Url { url } => ImportSource::Url(url.clone()),
+                },
+                format: *format,
+                sha256: sha256.clone(),
+            };
+            import(&store, &ledger, &op, request, cancelled).await
+        }
+        OpRequest::ImageDelete { image } => match store.remove(*image) {
+            Ok(()) => OpOutcome::Done,
+            Err(error) => failed(&error),
+        },
+        _ => return op.id,
+    };
+    tracing::info!(op = %op.id, ?outcome, "op ended");
+    loop {
+        match ledger.finish(op.id, outcome.clone()).await {
+            Ok(()) => return op.id,
+            Err(LedgerError::Refused(refused)) => {
+                tracing::error!(op = %op.id, %refused, "the state refuses an outcome");
+                return op.id;
+            }
+            Err(LedgerError::Unavailable(_)) => tokio::time::sleep(REPORT_AGAIN_AFTER).await,
+        }
+    }
+}
+
+async fn import(
+    store: &ImageStore,
+    ledger: &NodeLedger,
+    op: &OpRecord,
+    request: ImportRequest,
+    mut cancelled: watch::Receiver<bool>,
+) -> OpOutcome {
+    let image = request.id;
+    let mut job = store.import(request);
+    let mut progress = job.progress();
+    let deadline = Duration::from_millis(op.deadline.since(now()).get());
+    let deadline = tokio::time::Instant::now() + deadline;
+    let mut out_of_time = false;
+    let result = loop {
+        tokio::select! {
+            result = job.wait() => break result,
+            Ok(()) = progress.changed() => {
+                let seen = *progress.borrow_and_update();
+                ledger.progress(op.id, Progress {
+                    step: step(seen.phase).to_owned(),
+                    done: seen.done,
+                    total: seen.total.unwrap_or(0),
+                });
+            }
+            () = asked(&mut cancelled) => {
+                job.cancel(CancelMode::Discard);
+                break job.wait().await;
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                out_of_time = true;
+                job.cancel(CancelMode::Discard);
+                break job.wait().await;
+            }
+        }
+    };
+    let outcome = match result {
+        Ok(done) => {
+            return OpOutcome::Imported {
+                virtual_size: Bytes::new(done.virtual_size),
+                file_size: Bytes::new(done.file_bytes),
+                sha256: done.sha256,
+            };
+        }
+        Err(ImageError::Cancelled(_)) if out_of_time => OpOutcome::Failed {
+            failure: OpFailure {
+                code: "deadline".to_owned(),
+                message: "the import took too long".to_owned(),
+                hint: "import it from a nearer place".to_owned(),
+            },
+            power: None,
+        },
+        Err(ImageError::Cancelled(_)) => OpOutcome::Cancelled { power: None },
+        Err(error) => failed(&error),
+    };
+    // The state forgets an image whose import failed, so nothing of it may stay.
+    if let Err(error) = store.remove(image) {
+        tracing::warn!(%image, %error, "files of a failed import are left");
+    }
+    outcome
+}
+
+/// Ends when the import is cancelled; never otherwise.
+async fn asked(cancelled: &mut watch::Receiver<bool>) {
+    // The guard of the watched value must not live across the wait below.
+    if cancelled.wait_for(|asked| *asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn step(phase: ImportPhase) -> &'static str {
+    match phase {
+        ImportPhase::Waiting => "waiting for other imports",
+        ImportPhase::Fetching => "fetching",
+        ImportPhase::Inspecting => "inspecting",
+        ImportPhase::Converting => "converting",
+        ImportPhase::Checking => "checking",
+    }
+}
+
+fn failed(error: &ImageError) -> OpOutcome {
+    let (code, hint) = match error {
+        ImageError::Header(_) => ("bad_image", "give the format it really has with --format"),
+        ImageError::DiskFull { .. } => ("no_space", "free space on the node: muster node show"),
+        _ => ("image", "check the source and import it again"),
+    };
+    let failure = OpFailure { code: code.to_owned(), message: chain(error), hint: hint.to_owned() };
+    OpOutcome::Failed { failure, power: None }
+}

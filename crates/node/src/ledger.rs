@@ -1,0 +1,108 @@
+//! What drivers report, on its way into the state and to the subscribers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use async_trait::async_trait;
+use model::Actor;
+use model::Command;
+use model::Event;
+use model::EventKind;
+use model::Exit;
+use model::Generation;
+use model::OpId;
+use model::OpOutcome;
+use model::Proposal;
+use model::Severity;
+use model::Subject;
+use model::UnixMillis;
+use model::VmId;
+use vm::lifecycle::Ledger;
+use vm::lifecycle::LedgerError;
+use vm::lifecycle::Progress;
+
+use crate::app::now;
+use crate::events::Events;
+use crate::truth::ProposeError;
+use crate::truth::Truth;
+
+/// How far the operations under way are.
+#[derive(Debug, Default)]
+pub(crate) struct Progresses {
+    by_op: Mutex<HashMap<OpId, Progress>>,
+}
+
+impl Progresses {
+    pub(crate) fn get(&self, op: OpId) -> Option<Progress> {
+        self.by_op.lock().unwrap_or_else(PoisonError::into_inner).get(&op).cloned()
+    }
+
+    pub(crate) fn set(&self, op: OpId, progress: Progress) {
+        self.by_op.lock().unwrap_or_else(PoisonError::into_inner).insert(op, progress);
+    }
+
+    pub(crate) fn forget(&self, op: OpId) {
+        self.by_op.lock().unwrap_or_else(PoisonError::into_inner).remove(&op);
+    }
+}
+
+/// The ledger of this node.
+pub(crate) struct NodeLedger {
+    pub(crate) actor: Actor,
+    pub(crate) truth: Arc<dyn Truth>,
+    pub(crate) events: Events,
+    pub(crate) progresses: Arc<Progresses>,
+}
+
+impl NodeLedger {
+    pub(crate) async fn propose(&self, command: Command) -> Result<(), LedgerError> {
+        let proposal = Proposal { at: now(), actor: self.actor.clone(), command };
+        match self.truth.propose(proposal).await {
+            Ok(_) => Ok(()),
+            Err(ProposeError::Refused(refused)) => Err(LedgerError::Refused(refused)),
+            Err(ProposeError::Unavailable(why)) => Err(LedgerError::Unavailable(why.to_owned())),
+        }
+    }
+
+    /// Tells of something seen of a VM.
+    pub(crate) fn observe(&self, vm: VmId, kind: EventKind, severity: Severity, text: String) {
+        let name = match self.truth.state().vms.get(&vm) {
+            Some(record) => record.name.to_string(),
+            None => return,
+        };
+        let subject = Subject::Vm { id: vm, name };
+        let event = Event { at: now(), kind, severity, subject, text, actor: None, op: None };
+        self.events.observe(event);
+    }
+}
+
+#[async_trait]
+impl Ledger for NodeLedger {
+    async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError> {
+        self.propose(Command::FinishOp { op, outcome: Box::new(outcome) }).await?;
+        self.progresses.forget(op);
+        Ok(())
+    }
+
+    async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError> {
+        self.propose(Command::VmExited { vm, generation: run, exit }).await
+    }
+
+    fn progress(&self, op: OpId, progress: Progress) {
+        self.progresses.set(op, progress);
+    }
+
+    fn note(&self, vm: VmId, severity: Severity, text: String) {
+        match severity {
+            Severity::Info => tracing::info!(%vm, %text, "note"),
+            Severity::Warning | Severity::Error => tracing::warn!(%vm, %text, "note"),
+        }
+        self.observe(vm, EventKind::VmWarning, severity, text);
+    }
+
+    fn now(&self) -> UnixMillis {
+        now()
+    }
+}

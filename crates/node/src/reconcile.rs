@@ -1,0 +1,188 @@
+//! Background work, level-triggered: each pass looks at what should be and at what is, and its
+//! last result is shown by `muster node show`.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use api::types::ReconcilerView;
+use model::Command;
+use model::Millis;
+use model::OpId;
+use model::OpRequest;
+use model::UnixMillis;
+
+use crate::app::new_uuid;
+use crate::app::now;
+use crate::ledger::NodeLedger;
+use crate::ports::SwitchPorts;
+use crate::truth::Truth;
+use vm::engine::Ability;
+use vm::engine::Engine;
+
+/// How often the host's network is looked at when nothing changes: repairs what others broke.
+const NETWORK_EVERY: Duration = Duration::from_secs(30);
+
+/// How often the recycle bin is looked at.
+const RECYCLE_EVERY: Duration = Duration::from_secs(600);
+
+/// How often machines of no VM are looked for.
+const STRAYS_EVERY: Duration = Duration::from_secs(60);
+
+/// How often an engine that cannot be used is asked again.
+const ENGINE_EVERY: Duration = Duration::from_secs(10);
+
+/// A purge that takes longer has hung.
+const PURGE_LIMIT: Millis = Millis::from_secs(300);
+
+/// Results of the last passes.
+#[derive(Clone, Default)]
+pub(crate) struct Reconcilers {
+    results: Arc<Mutex<BTreeMap<&'static str, (UnixMillis, String)>>>,
+    ability: Arc<Mutex<Option<Ability>>>,
+}
+
+impl Reconcilers {
+    pub(crate) fn views(&self) -> Vec<ReconcilerView> {
+        let results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        results
+            .iter()
+            .map(|(name, (at, result))| ReconcilerView {
+                name: (*name).to_owned(),
+                last_run: Some(*at),
+                result: result.clone(),
+            })
+            .collect()
+    }
+
+    /// What the engine could do when it was asked last.
+    pub(crate) fn ability(&self) -> Option<Ability> {
+        self.ability.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the engine what it can do, until it can do something: QEMU may be installed later.
+    pub(crate) async fn engine(self, engine: Arc<dyn Engine>) {
+        loop {
+            let result = match engine.ability().await {
+                Ok(ability) => {
+                    *self.ability.lock().unwrap_or_else(PoisonError::into_inner) = Some(ability);
+                    Ok(())
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            self.record("engine", &result);
+            if result.is_ok() {
+                return;
+            }
+            tokio::time::sleep(ENGINE_EVERY).await;
+        }
+    }
+
+    fn record(&self, name: &'static str, result: &Result<(), String>) {
+        let words = match result {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => error.clone(),
+        };
+        let mut results = self.results.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = results.get(name).is_none_or(|(_, old)| *old != words);
+        if changed && result.is_err() {
+            tracing::warn!(reconciler = name, error = words, "pass failed");
+        }
+        results.insert(name, (now(), words));
+    }
+
+    /// Keeps the host's network as the state says.
+    pub(crate) async fn network(self, ports: Arc<SwitchPorts>, truth: Arc<dyn Truth>) {
+        let mut states = truth.watch();
+        let mut shape = None;
+        loop {
+            let state = states.borrow_and_update().clone();
+            let fresh: Vec<_> = state.networks.values().cloned().collect();
+            let due = shape.as_ref() != Some(&fresh);
+            if due {
+                shape = Some(fresh);
+            }
+            self.record("network", &ports.reconcile().await);
+            // VMs' ports are brought up by their drivers; only networks themselves hurry.
+            let quiet = tokio::time::sleep(NETWORK_EVERY);
+            tokio::pin!(quiet);
+            loop {
+                tokio::select! {
+                    () = &mut quiet => break,
+                    changed = states.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let networks: Vec<_> =
+                            states.borrow_and_update().networks.values().cloned().collect();
+                        if shape.as_ref() != Some(&networks) {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Removes VMs for good that were long enough in the recycle bin.
+    pub(crate) async fn recycle(self, ledger: Arc<NodeLedger>, keep: Duration) {
+        let keep = Millis::new(u64::try_from(keep.as_millis()).unwrap_or(u64::MAX));
+        loop {
+            let mut result = Ok(());
+            let state = ledger.truth.state();
+            for vm in state.vms.values().filter(|vm| vm.busy().is_none()) {
+                if vm.deleted.is_none_or(|deleted| deleted.plus(keep) > now()) {
+                    continue;
+                }
+                let op = OpId::new(new_uuid());
+                let request = Box::new(OpRequest::VmPurge { vm: vm.id });
+                let begin = Command::BeginOp { op, request, limit: PURGE_LIMIT };
+                if let Err(error) = ledger.propose(begin).await {
+                    result = Err(format!("{} cannot be purged: {error}", vm.name));
+                }
+            }
+            self.record("recycle bin", &result);
+            tokio::time::sleep(RECYCLE_EVERY).await;
+        }
+    }
+
+    /// Ends machines that no VM of the state stands for. One whose VM still has its directory is
+    /// left alone and shown: then it is the state that was lost, and killing guests would make it
+    /// worse.
+    pub(crate) async fn strays(
+        self,
+        engine: Arc<dyn Engine>,
+        truth: Arc<dyn Truth>,
+        vms_dir: PathBuf,
+    ) {
+        loop {
+            let result = match engine.strays().await {
+                Ok(strays) => {
+                    let state = truth.state();
+                    let mut result = Ok(());
+                    for stray in strays.iter().filter(|stray| !state.vms.contains_key(&stray.vm)) {
+                        if vms_dir.join(stray.vm.to_string()).exists() {
+                            result = Err(format!(
+                                "machine {} runs and the state does not know it; its files are \
+                                 there",
+                                stray.vm
+                            ));
+                            continue;
+                        }
+                        tracing::warn!(vm = %stray.vm, traces = ?stray.traces, "machine of no VM");
+                        if let Err(error) = engine.reap(stray.vm).await {
+                            result = Err(format!("machine {} stays: {error}", stray.vm));
+                        }
+                    }
+                    result
+                }
+                Err(error) => Err(error.to_string()),
+            };
+            self.record("strays", &result);
+            tokio::time::sleep(STRAYS_EVERY).await;
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The state on disk: a log of commands, a snapshot now and then, and the events that followed.
+//!
+//! ```text
+//!   state.redb
+//!     meta      "format" -> u32     version of this layout
+//!               "snapshot" -> record: the state after entry "snapshot_index"
+//!               "snapshot_index" -> u64
+//!     log       index -> record: a proposal         entries after the snapshot
+//!     events    seq -> record: an event             the last EVENTS_KEPT
+//!
+//!   record = version (1 byte) | CRC-32C of the rest (4 bytes, little endian) | JSON
+//! ```
+//!
+//! | format | change |
+//! | --- | --- |
+//! | 1 | first |
+//!
+//! JSON, because a field can come or go between versions without breaking what is stored
+//! (docs/decisions/0003). Each append is one transaction: entries and events together, durable when
+//! it returns (redb calls fsync). A record whose checksum does not hold is never used: opening
+//! fails and names it. A failed write or fsync ends the process (DESIGN.md section 4, rule 5): what
+//! the disk holds then is unknown, and only a fresh start reads it honestly.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use model::ClusterState;
+use model::Event;
+use model::Proposal;
+use redb::Database;
+use redb::ReadableDatabase;
+use redb::ReadableTable;
+use redb::TableDefinition;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+
+/// Version of the layout drawn above.
+const FORMAT: u32 = 1;
+
+/// Version of a record's encoding.
+const RECORD_VERSION: u8 = 1;
+
+/// How many events are kept: some days of a busy node.
+const EVENTS_KEPT: u64 = 100_000;
+
+/// The largest answer to a question for events.
+pub const EVENTS_AT_ONCE_MAX: usize = 1_000;
+
+/// What is wrong with the stored state.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database itself cannot be opened or read.
+    #[error("the state in {path} cannot be read: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What redb said.
+        source: Box<redb::Error>,
+    },
+    /// A record is not what was written.
+    #[error(
+        "the state in {path} is damaged at {place}: {problem}; restore the file from a backup, or \
+         move it away to begin with an empty state (the VMs' own files are not touched)"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Table and key.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A newer Muster wrote it.
+    #[error("the state in {path} has format {found}; this version reads up to {FORMAT}: upgrade")]
+    TooNew {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+}
+
+/// An event with its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredEvent {
+    /// Its number.
+    pub seq: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    database: Database,
+}
+
+/// What a store held when it was opened.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The state after all entries.
+    pub state: ClusterState,
+    /// Index of the last entry.
+    pub index: u64,
+    /// How many entries follow the snapshot.
+    pub entries: u64,
+    /// Number of the last event.
+    pub event_seq: u64,
+}
+
+impl Store {
+    /// Opens or makes the file and reads the state: the snapshot, then the entries after it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the file is as it was.
+    pub fn open(path: &Path) -> Result<(Self, Loaded), StoreError> {
+        let failed = |source: redb::Error| StoreError::Database {
+            path: path.to_owned(),
+            source: Box::new(source),
+        };
+        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let store = Self { path: path.to_owned(), database };
+        store.prepare().map_err(failed)?;
+        store.check_format()?;
+        let loaded = store.load()?;
+        Ok((store, loaded))
+    }
+
+    fn prepare(&self) -> Result<(), redb::Error> {
+        let write = self.database.begin_write()?;
+        {
+            write.open_table(LOG)?;
+            write.open_table(EVENTS)?;
+            let mut meta = write.open_table(META)?;
+            if meta.get("format")?.is_none() {
+                meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    fn check_format(&self) -> Result<(), StoreError> {
+        let bytes = self.meta("format")?.unwrap_or_default();
+        let found = match <[u8; 4]>::try_from(bytes.as_slice()) {
+            Ok(bytes) => u32::from_le_bytes(bytes),
+            Err(_) => return Err(self.damaged("meta/format", "not four bytes")),
+        };
+        if found > FORMAT {
+            return Err(StoreError::TooNew { path: self.path.clone(), found });
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> Result<Loaded, StoreError> {
+        let mut index = match self.meta("snapshot_index")? {
+            None => 0,
+            Some(bytes) => match <[u8; 8]>::try_from(bytes.as_slice()) {
+                Ok(bytes) => u64::from_le_bytes(bytes),
+                Err(_) => return Err(self.damaged("meta/snapshot_index", "not eight bytes")),
+            },
+        };
+        let mut state = match self.meta("snapshot")? {
+            None => ClusterState::default(),
+            Some(bytes) => self.decode("meta/snapshot", &bytes)?,
+        };
+        let mut entries = 0;
+        let read = self.database.begin_read().map_err(|error| self.failed(error))?;
+        let log = read.open_table(LOG).map_err(|error| self.failed(error))?;
+        for entry in log.range(index + 1..).map_err(|error| self.failed(error))? {
+            let (key, value) = entry.map_err(|error| self.failed(error))?;
+            let place = format!("log/{}", key.value());
+            if key.value() != index + 1 {
+                return Err(self.damaged(&place, "an entry before it is missing"));
+            }
+            let proposal: Proposal = self.decode(&place, value.value())?;
+            // Only accepted commands are logged, and the state machine is deterministic.
+            if let Err(refused) = state.apply(&proposal) {
+                return Err(self.damaged(&place, &format!("it is refused: {refused}")));
+            }
+            index = key.value();
+            entries += 1;
+        }
+        state
+            .check_invariants()
+            .map_err(|problem| self.damaged("the state as a whole", &problem))?;
+        let events = read.open_table(EVENTS).map_err(|error| self.failed(error))?;
+        let last = events.last().map_err(|error| self.failed(error))?;
+        let event_seq = last.map_or(0, |(key, _)| key.value());
+        Ok(Loaded { state, index, entries, event_seq })
+    }
+
+    /// Appends entries and events in one durable step.
+    ///
+    /// # Errors
+    /// What redb said. What the disk holds is unknown then: the caller must end the process.
+    pub fn append(
+        &self,
+        first_index: u64,
+        proposals: &[Proposal],
+        events: &[StoredEvent],
+    ) -> Result<(), redb::Error> {
+        let write = self.database.begin_write()?;
+        {
+            let mut log = write.open_table(LOG)?;
+            for (index, proposal) in (first_index..).zip(proposals) {
+                log.insert(index, encode(proposal).as_slice())?;
+            }
+            let mut table = write.open_table(EVENTS)?;
+            for event in events {
+                table.insert(event.seq, encode(&event.event).as_slice())?;
+            }
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Stores the state after entry `index`, and drops the entries up to it and the oldest events.
+    ///
+    /// # Errors
+    /// As [`Store::append`].
+    pub fn snapshot(&self, state: &ClusterState, index: u64) -> Result<(), redb::Error> {
+        let write = self.database.begin_write()?;
+        {
+            let mut meta = write.open_table(META)?;
+            meta.insert("snapshot", encode(state).as_slice())?;
+            meta.insert("snapshot_index", index.to_le_bytes().as_slice())?;
+            let mut log = write.open_table(LOG)?;
+            log.retain_in(..=index, |_, _| false)?;
+            let mut events = write.open_table(EVENTS)?;
+            let last = events.last()?.map_or(0, |(key, _)| key.value());
+            events.retain_in(..last.saturating_sub(EVENTS_KEPT), |_, _| false)?;
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    /// Up to `limit` events with a number above `after`, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn events_after(&self, after: u64, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let read = self.database.begin_read().map_err(|error| self.failed(error))?;
+        let table = read.open_table(EVENTS).map_err(|error| self.failed(error))?;
+        let rows = table.range(after.saturating_add(1)..).map_err(|error| self.failed(error))?;
+        rows.take(limit.min(EVENTS_AT_ONCE_MAX)).map(|row| self.event(row)).collect()
+    }
+
+    /// The last `limit` events, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_events(&self, limit: usize) -> Result<Vec<StoredEvent>, StoreError> {
+        let read = self.database.begin_read().map_err(|error| self.failed(error))?;
+        let table = read.open_table(EVENTS).map_err(|error| self.failed(error))?;
+        let rows = table.iter().map_err(|error| self.failed(error))?.rev();
+        let mut events: Vec<_> = rows
+            .take(limit.min(EVENTS_AT_ONCE_MAX))
+            .map(|row| self.event(row))
+            .collect::<Result<_, _>>()?;
+        events.reverse();
+        Ok(events)
+    }
+
+    fn event(
+        &self,
+        row: Result<EventRow<'_>, redb::StorageError>,
+    ) -> Result<StoredEvent, StoreError> {
+        let (key, value) = row.map_err(|error| self.failed(error))?;
+        let seq = key.value();
+        let event = self.decode(&format!("events/{seq}"), value.value())?;
+        Ok(StoredEvent { seq, event })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn database_for_tests(&self) -> &Database {
+        &self.database
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let read = self.database.begin_read().map_err(|error| self.failed(error))?;
+        let table = read.open_table(META).map_err(|error| self.failed(error))?;
+        let value = table.get(key).map_err(|error| self.failed(error))?;
+        Ok(value.map(|value| value.value().to_vec()))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, place: &str, bytes: &[u8]) -> Result<T, StoreError> {
+        let (head, json) =
+            bytes.split_at_checked(5).ok_or_else(|| self.damaged(place, "it is cut short"))?;
+        if head[0] != RECORD_VERSION {
+            return Err(self.damaged(place, &format!("record version {} is unknown", head[0])));
+        }
+        if head[1..] != crc32c::crc32c(json).to_le_bytes() {
+            return Err(self.damaged(place, "its checksum does not hold"));
+        }
+        serde_json::from_slice(json).map_err(|error| self.damaged(place, &error.to_string()))
+    }
+
+    fn damaged(&self, place: &str, problem: &str) -> StoreError {
+        StoreError::Damaged {
+            path: self.path.clone(),
+            place: place.to_owned(),
+            problem: problem.to_owned(),
+        }
+    }
+
+    fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
+        StoreError::Database { path: self.path.clone(), source: Box::new(error.into()) }
+    }
+}
+
+type EventRow<'a> = (redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>);
+
+fn encode(value: &impl Serialize) -> Vec<u8> {
+    // Our own types, whose maps have text keys: they always have a JSON form.
+    let json = serde_json::to_vec(value).expect("a state type has a JSON form");
+    let mut record = Vec::with_capacity(json.len() + 5);
+    record.push(RECORD_VERSION);
+    record.extend_from_slice(&crc32c::crc32c(&json).to_le_bytes());
+    record.extend_from_slice(&json);
+    record
+}
