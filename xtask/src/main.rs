@@ -4,6 +4,7 @@
 //! the gate still works when a crate does not compile.
 
 mod apt;
+mod demo;
 mod guest;
 mod install;
 mod run;
@@ -31,6 +32,8 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
+    /// Show the main job: a Debian guest that runs, changes while it runs, and never stops.
+    Demo(demo::Args),
 }
 
 fn main() -> Result<()> {
@@ -40,5 +43,6 @@ fn main() -> Result<()> {
             install::run()?;
             guest::run(which, force)
         }
+        Verb::Demo(args) => demo::run(&args),
     }
 }

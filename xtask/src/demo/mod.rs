@@ -1,0 +1,315 @@
+//! `cargo xtask demo`: the main job on real input, on a fresh machine.
+//!
+//! ```text
+//!   install what is missing, build, make a Debian image
+//!   start a daemon of its own (target/demo)      nothing of an installed Muster is touched
+//!   import the image, create and start a VM      real QEMU, real Debian, cloud-init
+//!   wait for its agent, show address and facts
+//!   add a disk and memory while it runs          the guest itself says that it has them
+//!   kill the daemon with SIGKILL                 the guest answers all the while
+//!   start the daemon again                       same process, same boot of the guest
+//! ```
+//!
+//! Each step ends in something that was seen from outside; the steps with their figures go to
+//! `target/demo/report.json`, and one that fails is the exit code.
+
+mod muster;
+mod watch;
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
+use anyhow::ensure;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::guest;
+use crate::install;
+use crate::run::cmd;
+use crate::run::is_root;
+use crate::run::quiet;
+use crate::run::root;
+use crate::run::show;
+use crate::run::target;
+use muster::Muster;
+use watch::Pulse;
+
+/// The VM of the demo.
+const VM: &str = "demo1";
+
+/// How long Debian may take to boot and configure itself, under emulation on a busy machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(420);
+
+/// How long the guest may take to show a device that was added.
+const HOTPLUG_LIMIT: Duration = Duration::from_secs(120);
+
+/// Longest silence of the guest, seen from the host, that passes for "never stopped": scheduling
+/// on a small machine under emulation costs some tenths of a second by itself.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
+
+/// Options of `cargo xtask demo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Ask nothing, end everything at the end, and tell by the exit code how it went.
+    #[arg(long)]
+    unattended: bool,
+    /// End the daemon and the VM that an earlier demo has left running.
+    #[arg(long, conflicts_with = "unattended")]
+    stop: bool,
+}
+
+/// One step of the demo.
+#[derive(Debug, Serialize)]
+struct Step {
+    step: String,
+    seen: String,
+    seconds: f64,
+}
+
+/// What is written to `target/demo/report.json`.
+#[derive(Debug, Serialize)]
+struct Report {
+    ok: bool,
+    error: Option<String>,
+    steps: Vec<Step>,
+}
+
+struct Demo {
+    dir: PathBuf,
+    muster: Muster,
+    steps: Vec<Step>,
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if !is_root() {
+        bail!("the demo starts real machines, which needs root: sudo -E cargo xtask demo");
+    }
+    let dir = target().join("demo");
+    if args.stop {
+        return Muster::new(&dir, PathBuf::new()).stop_all();
+    }
+    install::run()?;
+    println!("Building Muster (a few minutes the first time) ...");
+    show(cmd("cargo", ["build", "--quiet", "--release", "--package", "cli"]))?;
+    println!("Building the Debian guest (cached) ...");
+    let image = guest::ensure(guest::Which::Debian, false)?;
+    let binary = target().join("release/muster");
+    Muster::new(&dir, binary.clone()).stop_all()?;
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir)?;
+    let mut demo = Demo { muster: Muster::new(&dir, binary), dir: dir.clone(), steps: Vec::new() };
+    let result = demo.play(&image);
+    let report = Report {
+        ok: result.is_ok(),
+        error: result.as_ref().err().map(|error| format!("{error:#}")),
+        steps: std::mem::take(&mut demo.steps),
+    };
+    let path = dir.join("report.json");
+    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")?;
+    println!("\nReport: {}", path.display());
+    if let Err(error) = result {
+        eprintln!("\nThe daemon's last words:\n{}", demo.muster.log_tail());
+        demo.muster.stop_all()?;
+        return Err(error.context("the demo failed"));
+    }
+    if args.unattended {
+        demo.muster.run(&["vm", "shutdown", VM])?;
+        demo.muster.stop_all()?;
+        return Ok(());
+    }
+    demo.what_next();
+    Ok(())
+}
+
+impl Demo {
+    fn play(&mut self, image: &Path) -> Result<()> {
+        let key = self.make_key()?;
+        let began = Instant::now();
+        self.muster.start_daemon()?;
+        self.done("daemon", "it answers on its socket", began);
+
+        let began = Instant::now();
+        let image = image.to_string_lossy().into_owned();
+        self.muster.run(&["image", "import", "debian", &image])?;
+        self.done("image", "debian12 imported, checked and ready", began);
+
+        let began = Instant::now();
+        let public = key.with_extension("pub").to_string_lossy().into_owned();
+        let create = [
+            "vm",
+            "create",
+            VM,
+            "--image",
+            "debian",
+            "--disk-size",
+            "4G",
+            "--cpus",
+            "1",
+            "--cpus-max",
+            "2",
+            "--memory",
+            "512M",
+            "--memory-max",
+            "1G",
+            "--user",
+            "muster",
+            "--ssh-key",
+            &public,
+            "--start",
+        ];
+        self.muster.run(&create)?;
+        let node = self.muster.json(&["node", "list"])?;
+        let by = node[0]["accelerator_reason"].as_str().unwrap_or_default();
+        self.done("start", &format!("{VM} was created and started ({by})"), began);
+
+        let began = Instant::now();
+        let vm =
+            self.muster.until(VM, BOOT_LIMIT, "its agent answers and it has an address", |vm| {
+                vm["guest"]["heartbeat"] == "ok"
+                    && vm["guest"]["os"].is_string()
+                    && !vm["nics"][0]["addresses"][0].is_null()
+            })?;
+        let address = vm["nics"][0]["addresses"][0].as_str().unwrap_or_default().to_owned();
+        let os = vm["guest"]["os"].as_str().unwrap_or_default();
+        self.done("guest", &format!("{os} at {address}, told by its agent"), began);
+
+        let began = Instant::now();
+        let pulse = Pulse::start(&address, BOOT_LIMIT)?;
+        let banner = pulse.banner();
+        self.done("network", &format!("{address}:22 answers: {banner}"), began);
+        self.hot_add(&key, &address)?;
+        self.kill_daemon(pulse)?;
+        self.muster.run(&["vm", "show", VM])?;
+        Ok(())
+    }
+
+    /// Adds a disk and memory, and asks the guest itself whether it has them.
+    fn hot_add(&mut self, key: &Path, address: &str) -> Result<()> {
+        let began = Instant::now();
+        self.muster.run(&["vm", "disk", "add", VM, "--size", "1G", "--name", "data"])?;
+        let disks = "ls /sys/block | grep -c '^vd'";
+        let before = "2";
+        self.guest_says(key, address, disks, |said| said > before, HOTPLUG_LIMIT)?;
+        self.done("disk", "1 GiB added while it runs; the guest has one more disk", began);
+
+        let began = Instant::now();
+        self.muster.run(&["vm", "set", VM, "--memory", "768M"])?;
+        let memory = "awk '/MemTotal/ {print int($2 / 1024)}' /proc/meminfo";
+        let enough = |said: &str| said.parse::<u64>().is_ok_and(|mib| mib > 600);
+        let said = self.guest_says(key, address, memory, enough, HOTPLUG_LIMIT)?;
+        self.done(
+            "memory",
+            &format!("768 MiB set while it runs; the guest sees {said} MiB"),
+            began,
+        );
+        Ok(())
+    }
+
+    /// Kills the daemon and shows that the guest never stopped, then that a new daemon finds it.
+    fn kill_daemon(&mut self, pulse: Pulse) -> Result<()> {
+        let began = Instant::now();
+        let before = self.muster.json(&["vm", "show", VM])?;
+        let pid = before["run"]["pid"].as_u64().context("the VM has no process")?;
+        self.muster.kill_daemon()?;
+        std::thread::sleep(Duration::from_secs(2));
+        ensure!(Path::new(&format!("/proc/{pid}")).exists(), "the VM's process is gone");
+        self.muster.start_daemon()?;
+        let vm = self.muster.until(VM, Duration::from_secs(60), "it is found again", |vm| {
+            vm["phase"] == "running" && vm["guest"]["heartbeat"] == "ok"
+        })?;
+        ensure!(vm["run"]["pid"].as_u64() == Some(pid), "another process runs now");
+        ensure!(vm["generation"] == before["generation"], "it was started again");
+        let silence = pulse.end()?;
+        ensure!(silence < SILENCE_MAX, "the guest was silent for {silence:?}");
+        let seen = format!(
+            "daemon killed with SIGKILL and started again: same process ({pid}), longest silence of \
+             the guest {} ms",
+            silence.as_millis()
+        );
+        self.done("daemon killed", &seen, began);
+        Ok(())
+    }
+
+    /// Runs a command in the guest by SSH until its answer is as wanted.
+    fn guest_says(
+        &self,
+        key: &Path,
+        address: &str,
+        command: &str,
+        wanted: impl Fn(&str) -> bool,
+        limit: Duration,
+    ) -> Result<String> {
+        let until = Instant::now() + limit;
+        let key = key.to_string_lossy().into_owned();
+        let login = format!("muster@{address}");
+        loop {
+            let said = quiet(cmd(
+                "ssh",
+                [
+                    "-i",
+                    &key,
+                    "-o",
+                    "StrictHostKeyChecking=no",
+                    "-o",
+                    "UserKnownHostsFile=/dev/null",
+                    "-o",
+                    "LogLevel=ERROR",
+                    "-o",
+                    "ConnectTimeout=10",
+                    "-o",
+                    "BatchMode=yes",
+                    &login,
+                    command,
+                ],
+            ));
+            match said {
+                Ok(said) if wanted(said.trim()) => return Ok(said.trim().to_owned()),
+                said if Instant::now() > until => {
+                    bail!("the guest did not show it in {limit:?}; its last answer: {said:?}")
+                }
+                _ => std::thread::sleep(Duration::from_secs(1)),
+            }
+        }
+    }
+
+    fn make_key(&self) -> Result<PathBuf> {
+        let key = self.dir.join("id_ed25519");
+        let path = key.to_string_lossy().into_owned();
+        quiet(cmd(
+            "ssh-keygen",
+            ["-q", "-t", "ed25519", "-N", "", "-C", "muster-demo", "-f", &path],
+        ))?;
+        Ok(key)
+    }
+
+    fn done(&mut self, step: &str, seen: &str, began: Instant) {
+        let seconds = began.elapsed().as_secs_f64();
+        println!("  {step}: {seen} ({seconds:.1} s)");
+        self.steps.push(Step { step: step.to_owned(), seen: seen.to_owned(), seconds });
+    }
+
+    fn what_next(&self) {
+        let vm: Value = self.muster.json(&["vm", "show", VM]).unwrap_or_default();
+        let address = vm["nics"][0]["addresses"][0].as_str().unwrap_or("ADDRESS").to_owned();
+        println!(
+            "\n{VM} goes on running. What to type next:\n\n  \
+             export PATH={}:$PATH MUSTER_SOCKET={}\n  \
+             muster vm list\n  \
+             muster vm console {VM}            (leave it with Ctrl-])\n  \
+             ssh -i {} muster@{address}\n  \
+             muster top\n  \
+             cargo xtask demo --stop           (ends the VM and the daemon of the demo)\n\n\
+             A tutorial of ten minutes: {}",
+            self.muster.binary_dir().display(),
+            self.muster.socket().display(),
+            self.dir.join("id_ed25519").display(),
+            root().join("docs/operate/tutorial.md").display(),
+        );
+    }
+}
