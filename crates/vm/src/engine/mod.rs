@@ -26,6 +26,7 @@ mod event;
 pub mod fake;
 mod layout;
 mod plan;
+pub mod qemu;
 mod state;
 
 use std::fs::File;
