@@ -2,5 +2,6 @@
 
 pub mod cloudinit;
 pub mod engine;
+pub mod guest;
 pub mod image;
 pub mod lifecycle;

@@ -1,0 +1,200 @@
+//! One conversation with an agent that has answered: its abilities and the commands we use.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use serde_json::json;
+
+use super::client::AgentClient;
+use super::client::AgentError;
+use super::client::AgentStream;
+use super::client::CallLimits;
+use super::facts::AgentInfo;
+use super::facts::GuestFacts;
+use super::facts::Question;
+use super::host;
+use super::probe::ExecOutput;
+use super::probe::ExecRequest;
+
+/// Ordinary commands answer in milliseconds; under load and emulation, in a second.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
+/// Setting the clock runs `hwclock`, which waits for a second to begin, twice.
+const SET_TIME_DEADLINE: Duration = Duration::from_secs(15);
+/// A refusal to shut down comes at once; the shutdown itself closes the port or says nothing.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
+
+pub(super) struct Session {
+    client: AgentClient,
+    info: AgentInfo,
+}
+
+impl Session {
+    /// Synchronises a fresh connection, waiting `patience` for the agent to appear, and asks what
+    /// it can do.
+    pub(super) async fn begin(
+        stream: Box<dyn AgentStream>,
+        seed: u32,
+        patience: Duration,
+    ) -> Result<Self, AgentError> {
+        let mut client = AgentClient::new(stream, seed);
+        client.sync(patience).await?;
+        let reply = client.call("guest-info", None, CallLimits::within(COMMAND_DEADLINE)).await?;
+        Ok(Self { client, info: AgentInfo::parse(&reply)? })
+    }
+
+    pub(super) fn info(&self) -> &AgentInfo {
+        &self.info
+    }
+
+    pub(super) async fn ping(&mut self) -> Result<(), AgentError> {
+        self.call("guest-ping", None).await.map(drop)
+    }
+
+    pub(super) async fn ask(
+        &mut self,
+        question: Question,
+        facts: &mut GuestFacts,
+    ) -> Result<(), AgentError> {
+        let reply = self.call(question.command(), None).await?;
+        question.take(&reply, facts)
+    }
+
+    pub(super) async fn shut_down(&mut self) -> Result<(), AgentError> {
+        let command = "guest-shutdown";
+        self.allowed(command)?;
+        let arguments = json!({ "mode": "powerdown" });
+        self.client.send_only(command, Some(arguments), SHUTDOWN_DEADLINE).await
+    }
+
+    pub(super) async fn set_time(&mut self, unix_nanos: i64) -> Result<(), AgentError> {
+        let arguments = json!({ "time": unix_nanos });
+        let limits = CallLimits::within(SET_TIME_DEADLINE);
+        self.call_within("guest-set-time", Some(arguments), limits).await.map(drop)
+    }
+
+    pub(super) async fn freeze(&mut self, limit: Duration) -> Result<u64, AgentError> {
+        let command = "guest-fsfreeze-freeze";
+        let reply = self.call_within(command, None, CallLimits::within(limit)).await?;
+        reply.as_u64().ok_or(AgentError::WrongShape { command, detail: "not a number" })
+    }
+
+    pub(super) async fn thaw(&mut self) -> Result<(), AgentError> {
+        self.call("guest-fsfreeze-thaw", None).await.map(drop)
+    }
+
+    pub(super) async fn is_frozen(&mut self) -> Result<bool, AgentError> {
+        let command = "guest-fsfreeze-status";
+        let reply = self.call(command, None).await?;
+        match reply.as_str() {
+            Some("frozen") => Ok(true),
+            Some("thawed") => Ok(false),
+            _ => Err(AgentError::WrongShape { command, detail: "neither frozen nor thawed" }),
+        }
+    }
+
+    /// Whether the guest has a file at `path` that the agent can open.
+    pub(super) async fn has_file(&mut self, path: &str) -> Result<bool, AgentError> {
+        match self.open(path, "r").await {
+            Ok(handle) => self.close(handle).await.map(|()| true),
+            Err(AgentError::Refused { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the host's facts and returns where they are.
+    pub(super) async fn write_host_file(
+        &mut self,
+        content: &str,
+    ) -> Result<&'static str, AgentError> {
+        match self.write_file(host::HOST_FILE, content).await {
+            Err(AgentError::Refused { .. }) => {}
+            done => return done.map(|()| host::HOST_FILE),
+        }
+        // Most likely the directory is missing, as after each boot.
+        let made = self.exec(&ExecRequest::new("mkdir", &["-p", host::HOST_DIR])).await;
+        match made {
+            Ok(output) if output.code == Some(0) => {
+                self.write_file(host::HOST_FILE, content).await.map(|()| host::HOST_FILE)
+            }
+            Ok(_) | Err(AgentError::Refused { .. } | AgentError::NotAllowed { .. }) => {
+                let path = host::HOST_FILE_FALLBACK;
+                self.write_file(path, content).await.map(|()| path)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Runs a program in the guest to its end (see `probe`).
+    pub(super) async fn exec(&mut self, request: &ExecRequest) -> Result<ExecOutput, AgentError> {
+        let started = self.call("guest-exec", Some(request.arguments())).await?;
+        let pid = super::probe::pid_of(&started)?;
+        let until = tokio::time::Instant::now() + request.deadline;
+        loop {
+            let status = json!({ "pid": pid });
+            let limits = CallLimits {
+                deadline: COMMAND_DEADLINE,
+                reply_bytes: super::client::OUTPUT_BYTES_MAX,
+            };
+            let reply = self.call_within("guest-exec-status", Some(status), limits).await?;
+            if let Some(output) = super::probe::output_of(&reply)? {
+                return Ok(output);
+            }
+            if tokio::time::Instant::now() >= until {
+                let limit = request.deadline;
+                return Err(AgentError::Timeout { command: "guest-exec", limit });
+            }
+            tokio::time::sleep(super::probe::POLL).await;
+        }
+    }
+
+    async fn write_file(&mut self, path: &str, content: &str) -> Result<(), AgentError> {
+        let handle = self.open(path, "w").await?;
+        let write = json!({ "handle": handle, "buf-b64": STANDARD.encode(content) });
+        let written = self.call("guest-file-write", Some(write)).await;
+        // Closed in any case: the guest's handles are few.
+        let closed = self.close(handle).await;
+        let count = written?.get("count").and_then(Value::as_u64);
+        closed?;
+        match count == Some(content.len() as u64) {
+            true => Ok(()),
+            false => Err(AgentError::WrongShape {
+                command: "guest-file-write",
+                detail: "not all bytes were written",
+            }),
+        }
+    }
+
+    async fn open(&mut self, path: &str, mode: &str) -> Result<i64, AgentError> {
+        let command = "guest-file-open";
+        let reply = self.call(command, Some(json!({ "path": path, "mode": mode }))).await?;
+        reply.as_i64().ok_or(AgentError::WrongShape { command, detail: "no handle" })
+    }
+
+    async fn close(&mut self, handle: i64) -> Result<(), AgentError> {
+        self.call("guest-file-close", Some(json!({ "handle": handle }))).await.map(drop)
+    }
+
+    async fn call(
+        &mut self,
+        command: &'static str,
+        arguments: Option<Value>,
+    ) -> Result<Value, AgentError> {
+        self.call_within(command, arguments, CallLimits::within(COMMAND_DEADLINE)).await
+    }
+
+    async fn call_within(
+        &mut self,
+        command: &'static str,
+        arguments: Option<Value>,
+        limits: CallLimits,
+    ) -> Result<Value, AgentError> {
+        self.allowed(command)?;
+        self.client.call(command, arguments, limits).await
+    }
+
+    fn allowed(&self, command: &'static str) -> Result<(), AgentError> {
+        if self.info.allows(command) { Ok(()) } else { Err(AgentError::NotAllowed { command }) }
+    }
+}
