@@ -1,0 +1,43 @@
+//! The door to crate `node`: the only place of this crate that names it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::error::CliError;
+
+/// Run the daemon of this host.
+///
+/// It serves the API on a Unix socket in the run directory and, where the configuration says so, on
+/// a TLS port. It may die at any moment: machines go on, and the next start adopts them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster daemon
+  muster daemon --config /etc/muster/muster.toml
+  muster daemon --data-dir /srv/muster --run-dir /run/muster")]
+pub(crate) struct Args {
+    /// Configuration file; /etc/muster/muster.toml is read if it exists and no other is named.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where images, disks and the state are kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Where sockets and what else a reboot may forget are kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Address of the TLS port, such as 0.0.0.0:7443.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) listen: Option<String>,
+}
+
+/// Runs the daemon until it is told to stop.
+pub(crate) fn run(args: Args) -> Result<(), CliError> {
+    let Args { config: _, data_dir: _, run_dir: _, listen: _ } = args;
+    Err(CliError::failed("this build has no daemon yet", ""))
+}
+
+/// The first process of a VM; started by the daemon only.
+pub(crate) fn launch_vm() -> ExitCode {
+    eprintln!("error: this build has no daemon yet");
+    ExitCode::FAILURE
+}
