@@ -251,9 +251,8 @@ endpoints! {
     VmSave: Post "/vms/{vm}/save" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
     /// Press the reset button; unwritten data in the guest is lost
     VmReset: Post "/vms/{vm}/reset" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
-    /// Freeze the guest's file systems, for at most a given time
-    VmFreeze: Post "/vms/{vm}/freeze" OPERATOR, Json,
-        (Nothing, types::FreezeBody) -> types::FreezeView;
+    /// Freeze the guest's file systems, for at most ten seconds
+    VmFreeze: Post "/vms/{vm}/freeze" OPERATOR, Json, (Nothing, Nothing) -> types::FreezeView;
     /// Thaw the guest's file systems
     VmThaw: Post "/vms/{vm}/thaw" OPERATOR, Json, (Nothing, Nothing) -> types::FreezeView;
     /// Picture of the guest's screen

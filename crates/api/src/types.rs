@@ -436,21 +436,25 @@ pub struct ShutdownBody {
     pub then_off: bool,
 }
 
-/// How to freeze a guest's file systems.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FreezeBody {
-    /// When they thaw by themselves, in seconds, 1 to 10.
-    pub limit_s: u64,
-}
-
-/// What freezing or thawing did.
+/// What freezing or thawing did. A freeze ends by itself after ten seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FreezeView {
-    /// How many file systems changed.
+    /// How many file systems were frozen.
     pub filesystems: u32,
     /// Whether they are frozen now.
     pub frozen: bool,
+    /// After thawing: how good a copy is that was made meanwhile.
+    pub consistency: Option<ConsistencyView>,
+}
+
+/// How good a copy of a guest's disks is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsistencyView {
+    /// The file systems were at rest the whole time.
+    Filesystem,
+    /// They were not: it is as good as after a power cut.
+    Crash,
 }
 
 /// The revision that a change was made for.

@@ -11,7 +11,7 @@ use model::VmId;
 use model::VmRecord;
 use tokio::sync::watch;
 use vm::engine::Machine;
-use vm::lifecycle::GuestHandle;
+use vm::guest::GuestServices;
 use vm::lifecycle::Host;
 use vm::lifecycle::Status;
 use vm::lifecycle::VmHandle;
@@ -35,7 +35,7 @@ impl Hub {
     }
 
     /// The services of a VM's guest, while it runs.
-    pub(crate) fn guest(&self, vm: VmId) -> Option<GuestHandle> {
+    pub(crate) fn guest(&self, vm: VmId) -> Option<GuestServices> {
         self.with(vm, VmHandle::guest).flatten()
     }
 

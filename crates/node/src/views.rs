@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use api::types::Accelerator;
 use api::types::DiskView;
+use api::types::FilesystemView;
 use api::types::GuestView;
 use api::types::Heartbeat;
 use api::types::ImageView;
@@ -30,6 +31,8 @@ use model::TokenRecord;
 use model::UnixMillis;
 use model::VmRecord;
 use vm::engine::Accel;
+use vm::guest::FreezeState;
+use vm::guest::Heartbeat as Beat;
 use vm::lifecycle::Phase as Seen;
 use vm::lifecycle::RunStatus;
 use vm::lifecycle::Status;
@@ -257,12 +260,60 @@ impl App {
         self.config.data_dir.join("vms")
     }
 
-    fn guest_view(&self, _vm: &VmRecord, _status: &Status) -> GuestView {
-        GuestView { heartbeat: Heartbeat::Off, ..GuestView::default() }
+    fn guest_view(&self, vm: &VmRecord, status: &Status) -> GuestView {
+        let seen = match (&status.run, self.hub.guest(vm.id)) {
+            (Some(_), Some(guest)) => guest.status().borrow().clone(),
+            _ => return GuestView { heartbeat: Heartbeat::Off, ..GuestView::default() },
+        };
+        let facts = seen.facts.as_deref().cloned().unwrap_or_default();
+        let os = facts.os.unwrap_or_default();
+        GuestView {
+            heartbeat: match seen.heartbeat {
+                Beat::NotInstalled => Heartbeat::NotInstalled,
+                Beat::Ok => Heartbeat::Ok,
+                Beat::NoContact => Heartbeat::NoContact,
+                Beat::Lost => Heartbeat::Lost,
+                Beat::Off => Heartbeat::Off,
+            },
+            agent: facts.agent,
+            hostname: facts.hostname,
+            os: os.pretty.or(os.id),
+            kernel: os.kernel,
+            timezone: facts.timezone,
+            users: facts.users,
+            filesystems: facts
+                .filesystems
+                .into_iter()
+                .map(|it| FilesystemView {
+                    mountpoint: it.mountpoint,
+                    kind: it.kind,
+                    total: it.total.map(Bytes::new),
+                    used: it.used.map(Bytes::new),
+                })
+                .collect(),
+            frozen: seen.freeze == FreezeState::Frozen,
+        }
     }
 
-    fn addresses_by_mac(&self, _vm: &VmRecord) -> HashMap<String, Vec<String>> {
-        HashMap::new()
+    /// Addresses that the guest's agent tells, without loopback and prefix, by Ethernet address.
+    fn addresses_by_mac(&self, vm: &VmRecord) -> HashMap<String, Vec<String>> {
+        let Some(guest) = self.hub.guest(vm.id) else { return HashMap::new() };
+        let Some(facts) = guest.status().borrow().facts.clone() else { return HashMap::new() };
+        facts
+            .interfaces
+            .iter()
+            .filter_map(|interface| {
+                let addresses = interface
+                    .addresses
+                    .iter()
+                    .filter_map(|address| address.split('/').next())
+                    // What every adapter has and nobody outside can use.
+                    .filter(|address| !address.starts_with("fe80:"))
+                    .map(str::to_owned)
+                    .collect();
+                Some((interface.mac.clone()?, addresses))
+            })
+            .collect()
     }
 }
 

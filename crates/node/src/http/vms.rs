@@ -6,6 +6,7 @@ use api::ApiError;
 use api::ErrorKind;
 use api::endpoint as ep;
 use api::endpoint::Endpoint;
+use api::types::ConsistencyView;
 use api::types::FreezeView;
 use api::types::OpView;
 use api::types::VmCreateBody;
@@ -33,6 +34,8 @@ use crate::http::Mounts;
 use crate::http::bad_request;
 use crate::http::devices;
 use crate::views::promised;
+use vm::guest::GuestServices;
+use vm::guest::ServiceError;
 
 /// Version of a VM configuration's meaning that new VMs get.
 const CONFIG_VERSION: u32 = 1;
@@ -304,31 +307,23 @@ async fn shutdown(call: Call<ep::VmShutdown>) -> Result<OpView, ApiError> {
 }
 
 async fn freeze(call: Call<ep::VmFreeze>) -> Result<FreezeView, ApiError> {
-    if !(1..=10).contains(&call.body.limit_s) {
-        return Err(bad_request("the limit is 1 to 10 seconds"));
-    }
     let vm = find_vm(&call)?;
-    if !vm.spec.services.backup {
-        return Err(ApiError::new(
-            ErrorKind::Conflict,
-            "service_off",
-            format!("the backup service of {} is off", vm.name),
-            format!("switch it on: muster vm set {} --backup on", vm.name),
-        ));
-    }
-    let limit = std::time::Duration::from_secs(call.body.limit_s);
-    let filesystems =
-        guest(&call.app, &vm)?.freeze(limit).await.map_err(|why| guest_error(&why))?;
-    Ok(FreezeView { filesystems, frozen: true })
+    let frozen = guest(&call.app, &vm)?.freeze().await.map_err(|error| guest_error(&error))?;
+    let filesystems = u32::try_from(frozen.filesystems).unwrap_or(u32::MAX);
+    Ok(FreezeView { filesystems, frozen: true, consistency: None })
 }
 
 async fn thaw(call: Call<ep::VmThaw>) -> Result<FreezeView, ApiError> {
     let vm = find_vm(&call)?;
-    let filesystems = guest(&call.app, &vm)?.thaw().await.map_err(|why| guest_error(&why))?;
-    Ok(FreezeView { filesystems, frozen: false })
+    let good = guest(&call.app, &vm)?.thaw().await.map_err(|error| guest_error(&error))?;
+    let consistency = Some(match good {
+        vm::guest::Consistency::Filesystem => ConsistencyView::Filesystem,
+        vm::guest::Consistency::Crash => ConsistencyView::Crash,
+    });
+    Ok(FreezeView { filesystems: 0, frozen: false, consistency })
 }
 
-fn guest(app: &App, vm: &VmRecord) -> Result<vm::lifecycle::GuestHandle, ApiError> {
+fn guest(app: &App, vm: &VmRecord) -> Result<GuestServices, ApiError> {
     app.hub.guest(vm.id).ok_or_else(|| not_running(vm))
 }
 
@@ -341,11 +336,15 @@ pub(crate) fn not_running(vm: &VmRecord) -> ApiError {
     )
 }
 
-fn guest_error(why: &str) -> ApiError {
-    ApiError::new(
-        ErrorKind::Failed,
-        "guest_agent",
-        format!("the guest agent did not do it: {why}"),
-        "install qemu-guest-agent in the guest, and see its log",
-    )
+fn guest_error(error: &ServiceError) -> ApiError {
+    let (kind, code) = match error {
+        ServiceError::Off(_) => (ErrorKind::Conflict, "service_off"),
+        ServiceError::AlreadyFrozen | ServiceError::NothingToFreeze => {
+            (ErrorKind::Conflict, "freeze")
+        }
+        ServiceError::Busy | ServiceError::Gone => (ErrorKind::Conflict, "not_running"),
+        _ => (ErrorKind::Failed, "guest_agent"),
+    };
+    let hint = "see the guest's services: muster vm show NAME";
+    ApiError::new(kind, code, crate::ports::chain(error), hint)
 }

@@ -27,6 +27,7 @@ use crate::engine::MachineEvent;
 use crate::engine::Origin;
 use crate::engine::RunInfo;
 use crate::engine::RunState;
+use crate::guest::GuestServices;
 use crate::lifecycle::Host;
 use crate::lifecycle::LedgerError;
 use crate::lifecycle::Phase;
@@ -38,7 +39,6 @@ use crate::lifecycle::machine::Cpus;
 use crate::lifecycle::machine::Settle;
 use crate::lifecycle::machine::settle;
 use crate::lifecycle::ops::Stop;
-use crate::lifecycle::services::GuestHandle;
 use crate::lifecycle::status::Publisher;
 
 /// How long until a thing that cannot be had now (QEMU, storage, an answer) is tried again. Short
@@ -55,7 +55,7 @@ pub(crate) struct Parts {
     pub(crate) wanted: watch::Receiver<Option<Wanted>>,
     pub(crate) publisher: Publisher,
     pub(crate) consoles: watch::Sender<Option<Arc<dyn Machine>>>,
-    pub(crate) services: watch::Sender<Option<GuestHandle>>,
+    pub(crate) services: watch::Sender<Option<GuestServices>>,
 }
 
 pub(crate) struct Driver {
@@ -66,7 +66,7 @@ pub(crate) struct Driver {
     pub(crate) publisher: Publisher,
     pub(crate) run: Option<Run>,
     consoles: watch::Sender<Option<Arc<dyn Machine>>>,
-    services: watch::Sender<Option<GuestHandle>>,
+    pub(crate) services: watch::Sender<Option<GuestServices>>,
     /// A machine may be there and could not be asked: look again before anything else.
     unknown: bool,
     retry_at: Option<Instant>,
@@ -119,6 +119,7 @@ impl Driver {
                 }
                 None => {
                     self.copy_record(&wanted.record);
+                    self.tell_guest(&wanted.record);
                     self.settle(&wanted.record).await;
                 }
             }
@@ -196,7 +197,8 @@ impl Driver {
             balloon: None,
         }));
         self.consoles.send_replace(Some(machine.clone()));
-        self.run = Some(Run { machine, events, info: run });
+        self.run = Some(Run { machine: machine.clone(), events, info: run });
+        self.start_services(machine);
         self.observe().await;
     }
 
@@ -204,11 +206,18 @@ impl Driver {
     pub(crate) async fn observe(&mut self) {
         let Some(run) = &self.run else { return };
         match run.machine.query_status().await {
-            Ok(RunState::Running) => self.publisher.phase(Phase::Running),
+            Ok(RunState::Running) => {
+                self.publisher.phase(Phase::Running);
+                self.services_paused(false);
+            }
             Ok(RunState::IoError) => {
                 self.publisher.phase_with_note(Phase::Paused, "its storage cannot be written");
+                self.services_paused(true);
             }
-            Ok(_) => self.publisher.phase(Phase::Paused),
+            Ok(_) => {
+                self.publisher.phase(Phase::Paused);
+                self.services_paused(true);
+            }
             Err(error) => self.publisher.phase_with_note(Phase::Hung, &error.to_string()),
         }
         if let Ok(memory) = run.machine.memory_state().await {

@@ -58,6 +58,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::engine::Engine;
+use crate::guest::GuestServices;
 use crate::image::DiskTool;
 
 pub use files::VmFiles;
@@ -163,11 +164,9 @@ pub struct VmHandle {
     wanted: watch::Sender<Option<Wanted>>,
     status: watch::Receiver<Status>,
     consoles: watch::Receiver<Option<Arc<dyn crate::engine::Machine>>>,
-    services: watch::Receiver<Option<services::GuestHandle>>,
+    services: watch::Receiver<Option<GuestServices>>,
     task: JoinHandle<()>,
 }
-
-pub use services::GuestHandle;
 
 impl VmHandle {
     /// Starts a driver. It adopts the machine if there is one.
@@ -210,7 +209,7 @@ impl VmHandle {
     }
 
     /// The guest's services, while the machine runs.
-    pub fn guest(&self) -> Option<GuestHandle> {
+    pub fn guest(&self) -> Option<GuestServices> {
         self.services.borrow().clone()
     }
 }

@@ -93,7 +93,7 @@ impl Driver {
             OpRequest::VmStart { .. } => self.start(record, task).await,
             OpRequest::VmResume { .. } => match record.power {
                 Power::Saved => self.start(record, task).await,
-                _ => self.resume(task).await,
+                _ => self.resume(record, task).await,
             },
             OpRequest::VmShutdown { patience, then_off, .. } => {
                 let patience = Duration::from_millis(patience.get());

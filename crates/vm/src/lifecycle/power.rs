@@ -99,7 +99,11 @@ impl Driver {
                 .consume_memory(saved.generation)
                 .map_err(file("the saved memory cannot be put away"))?;
         }
-        self.go_on().await
+        self.go_on().await?;
+        if restored {
+            self.sync_time_soon(record);
+        }
+        Ok(())
     }
 
     /// What a machine needs between its launch and its first instruction.
@@ -122,7 +126,6 @@ impl Driver {
             machine.cont().await?;
         }
         self.observe().await;
-        self.start_services().await;
         Ok(())
     }
 
@@ -162,9 +165,10 @@ impl Driver {
         }
     }
 
-    pub(crate) async fn resume(&mut self, task: &Task<'_>) -> Step<OpOutcome> {
+    pub(crate) async fn resume(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
         self.progress(task, "resuming", 0, 0);
         self.go_on().await?;
+        self.sync_time_soon(record);
         Ok(OpOutcome::Done)
     }
 

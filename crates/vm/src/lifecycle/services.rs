@@ -1,35 +1,36 @@
 //! The guest's integration services as the lifecycle uses them.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use model::VmRecord;
 
 use crate::cloudinit::Seed;
 use crate::cloudinit::SeedInput;
+use crate::engine::Machine;
+use crate::guest::AgentStream;
+use crate::guest::Connect;
+use crate::guest::GuestConfig;
+use crate::guest::GuestServices;
+use crate::guest::HostClock;
+use crate::guest::HostFacts;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
 use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::file;
 
-/// The services of a running guest.
-#[derive(Debug, Clone)]
-pub struct GuestHandle {}
+/// The way to the agent of one machine.
+struct AgentPort(Arc<dyn Machine>);
 
-impl GuestHandle {
-    /// Freezes the guest's file systems for at most `limit`; gives how many.
-    ///
-    /// # Errors
-    /// What the agent said.
-    pub async fn freeze(&self, _limit: std::time::Duration) -> Result<u32, String> {
-        Err("not yet".to_owned())
-    }
-
-    /// Thaws the guest's file systems; gives how many.
-    ///
-    /// # Errors
-    /// What the agent said.
-    pub async fn thaw(&self) -> Result<u32, String> {
-        Err("not yet".to_owned())
+#[async_trait]
+impl Connect for AgentPort {
+    async fn connect(&self) -> io::Result<Box<dyn AgentStream>> {
+        match self.0.agent().await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 }
 
@@ -52,10 +53,78 @@ impl Driver {
         Ok(Some(path))
     }
 
-    pub(crate) async fn start_services(&mut self) {}
+    /// Starts the services of a machine that was launched or adopted.
+    pub(crate) fn start_services(&self, machine: Arc<dyn Machine>) {
+        let Some(record) = self.record() else { return };
+        let services = GuestServices::start(
+            Arc::new(AgentPort(machine)),
+            Arc::new(HostClock),
+            record.spec.services,
+            GuestConfig::default(),
+        );
+        self.services.send_replace(Some(services));
+        self.tell_guest(&record);
+    }
+
+    /// Switches and facts as the record has them now. Telling the same again costs nothing.
+    pub(crate) fn tell_guest(&self, record: &VmRecord) {
+        let Some(services) = self.guest() else { return };
+        let facts = HostFacts {
+            host: self.host.host_name.clone(),
+            vm: record.id,
+            name: record.name.clone(),
+            platform_version: env!("CARGO_PKG_VERSION").to_owned(),
+            keys: record.spec.keys.clone(),
+        };
+        let told = services
+            .configure(record.spec.services)
+            .and_then(|()| services.tell(record.spec.services.exchange.then_some(facts)));
+        if let Err(error) = told {
+            tracing::debug!(vm = %record.name, %error, "the guest's services were not told");
+        }
+    }
+
+    /// The guest's processors stand, or go on.
+    pub(crate) fn services_paused(&self, paused: bool) {
+        if let Some(services) = self.guest()
+            && let Err(error) = services.set_paused(paused)
+        {
+            tracing::debug!(vm = %self.vm, %error, "the guest's services were not told");
+        }
+    }
+
+    /// Sets the guest's clock after it stood still, if that is switched on and an agent answers.
+    pub(crate) fn sync_time_soon(&self, record: &VmRecord) {
+        let Some(services) = self.guest() else { return };
+        if !record.spec.services.time_sync {
+            return;
+        }
+        let name = record.name.clone();
+        // The agent may need a moment to answer again; nobody has to wait for that.
+        tokio::spawn(async move {
+            if let Err(error) = services.sync_time().await {
+                tracing::info!(vm = %name, %error, "the guest's clock was not set");
+            }
+        });
+    }
 
     /// Asks the agent to shut the guest down. False where there is none that answers.
-    pub(crate) async fn agent_shutdown(&mut self) -> bool {
-        false
+    pub(crate) async fn agent_shutdown(&self) -> bool {
+        let Some(services) = self.guest() else { return false };
+        match services.shut_down().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(vm = %self.vm, %error, "the power button is pressed instead");
+                false
+            }
+        }
+    }
+
+    fn guest(&self) -> Option<GuestServices> {
+        self.services.borrow().clone()
+    }
+
+    fn record(&self) -> Option<Arc<VmRecord>> {
+        self.wanted.borrow().as_ref().map(|wanted| wanted.record.clone())
     }
 }
