@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
+use node::config::Config;
+
 use crate::error::CliError;
 
 /// Run the daemon of this host.
@@ -13,10 +16,10 @@ use crate::error::CliError;
 #[command(after_help = "\
 Examples:
   muster daemon
-  muster daemon --config /etc/muster/muster.toml
+  muster daemon --config /etc/muster/config.toml
   muster daemon --data-dir /srv/muster --run-dir /run/muster")]
 pub(crate) struct Args {
-    /// Configuration file; /etc/muster/muster.toml is read if it exists and no other is named.
+    /// Configuration file; /etc/muster/config.toml is read if it exists and no other is named.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Where images, disks and the state are kept.
@@ -32,12 +35,37 @@ pub(crate) struct Args {
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let Args { config: _, data_dir: _, run_dir: _, listen: _ } = args;
-    Err(CliError::failed("this build has no daemon yet", ""))
+    let config = config(args).map_err(|error| failed(&error))?;
+    node::run(config).map_err(|error| failed(&error))
+}
+
+fn config(args: Args) -> anyhow::Result<Config> {
+    let Args { config, data_dir, run_dir, listen } = args;
+    let mut settings = match config {
+        Some(path) => Config::read(&path)?,
+        None => Config::read_default()?,
+    };
+    if let Some(dir) = data_dir {
+        settings.data_dir = dir;
+    }
+    if let Some(dir) = run_dir {
+        settings.run_dir = dir;
+    }
+    if let Some(listen) = listen {
+        let address = listen.parse().with_context(|| format!("'{listen}' is no ADDRESS:PORT"))?;
+        settings.tls_listen = Some(address);
+    }
+    Ok(settings)
+}
+
+fn failed(error: &anyhow::Error) -> CliError {
+    CliError::failed(
+        &format!("the daemon cannot run: {error:#}"),
+        "see the options: muster daemon --help",
+    )
 }
 
 /// The first process of a VM; started by the daemon only.
 pub(crate) fn launch_vm() -> ExitCode {
-    eprintln!("error: this build has no daemon yet");
-    ExitCode::FAILURE
+    node::launch_vm_main()
 }

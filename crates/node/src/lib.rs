@@ -28,4 +28,34 @@ mod tls;
 pub mod truth;
 mod views;
 
-pub use start::run;
+/// Runs the daemon until it is told to end, on a runtime of its own, with its log on standard error
+/// (`RUST_LOG` chooses what; JSON lines where `MUSTER_LOG=json`).
+///
+/// # Errors
+/// Why it could not start, with what to do.
+pub fn run(config: config::Config) -> anyhow::Result<()> {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(start::run(config));
+    // Machines and their files need no farewell; tasks that wait for guests must not hold us up.
+    runtime.shutdown_background();
+    result
+}
+
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second logger in one process is refused; then the first one goes on.
+    let _ = if std::env::var("MUSTER_LOG").is_ok_and(|kind| kind == "json") {
+        log.json().try_init()
+    } else {
+        log.with_ansi(false).try_init()
+    };
+}
+
+/// Entry of the hidden `launch-vm` command: turns this process into a jailed machine. Called before
+/// any thread is started.
+pub fn launch_vm_main() -> std::process::ExitCode {
+    vm::engine::qemu::jail::jail_main()
+}

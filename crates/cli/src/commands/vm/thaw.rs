@@ -2,6 +2,7 @@
 
 use api::endpoint::Nothing;
 use api::endpoint::VmThaw;
+use api::types::ConsistencyView;
 
 use crate::complete;
 use crate::context::Context;
@@ -23,5 +24,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if context.out.json {
         return context.out.raw_json(&thawed.raw);
     }
-    context.out.done(&format!("{} file systems are thawed", thawed.value.filesystems))
+    let good = match thawed.value.consistency {
+        Some(ConsistencyView::Filesystem) => "a copy made meanwhile is consistent",
+        _ => "a copy made meanwhile is as good as after a power cut",
+    };
+    context.out.done(&format!("thawed; {good}"))
 }
