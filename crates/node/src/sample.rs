@@ -9,10 +9,14 @@ use std::time::Duration;
 use std::time::Instant;
 
 use model::Bytes;
+use model::EventKind;
 use model::NicId;
+use model::Severity;
 use model::VmId;
+use vm::guest::Heartbeat;
 
 use crate::hub::Hub;
+use crate::ledger::NodeLedger;
 use crate::ports::SwitchPorts;
 
 /// How often. Fifty VMs cost some 100 small reads, well under a thousandth of a processor.
@@ -46,8 +50,14 @@ impl Samples {
     }
 
     /// Takes samples until the daemon ends.
-    pub(crate) async fn follow(self: Arc<Self>, hub: Hub, ports: Arc<SwitchPorts>) {
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        hub: Hub,
+        ports: Arc<SwitchPorts>,
+        ledger: Arc<NodeLedger>,
+    ) {
         let mut last: HashMap<VmId, (Instant, Duration)> = HashMap::new();
+        let mut beats: HashMap<VmId, Heartbeat> = HashMap::new();
         let mut timer = tokio::time::interval(EVERY);
         loop {
             timer.tick().await;
@@ -66,6 +76,7 @@ impl Samples {
                 next.insert(*vm, (now, used));
             }
             last = next;
+            beats = tell_heartbeats(&hub, &ledger, &running, &beats);
             *self.processes.lock().unwrap_or_else(PoisonError::into_inner) = samples;
             let mut addresses = HashMap::new();
             if !running.is_empty() {
@@ -77,6 +88,34 @@ impl Samples {
             *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         }
     }
+}
+
+/// Tells of each guest whose heartbeat is not what it was; what all are now.
+fn tell_heartbeats(
+    hub: &Hub,
+    ledger: &NodeLedger,
+    running: &[(VmId, u32)],
+    before: &HashMap<VmId, Heartbeat>,
+) -> HashMap<VmId, Heartbeat> {
+    let mut now = HashMap::new();
+    for (vm, _) in running {
+        let Some(guest) = hub.guest(*vm) else { continue };
+        let beat = guest.status().borrow().heartbeat;
+        now.insert(*vm, beat);
+        let old = before.get(vm).copied().unwrap_or_default();
+        if beat == old {
+            continue;
+        }
+        let (severity, words) = match beat {
+            Heartbeat::Ok => (Severity::Info, "the guest answers"),
+            Heartbeat::NoContact => (Severity::Warning, "the guest has missed some heartbeats"),
+            Heartbeat::Lost => (Severity::Error, "the guest has been silent for long"),
+            Heartbeat::NotInstalled => (Severity::Info, "the guest has not answered yet"),
+            Heartbeat::Off => (Severity::Info, "the heartbeat service is off"),
+        };
+        ledger.observe(*vm, EventKind::VmObserved, severity, words.to_owned());
+    }
+    now
 }
 
 /// Processor time and resident memory of a process (proc(5): `stat` fields 14 and 15, `statm`

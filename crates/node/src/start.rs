@@ -148,7 +148,7 @@ fn set_going(app: &App, vm_host: Arc<Host>, images: ImageStore, ledger: Arc<Node
     let App { truth, engine, hub, ports, samples, reconcilers, .. } = app;
     tokio::spawn(hub.clone().follow(app.node, vm_host, truth.watch()));
     tokio::spawn(images::follow(images, ledger.clone(), truth.watch()));
-    tokio::spawn(samples.clone().follow(hub.clone(), ports.clone()));
+    tokio::spawn(samples.clone().follow(hub.clone(), ports.clone(), ledger.clone()));
     tokio::spawn(reconcilers.clone().engine(engine.clone()));
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
