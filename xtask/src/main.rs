@@ -8,6 +8,7 @@ mod demo;
 mod guest;
 mod install;
 mod run;
+mod tidy;
 
 use anyhow::Result;
 use clap::Parser;
@@ -34,6 +35,8 @@ enum Verb {
     },
     /// Show the main job: a Debian guest that runs, changes while it runs, and never stops.
     Demo(demo::Args),
+    /// Check the house rules that neither the compiler nor clippy knows.
+    Tidy,
 }
 
 fn main() -> Result<()> {
@@ -44,5 +47,6 @@ fn main() -> Result<()> {
             guest::run(which, force)
         }
         Verb::Demo(args) => demo::run(&args),
+        Verb::Tidy => tidy::run(),
     }
 }
