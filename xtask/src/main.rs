@@ -4,11 +4,15 @@
 //! the gate still works when a crate does not compile.
 
 mod apt;
+mod check;
 mod demo;
 mod guest;
 mod install;
 mod run;
+mod test;
 mod tidy;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
@@ -35,18 +39,38 @@ enum Verb {
     },
     /// Show the main job: a Debian guest that runs, changes while it runs, and never stops.
     Demo(demo::Args),
+    /// The gate: formatting, lints, tidy and documentation. Changes nothing.
+    Check,
+    /// The only thing that writes: formatting, the lock file, and what clippy can mend by itself.
+    Fix,
+    /// Install what is missing, pass the gate, and run every test.
+    Test(test::Args),
     /// Check the house rules that neither the compiler nor clippy knows.
     Tidy,
 }
 
-fn main() -> Result<()> {
-    match Args::parse().verb {
+fn main() -> ExitCode {
+    match run_verb(Args::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Without a backtrace, which would bury what to do next.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_verb(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Install => install::run(),
         Verb::Guest { which, force } => {
             install::run()?;
             guest::run(which, force)
         }
         Verb::Demo(args) => demo::run(&args),
+        Verb::Check => check::run(),
+        Verb::Fix => check::fix(),
+        Verb::Test(args) => test::run(&args),
         Verb::Tidy => tidy::run(),
     }
 }

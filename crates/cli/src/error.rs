@@ -115,16 +115,15 @@ mod tests {
 
     #[test]
     fn each_kind_has_its_row_in_the_table() {
-        use ErrorKind::*;
         for kind in [
-            BadRequest,
-            Unauthenticated,
-            Forbidden,
-            NotFound,
-            Conflict,
-            TooLarge,
-            Failed,
-            Unavailable,
+            ErrorKind::BadRequest,
+            ErrorKind::Unauthenticated,
+            ErrorKind::Forbidden,
+            ErrorKind::NotFound,
+            ErrorKind::Conflict,
+            ErrorKind::TooLarge,
+            ErrorKind::Failed,
+            ErrorKind::Unavailable,
         ] {
             let code = CliError::from(ApiError::new(kind, "x", "x", "")).exit_code();
             assert!(EXIT_CODES.iter().any(|row| row.0 == code), "{kind:?}");
