@@ -3,6 +3,7 @@
 mod disks;
 mod imports;
 mod server;
+mod tls;
 mod trouble;
 
 use std::path::Path;
