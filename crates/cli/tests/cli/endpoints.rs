@@ -1,0 +1,106 @@
+//! Every operation of the API can be reached from a verb.
+
+use api::endpoint::TABLE;
+
+use crate::fake::Fake;
+use crate::program::run;
+use crate::program::start;
+
+/// Which command calls which endpoint. A new row of the API's table needs one here.
+const VERBS: &[(&str, &str)] = &[
+    ("Version", "version"),
+    ("OpenApi", "util openapi"),
+    ("WhoAmI", "whoami"),
+    ("VmList", "vm list"),
+    ("VmCreate", "vm create web-1"),
+    ("VmShow", "vm show web-1"),
+    ("VmSet", "vm set web-1 --cpus 2"),
+    ("VmDelete", "vm delete web-1"),
+    ("VmUndelete", "vm undelete web-1"),
+    ("VmStart", "vm start web-1"),
+    ("VmShutdown", "vm shutdown web-1"),
+    ("VmOff", "vm off web-1"),
+    ("VmPause", "vm pause web-1"),
+    ("VmResume", "vm resume web-1"),
+    ("VmSave", "vm save web-1"),
+    ("VmReset", "vm reset web-1"),
+    ("VmFreeze", "vm freeze web-1"),
+    ("VmThaw", "vm thaw web-1"),
+    ("VmScreenshot", "vm screenshot web-1"),
+    ("VmSerial", "vm console web-1"),
+    ("DiskAdd", "vm disk add web-1 --size 1G"),
+    ("DiskRemove", "vm disk remove web-1 data --yes"),
+    ("DiskResize", "vm disk resize web-1 data 2G"),
+    ("NicAdd", "vm nic add web-1"),
+    ("NicRemove", "vm nic remove web-1 net0"),
+    ("NicSet", "vm nic set web-1 net0 --link off"),
+    ("ImageList", "image list"),
+    ("ImageImport", "image import debian https://example.org/a.qcow2"),
+    ("ImageShow", "image show debian"),
+    ("ImageDelete", "image delete debian --yes"),
+    ("OpList", "op list"),
+    ("OpShow", "op show 1"),
+    ("OpCancel", "op cancel 1"),
+    ("EventList", "event list"),
+    ("NodeList", "node list"),
+    ("NodeShow", "node show host-1"),
+    ("NetworkList", "network list"),
+    ("NetworkCreate", "network create lab --subnet 10.78.0.0/24"),
+    ("NetworkShow", "network show nat"),
+    ("NetworkDelete", "network delete lab"),
+    ("TokenList", "token list"),
+    ("TokenCreate", "token create ci"),
+    ("TokenRevoke", "token revoke ci"),
+];
+
+/// Those that do not end by themselves; their own tests end them.
+const ENDLESS: &[(&str, &str)] =
+    &[("VmVnc", "vm console web-1 --vnc"), ("EventStream", "event list --follow")];
+
+/// Called by every verb that waits; its own tests stand in `outcome`.
+const ALONG: &[&str] = &["OpWait"];
+
+#[test]
+fn the_map_names_each_endpoint_once() {
+    let named = VERBS.iter().chain(ENDLESS).map(|(id, _)| *id).chain(ALONG.iter().copied());
+    let mut named: Vec<_> = named.collect();
+    let mut table: Vec<_> = TABLE.iter().map(|info| info.id).collect();
+    named.sort_unstable();
+    table.sort_unstable();
+    assert_eq!(named, table, "each endpoint needs a verb, and a line in this map");
+}
+
+#[test]
+fn each_verb_calls_its_endpoint_and_reads_the_answer() {
+    for (id, line) in VERBS {
+        for json in [false, true] {
+            let fake = Fake::new();
+            let mut args: Vec<_> = line.split(' ').collect();
+            if json {
+                args.push("--json");
+            }
+            let ran = run(&fake, &args);
+            let cancel = *id == "OpCancel";
+            assert_eq!(ran.code, 0, "{line}: {}", ran.stderr);
+            assert!(fake.ids().contains(id), "{line} called {:?}", fake.ids());
+            let quiet = json && matches!(*id, "VmSerial");
+            if json && !quiet {
+                let value: Result<serde_json::Value, _> = serde_json::from_str(&ran.stdout);
+                assert!(value.is_ok(), "{line}: not one JSON document: {}", ran.stdout);
+            }
+            assert!(!ran.stdout.is_empty() || cancel, "{line}: nothing on standard output");
+        }
+    }
+}
+
+#[test]
+fn endless_verbs_call_their_endpoint() {
+    for (id, line) in ENDLESS {
+        let fake = Fake::new();
+        let args: Vec<_> = line.split(' ').collect();
+        let running = start(&fake, &args, "");
+        fake.wait_for(id, 1);
+        running.signal("-INT");
+        assert_eq!(running.end().code, 130, "{line}");
+    }
+}

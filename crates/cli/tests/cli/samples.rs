@@ -1,0 +1,192 @@
+//! What the scripted daemon answers if a test says nothing else.
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::fake::Answer;
+
+pub(crate) const VM: &str = "0191f6a0-7c1e-7d2a-8f00-000000000001";
+pub(crate) const OP: &str = "0191f6a0-7c1e-7d2a-8f00-000000000002";
+const OTHER: &str = "0191f6a0-7c1e-7d2a-8f00-000000000003";
+const SHA: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// An operation that runs.
+pub(crate) fn running(verb: &str) -> Value {
+    json!({
+        "id": OP, "verb": verb, "title": format!("{} web-1", verb.trim_start_matches("vm_")),
+        "target": "web-1", "vm": VM, "image": null, "actor": "root",
+        "begun": 1_000_000, "deadline": 2_000_000, "state": "running", "cancel_requested": false,
+        "progress": null
+    })
+}
+
+/// An operation that is at a step.
+pub(crate) fn at(verb: &str, step: &str, done: u64, total: u64) -> Value {
+    let mut op = running(verb);
+    op["progress"] = json!({ "step": step, "done": done, "total": total });
+    op
+}
+
+/// An operation that has ended well.
+pub(crate) fn done(verb: &str) -> Value {
+    let mut op = running(verb);
+    op.as_object_mut().unwrap().remove("cancel_requested");
+    op["state"] = json!("done");
+    op["at"] = json!(1_002_500);
+    op
+}
+
+/// An operation that was stopped.
+pub(crate) fn cancelled(verb: &str) -> Value {
+    let mut op = done(verb);
+    op["state"] = json!("cancelled");
+    op
+}
+
+/// An operation that has failed.
+pub(crate) fn failed(verb: &str) -> Value {
+    let mut op = done(verb);
+    op["state"] = json!("failed");
+    op["failure"] = json!({
+        "code": "no_space", "message": "the disk is full", "hint": "make room on /var/lib/muster"
+    });
+    op
+}
+
+/// An error.
+pub(crate) fn error(status: u16, kind: &str) -> Answer {
+    let error = json!({
+        "kind": kind, "code": "some_code", "message": "it does not work", "hint": "do this instead"
+    });
+    Answer::Json(status, error)
+}
+
+/// A machine in a list.
+pub(crate) fn summary(name: &str, phase: &str) -> Value {
+    json!({
+        "id": VM, "name": name, "phase": phase, "heartbeat": "ok", "cpus": 2,
+        "memory": 1_073_741_824, "cpu_percent": 7, "addresses": ["10.77.0.2"], "node": "host-1",
+        "tags": ["web"], "busy": null
+    })
+}
+
+/// A machine in full.
+pub(crate) fn vm() -> Value {
+    json!({
+        "id": VM, "name": "web-1", "phase": "running", "power": "running", "note": null,
+        "node": "host-1",
+        "pinned": { "config_version": 1, "machine_type": "pc-q35-10.0", "cpu_model": "qemu64" },
+        "generation": 3, "revision": 7,
+        "cpus": { "count": 2, "max": 4, "weight": 100, "cap_percent": null },
+        "memory": { "size": 1_073_741_824, "max": 4_294_967_296_u64, "balloon": null },
+        "firmware": "bios", "profile": "virtio",
+        "disks": [{
+            "id": OTHER, "name": "disk0", "size": 21_474_836_480_u64, "allocated": 1_310_720,
+            "image": "debian", "format": "qcow2", "read_only": false
+        }],
+        "nics": [{
+            "id": OTHER, "name": "net0", "mac": "52:54:00:12:34:56", "network": "nat",
+            "reserved_address": "10.77.0.2", "addresses": ["10.77.0.2"], "link_up": true
+        }],
+        "services": {
+            "shutdown": true, "heartbeat": true, "exchange": true, "time_sync": false,
+            "backup": true
+        },
+        "on_crash": "restart", "description": "the web", "tags": ["web"],
+        "keys": { "role": "web" }, "cloud_init": null, "saved": null, "op": null,
+        "last_exit": null, "created": 1_000_000, "deleted": null,
+        "run": {
+            "pid": 4711, "started": 1_000_000, "accelerator": "tcg",
+            "accelerator_reason": "/dev/kvm does not exist", "qemu": "10.0.2", "cpus": 2,
+            "memory": 1_073_741_824, "cpu_percent": 7, "resident": 314_572_800,
+            "missing_limits": ["memory.max"]
+        },
+        "guest": {
+            "heartbeat": "ok", "agent": "7.2.0", "hostname": "web-1",
+            "os": "Debian GNU/Linux 12 (bookworm)", "kernel": "6.1.0", "timezone": "UTC",
+            "users": ["anna"],
+            "filesystems": [{
+                "mountpoint": "/", "kind": "ext4", "total": 21_474_836_480_u64,
+                "used": 1_073_741_824
+            }],
+            "frozen": false
+        }
+    })
+}
+
+fn node() -> Value {
+    json!({
+        "id": OTHER, "name": "host-1", "version": "0.1.0", "started": 1_000_000, "cpus": 2,
+        "memory": 8_589_934_592_u64, "memory_available": 4_294_967_296_u64,
+        "memory_promised": 1_073_741_824, "storage": 107_374_182_400_u64,
+        "storage_available": 53_687_091_200_u64, "vms_running": 1, "qemu": "10.0.2",
+        "accelerator": "tcg", "accelerator_reason": "/dev/kvm does not exist",
+        "missing_limits": [], "problems": [], "tls_fingerprint": SHA,
+        "tls_address": "0.0.0.0:7443",
+        "reconcilers": [{ "name": "networks", "last_run": 1_000_000, "result": "ok" }]
+    })
+}
+
+fn image() -> Value {
+    json!({
+        "id": OTHER, "name": "debian", "source": { "from": "file", "path": "/srv/debian.qcow2" },
+        "format": "qcow2", "state": "ready", "virtual_size": 2_147_483_648_u64,
+        "file_size": 1_073_741_824, "sha256": SHA, "created": 1_000_000, "used_by": ["web-1"]
+    })
+}
+
+fn network() -> Value {
+    json!({
+        "id": OTHER, "name": "nat", "kind": "nat", "subnet": "10.77.0.0/24", "created": 1_000_000,
+        "adapters": ["web-1 net0"], "problem": null
+    })
+}
+
+fn token() -> Value {
+    json!({
+        "id": OTHER, "name": "ci", "role": "operator", "created": 1_000_000, "expires": null
+    })
+}
+
+/// An event.
+pub(crate) fn event(seq: u64, text: &str) -> Value {
+    json!({
+        "seq": seq, "at": 1_000_000, "kind": "vm.power", "severity": "info",
+        "subject": { "type": "vm", "id": VM, "name": "web-1" }, "text": text, "actor": "root"
+    })
+}
+
+/// What an endpoint answers.
+pub(crate) fn answer(id: &str) -> Answer {
+    let value = match id {
+        "Version" => json!({ "version": "0.1.0", "api": "v1" }),
+        "OpenApi" => json!({ "openapi": "3.1.0" }),
+        "WhoAmI" => json!({ "actor": "root", "role": "administrator" }),
+        "VmList" => json!([summary("web-1", "running"), summary("web-2", "off")]),
+        "VmShow" | "VmUndelete" => vm(),
+        "VmFreeze" => json!({ "filesystems": 1, "frozen": true }),
+        "VmThaw" => json!({ "filesystems": 1, "frozen": false }),
+        "VmScreenshot" => return Answer::Raw(b"\x89PNG picture".to_vec()),
+        "VmSerial" | "VmVnc" => return Answer::Echo("hello\r\n"),
+        "ImageList" => json!([image()]),
+        "ImageShow" => image(),
+        "OpList" => json!([at("vm_save", "writing memory", 1 << 30, 2 << 30)]),
+        "OpCancel" => cancelled("vm_save"),
+        "EventList" => json!([event(41, "is running")]),
+        "EventStream" => return Answer::Events(vec![event(42, "is off")]),
+        "NodeList" => json!([node()]),
+        "NodeShow" => node(),
+        "NetworkList" => json!([network()]),
+        "NetworkCreate" | "NetworkShow" => network(),
+        "NetworkDelete" | "TokenRevoke" => json!({}),
+        "TokenList" => json!([token()]),
+        "TokenCreate" => {
+            let mut token = token();
+            token["secret"] = json!("mst_secret");
+            token
+        }
+        // All others begin an operation, or show one.
+        _ => done("vm_start"),
+    };
+    Answer::Json(200, value)
+}
