@@ -49,6 +49,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("kmod", "indexes the tiny guest's kernel modules (depmod)"),
     ("debian-archive-keyring", "proves that guest packages are Debian's"),
     ("openssh-client", "logs in to guests in tests"),
+    ("qemu-guest-agent", "the real agent that our client is tested against"),
 ];
 
 /// Installs what is missing and says so; silent and quick when nothing is.
