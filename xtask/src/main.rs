@@ -4,6 +4,7 @@
 //! the gate still works when a crate does not compile.
 
 mod apt;
+mod bench;
 mod check;
 mod demo;
 mod guest;
@@ -47,6 +48,8 @@ enum Verb {
     Test(test::Args),
     /// Check the house rules that neither the compiler nor clippy knows.
     Tidy,
+    /// Measure Muster against its targets and its peers.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -72,5 +75,6 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Fix => check::fix(),
         Verb::Test(args) => test::run(&args),
         Verb::Tidy => tidy::run(),
+        Verb::Bench(args) => bench::run(&args),
     }
 }

@@ -1,0 +1,236 @@
+//! Real guests through Muster against the same machines started as raw QEMU, in turns.
+//!
+//! A guest is up when its agent has answered: the heartbeat that Muster shows, and `guest-ping` on
+//! the agent's socket for raw QEMU. Disks are made before the clock runs, on both sides.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::anyhow;
+use anyhow::ensure;
+use serde_json::Value;
+use serde_json::json;
+
+use super::idle;
+use super::raw;
+use super::raw::Line;
+use crate::bench::daemon::Daemon;
+use crate::bench::daemon::Engine;
+use crate::bench::http::Client;
+use crate::bench::report::Report;
+use crate::bench::report::median;
+use crate::bench::stop;
+use crate::guest;
+use crate::run::target;
+
+/// Memory of a guest.
+const MEMORY_MIB: u64 = 128;
+
+/// How long one guest may take under emulation on a busy machine.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
+
+/// How long each guest of a herd may take on top of that.
+const HERD_LIMIT_EACH: Duration = Duration::from_secs(30);
+
+/// How often Muster is asked whether one guest is up.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often Muster is asked whether a herd is up: the list of all.
+const ASK_HERD_EVERY: Duration = Duration::from_millis(200);
+
+/// How long an operation that waits for no guest may take.
+const OP_LIMIT: Duration = Duration::from_secs(120);
+
+/// Targets: times raw QEMU.
+const START_RATIO: f64 = 1.10;
+const HERD_RATIO: f64 = 1.15;
+
+/// A daemon with the tiny image, and what the same machine is without it.
+struct Side {
+    daemon: Daemon,
+    client: Client,
+    line: Line,
+    raw: RawDir,
+    accelerator: String,
+}
+
+/// The directory of raw machines; removed at the end.
+struct RawDir(PathBuf);
+
+impl Drop for RawDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Start to first heartbeat: rounds of raw, Muster, raw, Muster.
+pub(super) fn start(report: &mut Report, binary: &Path, rounds: usize) -> Result<()> {
+    println!("\nStart to first heartbeat, {rounds} rounds of raw QEMU and Muster in turns");
+    let mut side = Side::new(binary)?;
+    let (mut raw, mut muster) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        raw.push(side.raw_once(round)?);
+        muster.push(side.muster_once(round)?);
+        println!("  round {}: raw {:.2} s, Muster {:.2} s", round + 1, raw[round], muster[round]);
+    }
+    let metric = format!(
+        "start to first heartbeat ({}), median of {rounds}, against raw QEMU",
+        side.accelerator
+    );
+    report.against(&metric, median(&muster), "s", median(&raw), START_RATIO);
+    Ok(())
+}
+
+/// Many guests at once, first raw, then through Muster; the daemon is then watched while idle.
+pub(super) fn herd(report: &mut Report, binary: &Path, guests: usize, idle_s: u64) -> Result<()> {
+    println!("\n{guests} guests of {MEMORY_MIB} MiB at once, raw QEMU and Muster");
+    let mut side = Side::new(binary)?;
+    let raw = side.raw_herd(guests)?;
+    println!("  raw QEMU: all up after {raw:.1} s");
+    let muster = side.muster_herd(guests)?;
+    let metric = format!(
+        "{guests} guests of {MEMORY_MIB} MiB at once ({}): all up, against a loop of raw QEMU",
+        side.accelerator
+    );
+    report.against(&metric, muster, "s", raw, HERD_RATIO);
+    idle::watch(report, &side.daemon, &format!("idle daemon, {guests} VMs (real)"), idle_s)
+        .with_context(|| format!("the daemon's last words:\n{}", side.daemon.log_tail()))
+}
+
+impl Side {
+    /// Starts a daemon, imports the image, and boots one machine to learn its command line. That
+    /// also brings everything both sides read into memory.
+    fn new(binary: &Path) -> Result<Self> {
+        let image = guest::ensure(guest::Which::Tiny, false)?;
+        let mut daemon = Daemon::new(binary, Engine::Qemu)?;
+        daemon.start()?;
+        let mut client = daemon.client();
+        let node = client.get("/v1/nodes")?;
+        let accelerator = node[0]["accelerator"].as_str().unwrap_or("unknown").to_owned();
+        let source = json!({"from": "file", "path": image});
+        let import = json!({"name": "tiny", "source": source, "format": "raw"});
+        let op = client.post("/v1/images", &import)?;
+        wait_op(&mut client, &op)?;
+        create(&mut client, "first")?;
+        client.post("/v1/vms/first/start", &json!({}))?;
+        wait_up(&mut client, "first")?;
+        let pid = client.get("/v1/vms/first")?["run"]["pid"].as_u64();
+        let line = Line::of(u32::try_from(pid.context("the machine has no process")?)?)?;
+        off(&mut client, "first")?;
+        let raw = RawDir(target().join("bench").join(format!("raw-{}", std::process::id())));
+        fs::create_dir_all(&raw.0)?;
+        Ok(Self { daemon, client, line, raw, accelerator })
+    }
+
+    fn raw_once(&self, round: usize) -> Result<f64> {
+        let dir = self.raw.0.join(format!("round-{round}"));
+        let args = self.line.prepare(&dir)?;
+        let began = Instant::now();
+        let _machine = self.line.start(&args)?;
+        raw::first_heartbeat(&dir.join("agent"), BOOT_LIMIT)?;
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    fn muster_once(&mut self, round: usize) -> Result<f64> {
+        let name = format!("round-{round}");
+        create(&mut self.client, &name)?;
+        let began = Instant::now();
+        self.client.post(&format!("/v1/vms/{name}/start"), &json!({}))?;
+        wait_up(&mut self.client, &name)
+            .with_context(|| format!("the daemon's last words:\n{}", self.daemon.log_tail()))?;
+        let took = began.elapsed().as_secs_f64();
+        off(&mut self.client, &name)?;
+        Ok(took)
+    }
+
+    fn raw_herd(&self, guests: usize) -> Result<f64> {
+        let dirs: Vec<PathBuf> = (0..guests).map(|n| self.raw.0.join(format!("g{n}"))).collect();
+        let lines = dirs.iter().map(|dir| self.line.prepare(dir)).collect::<Result<Vec<_>>>()?;
+        let limit = herd_limit(guests);
+        let began = Instant::now();
+        let mut machines = Vec::new();
+        for args in &lines {
+            machines.push(self.line.start(args)?);
+        }
+        std::thread::scope(|scope| {
+            let watch = |dir: &PathBuf| {
+                let socket = dir.join("agent");
+                scope.spawn(move || raw::first_heartbeat(&socket, limit))
+            };
+            let watchers: Vec<_> = dirs.iter().map(watch).collect();
+            for watcher in watchers {
+                watcher.join().map_err(|_| anyhow!("a watcher failed"))??;
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    fn muster_herd(&mut self, guests: usize) -> Result<f64> {
+        for n in 0..guests {
+            create(&mut self.client, &format!("g{n}"))?;
+        }
+        let end = Instant::now() + herd_limit(guests);
+        let began = Instant::now();
+        for n in 0..guests {
+            self.client.post(&format!("/v1/vms/g{n}/start"), &json!({}))?;
+        }
+        loop {
+            let list = self.client.get("/v1/vms")?;
+            let up = list.as_array().into_iter().flatten().filter(|vm| vm["heartbeat"] == "ok");
+            let up = up.count();
+            if up == guests {
+                return Ok(began.elapsed().as_secs_f64());
+            }
+            let late = || format!("{up} of {guests} are up:\n{}", self.daemon.log_tail());
+            ensure!(Instant::now() < end, "{}", late());
+            stop::pass(ASK_HERD_EVERY)?;
+        }
+    }
+}
+
+fn herd_limit(guests: usize) -> Duration {
+    BOOT_LIMIT + HERD_LIMIT_EACH * u32::try_from(guests).unwrap_or(u32::MAX)
+}
+
+/// Creates a VM with a thin copy of the tiny image and waits until it is there.
+fn create(client: &mut Client, name: &str) -> Result<()> {
+    let body = json!({
+        "name": name, "memory": MEMORY_MIB << 20, "disks": [{"image": "tiny"}],
+    });
+    let op = client.post("/v1/vms", &body)?;
+    wait_op(client, &op)
+}
+
+fn off(client: &mut Client, name: &str) -> Result<()> {
+    let op = client.post(&format!("/v1/vms/{name}/off"), &json!({}))?;
+    wait_op(client, &op)
+}
+
+fn wait_op(client: &mut Client, op: &Value) -> Result<()> {
+    let id = op["id"].as_str().context("no operation")?;
+    stop::until("an operation", OP_LIMIT, || {
+        let op = client.get(&format!("/v1/ops/{id}/wait?timeout_ms=1000"))?;
+        let state = op["state"].as_str().unwrap_or_default();
+        ensure!(matches!(state, "running" | "done"), "{}: {op}", op["title"]);
+        Ok((state == "done").then_some(()))
+    })
+}
+
+fn wait_up(client: &mut Client, name: &str) -> Result<()> {
+    let end = Instant::now() + BOOT_LIMIT;
+    loop {
+        let vm = client.get(&format!("/v1/vms/{name}"))?;
+        if vm["guest"]["heartbeat"] == "ok" {
+            return Ok(());
+        }
+        ensure!(vm["phase"] != "failed", "{name} does not run: {}", vm["note"]);
+        ensure!(Instant::now() < end, "{name} is not up; the last look: {vm:#}");
+        stop::pass(ASK_EVERY)?;
+    }
+}

@@ -1,0 +1,35 @@
+//! `cargo xtask bench`: figures against their targets, measured through the built binary alone.
+//!
+//! Each bench starts daemons of its own in directories of its own and removes both, however it
+//! ends. It prints a table and writes `target/bench/NAME.json` (module `report`); a target that is
+//! missed is the exit code.
+
+mod daemon;
+mod host;
+mod http;
+mod process;
+mod report;
+mod stop;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+/// Options of `cargo xtask bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    which: Which,
+}
+
+#[derive(Debug, Subcommand)]
+enum Which {
+    /// One host: thousands of VMs in the state, an idle daemon, guests against raw QEMU.
+    Host(host::Args),
+}
+
+pub(crate) fn run(args: &Args) -> Result<()> {
+    stop::listen()?;
+    match &args.which {
+        Which::Host(args) => host::run(args),
+    }
+}

@@ -1,0 +1,72 @@
+//! Ctrl-C: remembered, and turned into an error at the next wait, so that everything a bench made
+//! is taken down by the same destructors as after any other failure.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+/// How often a condition is looked at where nothing else is said.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Begins to listen for signals that end programs. Children do not inherit the blocked ones: the
+/// standard library gives them an empty set.
+pub(super) fn listen() -> Result<()> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().context("signals cannot be caught")?;
+    std::thread::spawn(move || {
+        while let Ok(signal) = signals.wait() {
+            eprintln!("\n{signal}: taking everything down ...");
+            ASKED.store(true, Ordering::Relaxed);
+        }
+    });
+    Ok(())
+}
+
+/// An error as soon as somebody wants the bench to end.
+pub(super) fn check() -> Result<()> {
+    if ASKED.load(Ordering::Relaxed) {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+/// Waits until something is there.
+pub(super) fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut look: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let end = Instant::now() + limit;
+    loop {
+        check()?;
+        if let Some(seen) = look()? {
+            return Ok(seen);
+        }
+        if Instant::now() > end {
+            bail!("{what}: not within {} s", limit.as_secs());
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Lets time pass.
+pub(super) fn pass(time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        check()?;
+        std::thread::sleep(LOOK_EVERY.min(end.saturating_duration_since(Instant::now())));
+    }
+    Ok(())
+}
