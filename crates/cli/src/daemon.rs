@@ -1,11 +1,13 @@
 //! The door to crate `node`: the only place of this crate that names it.
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use node::config::Config;
 
+use crate::cli::SOCKET_DEFAULT;
 use crate::error::CliError;
 
 /// Run the daemon of this host.
@@ -34,12 +36,12 @@ pub(crate) struct Args {
 }
 
 /// Runs the daemon until it is told to stop.
-pub(crate) fn run(args: Args) -> Result<(), CliError> {
-    let config = config(args).map_err(|error| failed(&error))?;
+pub(crate) fn run(args: Args, socket: &Path) -> Result<(), CliError> {
+    let config = config(args, socket).map_err(|error| failed(&error))?;
     node::run(config).map_err(|error| failed(&error))
 }
 
-fn config(args: Args) -> anyhow::Result<Config> {
+fn config(args: Args, socket: &Path) -> anyhow::Result<Config> {
     let Args { config, data_dir, run_dir, listen } = args;
     let mut settings = match config {
         Some(path) => Config::read(&path)?,
@@ -55,12 +57,16 @@ fn config(args: Args) -> anyhow::Result<Config> {
         let address = listen.parse().with_context(|| format!("'{listen}' is no ADDRESS:PORT"))?;
         settings.tls_listen = Some(address);
     }
+    // The global option says where to listen here, as it says where to call elsewhere.
+    if socket != Path::new(SOCKET_DEFAULT) {
+        settings.socket = Some(socket.to_owned());
+    }
     Ok(settings)
 }
 
 fn failed(error: &anyhow::Error) -> CliError {
     CliError::failed(
-        &format!("the daemon cannot run: {error:#}"),
+        format!("the daemon cannot run: {error:#}"),
         "see the options: muster daemon --help",
     )
 }

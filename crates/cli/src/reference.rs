@@ -63,7 +63,7 @@ fn section(command: &mut Command, path: &str, text: &mut String) {
     let names: Vec<_> = command.get_subcommands().map(|c| c.get_name().to_owned()).collect();
     let _ = write!(text, "\n### {path}\n\n");
     let about = command.get_long_about().or_else(|| command.get_about());
-    let _ = write!(text, "{}\n", lines(&about.map(ToString::to_string).unwrap_or_default()));
+    let _ = writeln!(text, "{}", lines(&about.map(ToString::to_string).unwrap_or_default()));
     if names.is_empty() {
         let help = command.render_help().to_string();
         let help = match help.find("Usage:") {

@@ -29,7 +29,8 @@ impl Terminal {
         let muster = command(fake);
         let program = muster.get_program().to_str().unwrap();
         let shell = format!(
-            "trap : INT; stty rows 30 cols 120; before=$(stty -g); {program} {line}; code=$?; \
+            "trap : INT; stty rows 30 cols 120; before=$(stty -g); \
+             sh -c 'echo $$ > pid; exec {program} {line}'; code=$?; \
              after=$(stty -g); [ \"$before\" = \"$after\" ] && echo terminal=same \
              || echo terminal=changed; echo code=$code"
         );
@@ -64,6 +65,12 @@ impl Terminal {
 
     fn press(&mut self, keys: &[u8]) {
         self.child.stdin.as_mut().unwrap().write_all(keys).unwrap();
+    }
+
+    /// Sends the program a signal.
+    fn signal(&self, fake: &Fake, name: &str) {
+        let pid = std::fs::read_to_string(fake.folder.path().join("pid")).unwrap();
+        assert!(Command::new("kill").args([name, pid.trim()]).status().unwrap().success());
     }
 
     /// Everything that was seen, after the program has ended with that code and put the terminal
@@ -118,6 +125,19 @@ fn the_escape_leaves_the_console_and_the_terminal_is_as_before() {
     terminal.press(b"\x1d");
     let seen = terminal.end(0);
     assert!(seen.contains("left the console"), "{seen}");
+}
+
+#[test]
+fn signals_end_console_and_live_view_and_the_terminal_is_as_before() {
+    for line in ["vm console web-1", "top"] {
+        for signal in ["-INT", "-TERM", "-HUP"] {
+            let fake = Fake::new();
+            let terminal = Terminal::new(&fake, line);
+            terminal.wait_for(if line == "top" { "web-1" } else { "hello" });
+            terminal.signal(&fake, signal);
+            terminal.end(130);
+        }
+    }
 }
 
 #[test]
@@ -178,6 +198,12 @@ fn a_question_on_a_terminal_says_what_is_lost() {
         assert!(seen.contains("data that the guest has not written is lost"), "{seen}");
         assert_eq!(fake.ids().contains(&"VmOff"), called);
     }
+    let fake = Fake::new();
+    let mut terminal = Terminal::new(&fake, "vm off web-1");
+    terminal.wait_for("Go on? [y/N]");
+    terminal.press(b"\x03");
+    terminal.end(130);
+    assert!(fake.calls().is_empty());
 }
 
 #[test]

@@ -126,6 +126,12 @@ fn a_screenshot_is_written_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_thaw_that_came_too_late_is_told() {
+    let ran = run(&Fake::new(), &["vm", "thaw", "web-1"]);
+    assert_eq!(ran.stdout, "thawed; a copy made meanwhile is as good as after a power cut\n");
+}
+
+#[test]
 fn a_token_secret_stands_alone_on_standard_output() {
     let fake = Fake::new();
     let ran = run(&fake, &["token", "create", "ci", "--role", "operator", "--valid", "7d"]);
@@ -140,7 +146,7 @@ fn events_are_followed_without_a_gap() {
     let running = crate::program::start(&fake, &["event", "list", "--follow", "--json"], "");
     fake.wait_for("EventStream", 1);
     assert_eq!(fake.call("EventStream").query, "after=41");
-    // The stream hangs after its event; a reader that goes away ends it, as would Ctrl-C.
+    // The stream hangs after its event.
     running.signal("-INT");
     assert_eq!(running.end().code, 130);
 }

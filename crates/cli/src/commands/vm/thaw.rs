@@ -8,7 +8,9 @@ use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
 
-/// Thaw the guest's file systems.
+/// Thaw the guest's file systems, and tell how good a copy is that was made meanwhile.
+///
+/// Where they had thawed by themselves before, such a copy is only as good as after a power cut.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
