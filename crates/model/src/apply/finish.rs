@@ -293,6 +293,8 @@ pub(crate) fn exited(
     }
     let vm = vm_mut(state, id)?;
     let again = match exit.kind {
+        // Somebody stopped its processors, and what they stood at is lost: not ours to start.
+        _ if vm.power == Power::Paused => false,
         ExitKind::GuestShutdown | ExitKind::Requested => false,
         ExitKind::HostRestart => true,
         ExitKind::Crashed => {

@@ -76,18 +76,24 @@ impl Driver {
     }
 
     pub(crate) async fn undo_add_disk(&mut self, disk: &DiskSpec) {
-        if let Ok(machine) = self.machine()
-            && let Ok(inventory) = machine.inventory().await
-            && inventory.disks.contains_key(&disk.id)
-        {
-            // The guest has it in its hands: the file must stay until it lets go.
-            if machine.unplug_disk(disk.id).await.is_err() {
-                return;
-            }
-            tracing::warn!(vm = %self.vm, disk = %disk.id, "a disk that was being added is left");
-            return;
+        // Aside, not away, as long as the guest may have it in its hands.
+        if let Err(error) = self.files.put_aside(disk) {
+            tracing::warn!(vm = %self.vm, disk = %disk.id, %error, "a disk file is left");
         }
-        self.remove_file(&self.files.disk(disk));
+        let Ok(machine) = self.machine() else { return };
+        match machine.unplug_disk(disk.id).await {
+            Ok(()) | Err(EngineError::NotPlugged(_)) => {}
+            Err(error) => {
+                tracing::warn!(vm = %self.vm, disk = %disk.id, %error, "a disk cannot be taken back");
+            }
+        }
+        // A guest that lets go at once does so within this time; any other is told of by an event.
+        let until = Instant::now() + SPARE;
+        while Instant::now() < until
+            && machine.inventory().await.is_ok_and(|now| now.disks.contains_key(&disk.id))
+        {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     pub(crate) async fn remove_disk(
@@ -96,14 +102,22 @@ impl Driver {
         task: &Task<'_>,
         disk: DiskId,
     ) -> Step<OpOutcome> {
-        if self.run.is_none() {
-            return Ok(OpOutcome::Done);
+        if self.run.is_some() {
+            self.release_disk(record, task, disk).await?;
         }
+        if let Some(disk) = record.spec.disk(disk) {
+            self.files.put_aside(disk).map_err(file("the disk's file cannot be moved"))?;
+        }
+        Ok(OpOutcome::Done)
+    }
+
+    /// Waits for the guest to let a disk go.
+    async fn release_disk(&mut self, record: &VmRecord, task: &Task<'_>, disk: DiskId) -> Step<()> {
         let machine = self.machine()?;
         self.progress(task, "waiting for the guest to let it go", 0, 0);
         match machine.unplug_disk(disk).await {
             Ok(()) => {}
-            Err(EngineError::NotPlugged(_)) => return Ok(OpOutcome::Done),
+            Err(EngineError::NotPlugged(_)) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
         let released = self
@@ -114,7 +128,7 @@ impl Driver {
             })
             .await?;
         let gone = released == Some(true) || !machine.inventory().await?.disks.contains_key(&disk);
-        if gone { Ok(OpOutcome::Done) } else { Err(not_released(record, "disk")) }
+        if gone { Ok(()) } else { Err(not_released(record, "disk")) }
     }
 
     /// Waits for the guest to let a device go: true, false if it refuses, nothing if it is silent.
@@ -129,7 +143,7 @@ impl Driver {
 
     pub(crate) fn drop_disk_file(&self, record: &VmRecord, disk: DiskId) {
         if let Some(disk) = record.spec.disk(disk) {
-            self.remove_file(&self.files.disk(disk));
+            self.remove_file(&self.files.aside(disk));
         }
     }
 
@@ -174,6 +188,7 @@ impl Driver {
         }
         let machine = self.machine()?;
         if machine.inventory().await?.nics.contains_key(&nic.id) {
+            self.keep_layout()?;
             return Ok(OpOutcome::Done);
         }
         self.progress(task, "plugging in", 0, 0);
@@ -203,6 +218,7 @@ impl Driver {
         nic: NicId,
     ) -> Step<OpOutcome> {
         if self.run.is_none() {
+            self.host.ports.close(nic).await;
             return Ok(OpOutcome::Done);
         }
         let machine = self.machine()?;
@@ -279,17 +295,11 @@ impl Driver {
             return Ok(OpOutcome::Done);
         }
         let spec = &record.spec;
-        if let Some(count) = change.cpus
-            && let Err(stop) = self.set_cpus(task, count).await
-        {
-            self.give_back(self.machine()?.set_vcpus(spec.cpus.count).await);
-            return Err(stop);
+        if let Some(count) = change.cpus {
+            self.set_cpus(task, count).await?;
         }
-        if let Some(size) = change.memory
-            && let Err(stop) = self.set_memory(task, size).await
-        {
-            self.give_back(self.machine()?.set_memory(spec.memory.size).await);
-            return Err(stop);
+        if let Some(size) = change.memory {
+            self.set_memory(task, size).await?;
         }
         if change.balloon.is_some() || change.memory.is_some() {
             let size = change.memory.unwrap_or(spec.memory.size);
@@ -299,6 +309,22 @@ impl Driver {
             }
         }
         Ok(OpOutcome::Done)
+    }
+
+    /// After a change that stopped: asks for what there was before.
+    pub(crate) async fn undo_set(&self, record: &VmRecord, change: &VmChange) {
+        let Ok(machine) = self.machine() else { return };
+        let spec = &record.spec;
+        if change.cpus.is_some() {
+            self.give_back(machine.set_vcpus(spec.cpus.count).await);
+        }
+        if change.memory.is_some() {
+            self.give_back(machine.set_memory(spec.memory.size).await);
+        }
+        if change.balloon.is_some() {
+            let target = spec.memory.balloon.unwrap_or(spec.memory.size);
+            self.give_back(machine.balloon(target).await);
+        }
     }
 
     fn give_back(&self, result: Result<(), EngineError>) {
@@ -361,7 +387,13 @@ impl Driver {
         Instant::now() + SPARE >= task.deadline
     }
 
-    fn keep_layout(&self) -> Step<()> {
+    pub(crate) fn keep_layout_if_it_can(&self) {
+        if let Err(error) = self.keep_layout() {
+            tracing::warn!(vm = %self.vm, %error, "the layout is not kept");
+        }
+    }
+
+    pub(crate) fn keep_layout(&self) -> Step<()> {
         let layout = self.machine()?.layout();
         self.files.write_layout(&layout).map_err(file("its layout cannot be written"))
     }

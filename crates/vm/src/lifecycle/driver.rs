@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::engine::Adopted;
+use crate::engine::EngineError;
 use crate::engine::ErrorClass;
 use crate::engine::ExitInfo;
 use crate::engine::GoneReason;
@@ -39,6 +40,7 @@ use crate::lifecycle::machine::Cpus;
 use crate::lifecycle::machine::Settle;
 use crate::lifecycle::machine::settle;
 use crate::lifecycle::ops::Stop;
+use crate::lifecycle::ops::ends_machine;
 use crate::lifecycle::status::Publisher;
 
 /// How long until a thing that cannot be had now (QEMU, storage, an answer) is tried again. Short
@@ -68,7 +70,11 @@ pub(crate) struct Driver {
     consoles: watch::Sender<Option<Arc<dyn Machine>>>,
     pub(crate) services: watch::Sender<Option<GuestServices>>,
     /// A machine may be there and could not be asked: look again before anything else.
-    unknown: bool,
+    pub(crate) unknown: bool,
+    /// How a machine ended that nobody asked to end, until the state is told.
+    pub(crate) lost: Option<(ExitKind, String)>,
+    /// Something may be left over from an earlier daemon, operation or run.
+    pub(crate) untidy: bool,
     retry_at: Option<Instant>,
 }
 
@@ -93,6 +99,8 @@ impl Driver {
             consoles,
             services,
             unknown: true,
+            lost: None,
+            untidy: true,
             retry_at: None,
         }
     }
@@ -101,27 +109,27 @@ impl Driver {
     pub(crate) async fn run(mut self) {
         let mut ended: Option<OpId> = None;
         loop {
-            if self.unknown && !self.look().await {
-                self.wait().await;
-                continue;
-            }
+            let known = !self.unknown || self.look().await;
             let wanted = self.wanted.borrow_and_update().clone();
             let Some(wanted) = wanted else {
-                self.end_machine().await;
+                // What does not go away now is a stray, and is ended as one.
+                let _ = self.end_machine().await;
                 return;
             };
             match &wanted.op {
                 Some(op) if ended == Some(op.id) => {}
-                Some(op) => {
+                Some(op) if known || self.needs_no_machine(op) => {
                     self.perform_and_report(&wanted.record, op).await;
                     ended = Some(op.id);
                     continue;
                 }
-                None => {
+                Some(op) => self.look_again_by(op),
+                None if known => {
                     self.copy_record(&wanted.record);
                     self.tell_guest(&wanted.record);
                     self.settle(&wanted.record).await;
                 }
+                None => {}
             }
             if !self.wait().await {
                 return;
@@ -146,17 +154,36 @@ impl Driver {
         true
     }
 
+    /// Whether an operation can end although the machine cannot be spoken to: it ends the machine,
+    /// or is to stop anyway.
+    fn needs_no_machine(&self, op: &OpRecord) -> bool {
+        ends_machine(&op.request) || op.cancel_requested() || op.deadline <= self.host.ledger.now()
+    }
+
+    fn look_again_by(&mut self, op: &OpRecord) {
+        let left = Duration::from_millis(op.deadline.since(self.host.ledger.now()).get());
+        self.retry_at = Some(Instant::now() + left.min(RETRY_AFTER));
+    }
+
     /// Finds the machine that an earlier daemon has left, if it has. False if that is not known
     /// yet.
     async fn look(&mut self) -> bool {
         match self.host.engine.adopt(self.vm).await {
             Ok(Adopted::Running(launched)) => {
                 tracing::info!(vm = %self.vm, pid = launched.run.pid, "machine adopted");
+                let theirs = launched.run.generation;
                 self.take(launched).await;
+                let ours = self.wanted.borrow().as_ref().map(|wanted| wanted.record.generation);
+                if ours.is_some_and(|ours| ours != theirs) {
+                    tracing::warn!(vm = %self.vm, %theirs, ?ours, "a run without right is ended");
+                    if self.end_machine().await.is_err() {
+                        return false;
+                    }
+                }
             }
             Ok(Adopted::Gone(reason)) => {
                 self.publisher.phase(Phase::Off);
-                self.report_gone(reason).await;
+                self.note_gone(reason).await;
             }
             Err(error) => {
                 self.publisher.phase_with_note(Phase::Hung, &error.to_string());
@@ -168,23 +195,27 @@ impl Driver {
         true
     }
 
-    /// The machine is gone since an earlier daemon saw it: tells the state how, if the state thinks
-    /// that it runs. An operation under way finds that out by itself.
-    async fn report_gone(&mut self, reason: GoneReason) {
-        let Some(wanted) = self.wanted.borrow().clone() else { return };
-        let expected = matches!(wanted.record.power, Power::Running | Power::Paused);
-        if !expected || wanted.op.is_some() {
+    /// The machine is gone since an earlier daemon saw it: notes how, if the state thinks that it
+    /// runs. [`Driver::settle`] tells the state, after the operation under way if there is one.
+    async fn note_gone(&mut self, reason: GoneReason) {
+        let expected =
+            self.wanted.borrow().as_ref().is_some_and(|wanted| {
+                matches!(wanted.record.power, Power::Running | Power::Paused)
+            });
+        if !expected {
+            if reason != GoneReason::NoTrace {
+                // Reported by itself where it fails.
+                let _ = self.clean_up().await;
+            }
             return;
         }
-        let (kind, detail) = match reason {
+        self.lost = Some(match reason {
             GoneReason::Ended(exit) => (ExitKind::Crashed, describe_exit(&exit)),
             GoneReason::HostRebooted => (ExitKind::HostRestart, "the host was started".to_owned()),
             GoneReason::NoTrace | GoneReason::LaunchInterrupted => {
                 (ExitKind::HostRestart, "the machine is no longer there".to_owned())
             }
-        };
-        self.clean_up().await;
-        self.report_exit(wanted.record.generation, kind, detail).await;
+        });
     }
 
     /// Makes a launched or adopted machine this driver's.
@@ -197,6 +228,7 @@ impl Driver {
             balloon: None,
         }));
         self.consoles.send_replace(Some(machine.clone()));
+        self.lost = None;
         self.run = Some(Run { machine: machine.clone(), events, info: run });
         self.start_services(machine);
         self.observe().await;
@@ -247,6 +279,20 @@ impl Driver {
     }
 
     async fn settle(&mut self, record: &VmRecord) {
+        if self.run.is_none()
+            && let Some((kind, detail)) = self.lost.take()
+        {
+            // First the state, then the traces: a daemon that dies in between finds the traces and
+            // tells the same story again.
+            if matches!(record.power, Power::Running | Power::Paused) {
+                self.report_exit(record.generation, kind, detail).await;
+            }
+            let _ = self.clean_up().await;
+            return;
+        }
+        if self.untidy {
+            self.tidy(record).await;
+        }
         let Some(actual) = self.actual().await else { return };
         let next = settle(record.power, record.generation, actual);
         if next != Settle::Nothing {
@@ -259,7 +305,7 @@ impl Driver {
                 }
             }
             Settle::Launch => self.start_again(record).await,
-            Settle::Reap => self.end_machine().await,
+            Settle::Reap => drop(self.end_machine().await),
             Settle::Continue => {
                 self.try_on_machine("go on", |machine| async move { machine.cont().await }).await;
             }
@@ -271,9 +317,9 @@ impl Driver {
                 self.retry_at = Some(Instant::now() + RETRY_AFTER);
             }
             Settle::ReportShutdown => {
-                self.end_machine().await;
                 let detail = "the guest shut itself down".to_owned();
                 self.report_exit(record.generation, ExitKind::GuestShutdown, detail).await;
+                let _ = self.end_machine().await;
             }
             Settle::ReportLost => {
                 let detail = "it was paused, and its process is gone".to_owned();
@@ -285,7 +331,7 @@ impl Driver {
     async fn try_on_machine<F, R>(&mut self, what: &str, act: F)
     where
         F: FnOnce(Arc<dyn Machine>) -> R,
-        R: Future<Output = Result<(), crate::engine::EngineError>>,
+        R: Future<Output = Result<(), EngineError>>,
     {
         let Some(run) = &self.run else { return };
         if let Err(error) = act(run.machine.clone()).await {
@@ -299,11 +345,23 @@ impl Driver {
     /// of the host.
     async fn start_again(&mut self, record: &VmRecord) {
         self.publisher.phase(Phase::Starting);
-        let error = match self.boot(record).await {
-            Ok(()) => return,
-            Err(error) => error,
+        let mut wanted = self.wanted.clone();
+        let run = record.generation;
+        let still = |wanted: &Wanted| {
+            let record = &wanted.record;
+            wanted.op.is_none() && record.power == Power::Running && record.generation == run
         };
-        self.end_machine().await;
+        let booted = tokio::select! {
+            booted = self.boot(record) => Some(booted),
+            // Somebody wants something else: an engine that hangs must not keep them waiting.
+            _ = wanted.wait_for(|wanted| !wanted.as_ref().is_some_and(still)) => None,
+        };
+        let error = match booted {
+            Some(Ok(())) => return,
+            Some(Err(error)) => error,
+            None => return drop(self.end_machine().await),
+        };
+        let _ = self.end_machine().await;
         let (class, message) = match &error {
             Stop::Engine(error) => (error.class(), error.to_string()),
             other => (ErrorClass::Failed, other.to_string()),
@@ -324,6 +382,7 @@ impl Driver {
         tracing::info!(vm = %record.name, op = %op.id, outcome = ?outcome, "op ended");
         self.report(op.id, &outcome).await;
         self.after(record, op, &outcome).await;
+        self.untidy = true;
     }
 
     /// Reports until the state has it: an operation that has ended must not be performed again.
@@ -347,11 +406,11 @@ impl Driver {
         let exit = Exit { kind, detail, at: self.host.ledger.now() };
         loop {
             match self.host.ledger.exited(self.vm, run, exit.clone()).await {
-                Ok(()) => return,
+                Ok(()) => break,
                 // Another run is wanted since; what this one did no longer matters.
                 Err(LedgerError::Refused(refused)) => {
                     tracing::info!(vm = %self.vm, %run, %refused, "a late exit");
-                    return;
+                    break;
                 }
                 Err(LedgerError::Unavailable(error)) => {
                     tracing::warn!(vm = %self.vm, %error, "an exit is reported again");
@@ -359,6 +418,18 @@ impl Driver {
                 }
             }
         }
+        // What is wanted comes another way than the answer: acting on the record of before would
+        // start a run that is over once more.
+        let knows = |wanted: &Option<Wanted>| {
+            wanted.as_ref().is_none_or(|wanted| {
+                wanted.record.generation != run
+                    || !matches!(wanted.record.power, Power::Running | Power::Paused)
+            })
+        };
+        // An error says that the daemon ends, and this task with it.
+        let _ = self.wanted.wait_for(knows).await;
+        // Seen here, and still to be acted on.
+        self.wanted.mark_changed();
     }
 
     /// An event while no operation is under way.
@@ -372,13 +443,15 @@ impl Driver {
                     Origin::Guest => "the guest shut itself down",
                     Origin::Host => "the guest was shut down from the host",
                 };
-                self.end_machine().await;
+                // First the state: a daemon that dies in between must not start it again.
                 self.report_exit(generation, ExitKind::GuestShutdown, detail.to_owned()).await;
+                let _ = self.end_machine().await;
             }
             MachineEvent::Exited(exit) => {
                 let detail = describe_exit(exit);
-                self.lost_machine().await;
+                self.forget_machine();
                 self.report_exit(generation, ExitKind::Crashed, detail).await;
+                let _ = self.clean_up().await;
             }
             other => self.show_event(other).await,
         }
@@ -419,7 +492,26 @@ impl Driver {
                 self.note(Severity::Info, "its process answers again".to_owned());
                 self.observe().await;
             }
+            MachineEvent::DiskUnplugged(disk) => {
+                self.untidy = true;
+                self.note_let_go("disk", |record| record.spec.disk(*disk).map(|it| &it.name));
+            }
+            MachineEvent::NicUnplugged(nic) => {
+                self.note_let_go("adapter", |record| record.spec.nic(*nic).map(|it| &it.name));
+            }
             _ => {}
+        }
+    }
+
+    /// A guest lets a device go after the operation that asked for it has ended without it.
+    fn note_let_go(&self, what: &str, name: impl Fn(&VmRecord) -> Option<&model::Name>) {
+        let wanted = self.wanted.borrow().clone();
+        if let Some(name) = wanted.as_ref().and_then(|wanted| name(&wanted.record)) {
+            let text = format!(
+                "the guest has let {what} {name} go after its removal had failed; remove it \
+                 again, or it comes back at the next start"
+            );
+            self.note(Severity::Warning, text);
         }
     }
 
@@ -428,36 +520,67 @@ impl Driver {
     }
 
     /// Ends the machine and everything of it, whether this driver knows it or not.
-    pub(crate) async fn end_machine(&mut self) {
+    ///
+    /// # Errors
+    /// A process does not go away; it is looked for again.
+    pub(crate) async fn end_machine(&mut self) -> Result<(), EngineError> {
         if let Some(run) = &self.run {
             self.publisher.phase(Phase::Stopping);
             if let Err(error) = run.machine.kill().await {
                 tracing::info!(vm = %self.vm, %error, "machine could not be ended politely");
             }
         }
-        self.lost_machine().await;
+        self.forget_machine();
+        self.lost = None;
+        self.clean_up().await
     }
 
-    /// The machine is gone: forgets it and removes its traces.
-    pub(crate) async fn lost_machine(&mut self) {
+    /// The machine is gone: forgets it. Its traces stay until [`Driver::clean_up`].
+    pub(crate) fn forget_machine(&mut self) {
         self.consoles.send_replace(None);
         self.services.send_replace(None);
         self.run = None;
+        self.untidy = true;
         self.publisher.run(None);
-        self.clean_up().await;
         self.publisher.phase(Phase::Off);
     }
 
-    async fn clean_up(&mut self) {
-        if let Err(error) = self.host.engine.reap(self.vm).await {
-            self.note(Severity::Error, format!("its process does not go away: {error}"));
-            self.unknown = true;
-            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+    async fn clean_up(&mut self) -> Result<(), EngineError> {
+        let reaped = self.host.engine.reap(self.vm).await;
+        match &reaped {
+            Ok(()) => self.unknown = false,
+            Err(error) => {
+                self.note(Severity::Error, format!("its process does not go away: {error}"));
+                self.unknown = true;
+                self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            }
         }
         let nics = self.wanted.borrow().as_ref().map(|wanted| wanted.record.spec.nics.clone());
         for nic in nics.unwrap_or_default() {
             self.host.ports.close(nic.id).await;
         }
+        reaped
+    }
+
+    /// Removes what an earlier daemon, operation or run has left, and brings the cables to what
+    /// the record says. Only without an operation under way.
+    async fn tidy(&mut self, record: &VmRecord) {
+        let mut in_use = Vec::new();
+        if let Some(run) = &self.run {
+            let machine = run.machine.clone();
+            let Ok(inventory) = machine.inventory().await else { return };
+            in_use.extend(inventory.disks.keys().copied());
+            for nic in record.spec.nics.iter().filter(|nic| inventory.nics.contains_key(&nic.id)) {
+                if let Err(error) = machine.set_link(nic.id, nic.link_up).await {
+                    tracing::warn!(vm = %self.vm, nic = %nic.id, %error, "its cable is as it was");
+                }
+            }
+        }
+        if self.run.is_some() {
+            self.keep_layout_if_it_can();
+        }
+        self.files.tidy(record, &in_use);
+        self.untidy = false;
     }
 
     fn copy_record(&self, record: &VmRecord) {

@@ -8,6 +8,7 @@
 //!     uefi-vars.fd        UEFI variables
 //!     seed.iso            cloud-init disc, made anew at each start
 //!     disks/<disk id>.qcow2|raw
+//!     disks/<disk id>.qcow2.removed   leaves the VM; gone once the state knows
 //!     memory.part         a save under way
 //!     memory-<generation>.sav   saved memory with its layout: used at most once
 //!     memory-<generation>.layout.json
@@ -26,6 +27,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use model::DiskFormat;
+use model::DiskId;
 use model::DiskSpec;
 use model::Generation;
 use model::VmId;
@@ -33,6 +35,9 @@ use model::VmRecord;
 use uuid::Uuid;
 
 use crate::engine::Layout;
+
+/// End of the name of a disk that leaves its VM.
+const ASIDE: &str = ".removed";
 
 /// Paths and small files of one VM.
 #[derive(Debug, Clone)]
@@ -122,9 +127,25 @@ impl VmFiles {
         Ok(size)
     }
 
-    /// Removes what a save that failed has left.
-    pub fn abandon_save(&self) {
-        remove_quietly(&self.save_part());
+    /// Whether a save has written something that has not got its place yet.
+    pub fn has_part(&self) -> bool {
+        fs::metadata(self.save_part()).is_ok_and(|part| part.len() > 0)
+    }
+
+    /// Removes everything of a save of that run, for good.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn abandon_save(&self, run: Generation) -> io::Result<()> {
+        let mut removed = false;
+        for path in [self.save_part(), self.memory(run), self.memory_layout(run)] {
+            match fs::remove_file(&path) {
+                Ok(()) => removed = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if removed { self.sync_dir() } else { Ok(()) }
     }
 
     /// Opens a saved memory and moves it out of its place for good: once the guest goes on from
@@ -137,10 +158,72 @@ impl VmFiles {
         self.sync_dir()
     }
 
+    /// Puts the file of a disk that leaves the VM aside: it is removed once the state knows that.
+    /// Nothing there is fine.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn put_aside(&self, disk: &DiskSpec) -> io::Result<()> {
+        match fs::rename(self.disk(disk), self.aside(disk)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the file of a disk stands that leaves the VM.
+    pub fn aside(&self, disk: &DiskSpec) -> PathBuf {
+        let mut name = self.disk(disk).into_os_string();
+        name.push(ASIDE);
+        name.into()
+    }
+
+    /// Removes what the VM, as the record has it, does not need: disks put aside and memory of
+    /// saves that are over. Disks that were never put aside stay, whatever the record says.
+    pub fn tidy(&self, record: &VmRecord, in_use: &[DiskId]) {
+        for disk in &record.spec.disks {
+            let aside = self.aside(disk);
+            if aside.exists()
+                && let Err(error) = fs::rename(&aside, self.disk(disk))
+            {
+                tracing::warn!(path = %aside.display(), %error, "a disk cannot be put back");
+            }
+        }
+        for entry in entries(&self.dir.join("disks")) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let used = in_use.iter().any(|disk| name.starts_with(&disk.to_string()));
+            if name.ends_with(ASIDE) && !used {
+                remove_quietly(&entry.path());
+            }
+            // Nobody makes a disk now: this was being made when an earlier daemon died.
+            if name.ends_with(".new")
+                && let Err(error) = fs::remove_dir_all(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), %error, "half a disk is left over");
+            }
+        }
+        for entry in entries(&self.dir) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let run = name
+                .strip_prefix("memory-")
+                .and_then(|rest| rest.split('.').next())
+                .and_then(|run| run.parse::<u64>().ok())
+                .map(Generation::new);
+            let over = match run {
+                Some(run) => {
+                    run <= record.generation
+                        && record.saved.is_none_or(|saved| saved.generation != run)
+                }
+                None => name == "memory.part" || name == "memory.used",
+            };
+            if over {
+                remove_quietly(&entry.path());
+            }
+        }
+    }
+
     /// Removes all memory files; the saves they hold are over.
     pub fn drop_memory(&self) {
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten() {
+        for entry in entries(&self.dir) {
             if entry.file_name().to_string_lossy().starts_with("memory") {
                 remove_quietly(&entry.path());
             }
@@ -166,11 +249,14 @@ impl VmFiles {
         }
     }
 
-    /// Keeps the layout for the next run.
+    /// Keeps the layout for the next run, if it is not the one that is kept.
     ///
     /// # Errors
     /// What the system said.
     pub fn write_layout(&self, layout: &Layout) -> io::Result<()> {
+        if self.read_layout().is_ok_and(|kept| kept == *layout) {
+            return Ok(());
+        }
         self.write_json(&self.dir.join("layout.json"), layout)
     }
 
@@ -234,11 +320,16 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {
     serde_json::from_slice(&fs::read(path)?).map_err(io::Error::other)
 }
 
+fn entries(dir: &Path) -> Vec<fs::DirEntry> {
+    // A directory that is not there has nothing in it.
+    fs::read_dir(dir).map(|entries| entries.flatten().collect()).unwrap_or_default()
+}
+
 fn remove_quietly(path: &Path) {
     // What cannot be removed now is removed with the directory.
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        tracing::warn!(path = %path.display(), %error, "a file of a save is left over");
+        tracing::warn!(path = %path.display(), %error, "a file is left over");
     }
 }

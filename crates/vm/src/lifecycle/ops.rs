@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use model::ExitKind;
 use model::OpFailure;
 use model::OpOutcome;
 use model::OpRecord;
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use crate::engine::EngineError;
 use crate::engine::ExitInfo;
 use crate::engine::MachineEvent;
+use crate::engine::RunState;
 use crate::image::ImageError;
 use crate::lifecycle::Phase;
 use crate::lifecycle::Progress;
@@ -76,15 +78,43 @@ impl Driver {
         let left = op.deadline.since(self.host.ledger.now());
         let deadline = Instant::now() + Duration::from_millis(left.get());
         let task = Task { op, deadline };
-        let step = if op.cancel_requested() {
-            Err(Stop::Cancelled)
-        } else {
-            self.execute(record, &task).await
+        let step = match self.stop_at_once(record, op, left).await {
+            Some(stop) => Err(stop),
+            None => self.execute(record, &task).await,
         };
         match step {
             Ok(outcome) => outcome,
             Err(stop) => self.stopped(record, op, stop).await,
         }
+    }
+
+    /// Why an operation is not even begun or gone on with, if it is not. One that has done already
+    /// what cannot be taken back goes on to its end.
+    async fn stop_at_once(
+        &mut self,
+        record: &VmRecord,
+        op: &OpRecord,
+        left: model::Millis,
+    ) -> Option<Stop> {
+        let stop = if op.cancel_requested() {
+            Stop::Cancelled
+        } else if left.get() == 0 {
+            Stop::Deadline
+        } else {
+            return None;
+        };
+        let too_late = match &op.request {
+            OpRequest::VmShutdown { .. } => self.run.is_none() && !self.unknown,
+            OpRequest::VmStart { .. } | OpRequest::VmResume { .. } => match &self.run {
+                // The guest goes on since an earlier daemon.
+                Some(run) if run.info.generation == record.generation => {
+                    matches!(run.machine.query_status().await, Ok(RunState::Running))
+                }
+                _ => false,
+            },
+            request => ends_machine(request),
+        };
+        (!too_late).then_some(stop)
     }
 
     async fn execute(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
@@ -100,18 +130,18 @@ impl Driver {
                 self.shut_down(record, task, patience, *then_off).await
             }
             OpRequest::VmOff { .. } => {
-                self.end_machine().await;
+                self.end_machine().await?;
                 Ok(OpOutcome::Done)
             }
             OpRequest::VmPause { .. } => self.pause(task).await,
             OpRequest::VmSave { .. } => self.save(record, task).await,
             OpRequest::VmReset { .. } => self.reset(task).await,
             OpRequest::VmDelete { .. } => {
-                self.end_machine().await;
+                self.end_machine().await?;
                 Ok(OpOutcome::Done)
             }
             OpRequest::VmPurge { .. } => {
-                self.end_machine().await;
+                self.end_machine().await?;
                 self.files.remove().map_err(file("its files cannot be removed"))?;
                 Ok(OpOutcome::Done)
             }
@@ -133,7 +163,16 @@ impl Driver {
     /// Brings the VM to a named state after an operation that stopped, and says which.
     async fn stopped(&mut self, record: &VmRecord, op: &OpRecord, stop: Stop) -> OpOutcome {
         tracing::info!(vm = %record.name, op = %op.id, %stop, "op stops");
+        self.untidy = true;
         let mut power = None;
+        if let Stop::Ended(exit) = &stop {
+            let detail = describe_exit(exit);
+            let text = format!("it ended while it was to {}: {detail}", op.request.verb());
+            self.note(model::Severity::Error, text);
+            // Whether it is started again is decided as after every crash, once this has ended.
+            self.forget_machine();
+            self.lost = Some((ExitKind::Crashed, detail));
+        }
         match &op.request {
             OpRequest::VmCreate { .. } => {
                 if let Err(error) = self.files.remove() {
@@ -144,19 +183,13 @@ impl Driver {
             OpRequest::VmResume { .. } if record.power == Power::Saved => {
                 power = Some(self.undo_start(record).await);
             }
-            OpRequest::VmSave { .. } => self.undo_save().await,
+            OpRequest::VmSave { .. } => self.undo_save(record).await,
+            OpRequest::VmSet { change, .. } => self.undo_set(record, change).await,
             OpRequest::DiskAdd { disk, .. } => self.undo_add_disk(disk).await,
             OpRequest::NicAdd { nic, .. } => self.undo_add_nic(nic.id).await,
+            // A cable that was pulled for a move is put back in by the tidying that follows, and a
+            // disk that was put aside is put back.
             _ => {}
-        }
-        if let Stop::Ended(exit) = &stop {
-            self.lost_machine().await;
-            if power.is_none() && record.power != Power::Off {
-                power = Some(Power::Off);
-            }
-            let text =
-                format!("it ended while it was to {}: {}", op.request.verb(), describe_exit(exit));
-            self.note(model::Severity::Error, text);
         }
         self.observe().await;
         if self.run.is_none() {
@@ -172,8 +205,11 @@ impl Driver {
     pub(crate) async fn after(&mut self, record: &VmRecord, op: &OpRecord, outcome: &OpOutcome) {
         match (&op.request, outcome) {
             // The saved memory is in the state now, so the machine may go.
-            (OpRequest::VmSave { .. }, OpOutcome::Saved { .. }) => self.end_machine().await,
-            (OpRequest::VmOff { .. }, _) if record.power == Power::Saved => {
+            (OpRequest::VmSave { .. }, OpOutcome::Saved { .. }) => {
+                // What does not go away is looked for again, and has no right to run.
+                let _ = self.end_machine().await;
+            }
+            (OpRequest::VmOff { .. }, OpOutcome::Done) if record.power == Power::Saved => {
                 self.files.drop_memory();
             }
             (OpRequest::VmStart { .. } | OpRequest::VmResume { .. }, OpOutcome::Done) => {
@@ -204,10 +240,12 @@ impl Driver {
     ) -> Step<Option<T>> {
         loop {
             let event = tokio::select! {
-                event = next_event(&mut self.run) => event,
+                // A guest that floods us with events must not keep an operation from its end.
+                biased;
                 stop = cancelled(&mut self.wanted, task) => return Err(stop),
-                () = tokio::time::sleep_until(task.deadline) => return Err(Stop::Deadline),
                 () = tokio::time::sleep_until(until) => return Ok(None),
+                () = tokio::time::sleep_until(task.deadline) => return Err(Stop::Deadline),
+                event = next_event(&mut self.run) => event,
             };
             if let Some(value) = pick(&event) {
                 return Ok(Some(value));
@@ -258,10 +296,20 @@ pub(crate) async fn race<T>(
     work: impl Future<Output = T>,
 ) -> Step<T> {
     tokio::select! {
+        biased;
         done = work => Ok(done),
         stop = cancelled(wanted, task) => Err(stop),
         () = tokio::time::sleep_until(task.deadline) => Err(Stop::Deadline),
     }
+}
+
+/// Whether an operation ends the machine whatever state it is in. Such a one cannot be stopped:
+/// what it has ended does not come back.
+pub(crate) fn ends_machine(request: &OpRequest) -> bool {
+    matches!(
+        request,
+        OpRequest::VmOff { .. } | OpRequest::VmDelete { .. } | OpRequest::VmPurge { .. }
+    )
 }
 
 pub(crate) fn failed(

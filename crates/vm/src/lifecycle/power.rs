@@ -12,6 +12,7 @@ use crate::engine::MachineEvent;
 use crate::engine::NicPlan;
 use crate::engine::RestorePlan;
 use crate::engine::RunState;
+use crate::engine::SavePhase;
 use crate::lifecycle::Phase;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
@@ -46,11 +47,14 @@ impl Driver {
     pub(crate) async fn start(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
         if let Some(run) = &self.run {
             if run.info.generation == record.generation {
-                // An earlier daemon got this far: only the last step may be missing.
-                self.go_on().await?;
+                // An earlier daemon got this far. It puts the memory away before the guest goes on,
+                // so memory that is still in its place is what this machine was made from.
+                let restored =
+                    record.saved.is_some_and(|saved| self.files.memory(saved.generation).exists());
+                self.make_ready(record, restored).await?;
                 return Ok(OpOutcome::Done);
             }
-            self.end_machine().await;
+            self.end_machine().await?;
         }
         self.publisher.phase(Phase::Starting);
         self.progress(task, if record.saved.is_some() { "restoring" } else { "starting" }, 0, 0);
@@ -89,9 +93,13 @@ impl Driver {
             Some(task) => race(&mut self.wanted, task, launching).await??,
             None => launching.await?,
         };
-        let layout = launched.machine.layout();
         self.take(launched).await;
-        self.files.write_layout(&layout).map_err(file("its layout cannot be written"))?;
+        self.make_ready(record, restored).await
+    }
+
+    /// From a machine that is launched to a guest that goes on. Can be done again.
+    async fn make_ready(&mut self, record: &VmRecord, restored: bool) -> Step<()> {
+        self.keep_layout()?;
         self.set_up(record, restored).await?;
         if let (Some(saved), true) = (&record.saved, restored) {
             // From here on the disks change, so this memory must never be used again.
@@ -158,7 +166,8 @@ impl Driver {
 
     /// After a start that stopped: nothing of it runs, and the VM is where it was.
     pub(crate) async fn undo_start(&mut self, record: &VmRecord) -> Power {
-        self.end_machine().await;
+        // What does not go away is looked for again, and has no right to run.
+        let _ = self.end_machine().await;
         match &record.saved {
             Some(saved) if self.files.memory(saved.generation).exists() => Power::Saved,
             _ => Power::Off,
@@ -197,10 +206,47 @@ impl Driver {
         let until = (begun + patience).min(task.deadline);
         self.publisher.phase(Phase::Stopping);
         self.progress(task, "waiting for the guest", 0, 0);
+        if self.run.is_none() {
+            // An earlier daemon got this far.
+            self.end_machine().await?;
+            return Ok(OpOutcome::Done);
+        }
+        match self.ask_to_shut_down(record, task, begun, until).await {
+            Ok(true) => {}
+            Ok(false) if then_off => {
+                let text = "the guest did not shut down in time and was turned off";
+                self.note(model::Severity::Warning, text.to_owned());
+            }
+            Ok(false) => {
+                self.observe().await;
+                return Err(failed(
+                    "guest_did_not_shut_down",
+                    format!("the guest did not shut down within {} s", patience.as_secs()),
+                    format!("look at its console, or turn it off: muster vm off {}", record.name),
+                ));
+            }
+            // It cannot even be asked.
+            Err(Stop::Engine(error)) if then_off => {
+                let text = format!("the guest could not be asked and was turned off: {error}");
+                self.note(model::Severity::Warning, text);
+            }
+            Err(stop) => return Err(stop),
+        }
+        self.end_machine().await?;
+        Ok(OpOutcome::Done)
+    }
+
+    /// Asks the guest in every way there is. True when it is down.
+    async fn ask_to_shut_down(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        begun: Instant,
+        until: Instant,
+    ) -> Step<bool> {
         let machine = self.machine()?;
         if machine.query_status().await? == RunState::ShutDown {
-            self.end_machine().await;
-            return Ok(OpOutcome::Done);
+            return Ok(true);
         }
         let by_agent = record.spec.services.shutdown && self.agent_shutdown().await;
         if !by_agent {
@@ -212,20 +258,7 @@ impl Driver {
             machine.powerdown().await?;
             down = self.await_shutdown(task, until).await?;
         }
-        if !down && !then_off {
-            self.observe().await;
-            return Err(failed(
-                "guest_did_not_shut_down",
-                format!("the guest did not shut down within {} s", patience.as_secs()),
-                format!("look at its console, or turn it off: muster vm off {}", record.name),
-            ));
-        }
-        if !down {
-            let text = "the guest did not shut down in time and was turned off";
-            self.note(model::Severity::Warning, text.to_owned());
-        }
-        self.end_machine().await;
-        Ok(OpOutcome::Done)
+        Ok(down)
     }
 
     async fn await_shutdown(&mut self, task: &Task<'_>, until: Instant) -> Step<bool> {
@@ -252,16 +285,22 @@ impl Driver {
             boot_memory: memory.boot,
             memory: memory.requested,
         };
-        // An earlier daemon may have finished the file: the machine is stopped since.
-        if let Ok(written) = std::fs::metadata(self.files.memory(run)) {
+        // An earlier daemon may have got some of the way. A file counts only while the machine stands
+        // where that file was written: once the guest goes on, it is of the past.
+        let stands = machine.query_status().await? == RunState::Saved;
+        if stands && let Ok(written) = std::fs::metadata(self.files.memory(run)) {
             return Ok(OpOutcome::Saved { saved: saved(written.len(), self.host.ledger.now()) });
         }
-        if machine.query_status().await? == RunState::Saved {
-            // It wrote into a file that an earlier daemon did not keep.
-            machine.save_cancel().await?;
+        let under_way = machine.save_progress().await?.phase == SavePhase::Running;
+        if !(self.files.has_part() && (stands || under_way)) {
+            if stands {
+                // It wrote into a file that is not there any more.
+                machine.save_cancel().await?;
+            }
+            self.files.abandon_save(run).map_err(file("an old memory file cannot be removed"))?;
+            let part = self.files.begin_save().map_err(file("the memory cannot be written"))?;
+            machine.save(part).await?;
         }
-        let part = self.files.begin_save().map_err(file("the memory cannot be written"))?;
-        machine.save(part).await?;
         self.await_saved(task).await?;
         let layout = machine.layout();
         let size = self
@@ -273,36 +312,38 @@ impl Driver {
 
     async fn await_saved(&mut self, task: &Task<'_>) -> Step<()> {
         loop {
-            let ended = self
-                .event(task, Instant::now() + SAVE_LOOK_EVERY, |event| match event {
-                    MachineEvent::SaveEnded(result) => Some(result.clone()),
-                    _ => None,
-                })
-                .await?;
-            match ended {
-                Some(Ok(())) => return Ok(()),
-                Some(Err(why)) => return Err(save_failed(&why)),
-                None => {}
-            }
             let progress = self.machine()?.save_progress().await?;
             self.progress(task, "writing memory", progress.done.get(), progress.total.get());
             match progress.phase {
-                crate::engine::SavePhase::Done => return Ok(()),
-                crate::engine::SavePhase::Failed(why) => return Err(save_failed(&why)),
-                crate::engine::SavePhase::Cancelled => return Err(Stop::Cancelled),
-                _ => {}
+                SavePhase::Done => return Ok(()),
+                SavePhase::Failed(why) => return Err(save_failed(&why)),
+                SavePhase::Cancelled => return Err(Stop::Cancelled),
+                SavePhase::Idle | SavePhase::Running => {}
             }
+            // The event says only when to look: it may be of an earlier save.
+            self.event(task, Instant::now() + SAVE_LOOK_EVERY, |event| match event {
+                MachineEvent::SaveEnded(_) => Some(()),
+                _ => None,
+            })
+            .await?;
         }
     }
 
-    /// After a save that stopped: the guest goes on, and no file is left.
-    pub(crate) async fn undo_save(&mut self) {
-        let Ok(machine) = self.machine() else { return };
-        if let Err(error) = machine.save_cancel().await {
+    /// After a save that stopped: no file is left, and the guest goes on if it ran.
+    pub(crate) async fn undo_save(&mut self, record: &VmRecord) {
+        let machine = self.machine().ok();
+        if let Some(machine) = &machine
+            && let Err(error) = machine.save_cancel().await
+        {
             tracing::warn!(vm = %self.vm, %error, "a save could not be given up");
         }
-        self.files.abandon_save();
-        if let Err(error) = machine.cont().await {
+        // Before the guest goes on: its disks change then, and this memory no longer fits them.
+        if let Err(error) = self.files.abandon_save(record.generation) {
+            self.note(model::Severity::Error, format!("a file of a save is left over: {error}"));
+        }
+        if let (Some(machine), Power::Running) = (machine, record.power)
+            && let Err(error) = machine.cont().await
+        {
             self.note(model::Severity::Error, format!("it does not go on after a save: {error}"));
         }
     }

@@ -1,0 +1,425 @@
+//! What stands between a driver and its world: notes what is done, notes what must not be, and
+//! stops the driver at a chosen call.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use model::Bytes;
+use model::Command;
+use model::DiskId;
+use model::Exit;
+use model::Generation;
+use model::NicId;
+use model::NicSpec;
+use model::OpId;
+use model::OpOutcome;
+use model::Severity;
+use model::UnixMillis;
+use model::VmId;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use super::Truth;
+use super::VM;
+use super::lock;
+use crate::engine::Ability;
+use crate::engine::Adopted;
+use crate::engine::BalloonStats;
+use crate::engine::DiskPlan;
+use crate::engine::Engine;
+use crate::engine::EngineError;
+use crate::engine::GoneReason;
+use crate::engine::Inventory;
+use crate::engine::LaunchPlan;
+use crate::engine::Launched;
+use crate::engine::Layout;
+use crate::engine::Machine;
+use crate::engine::MemoryState;
+use crate::engine::NicPlan;
+use crate::engine::RunState;
+use crate::engine::SaveProgress;
+use crate::engine::Stray;
+use crate::engine::fake::FakeEngine;
+use crate::lifecycle::Ledger;
+use crate::lifecycle::LedgerError;
+use crate::lifecycle::Ports;
+use crate::lifecycle::Progress;
+
+/// Lets a number of calls through, then stops the driver for good: before a call takes effect or
+/// after it has.
+pub(super) struct Gate {
+    passes: AtomicUsize,
+    stop_at: usize,
+    stopped: watch::Sender<Option<&'static str>>,
+}
+
+impl Gate {
+    pub(super) fn open() -> Arc<Self> {
+        Self::at(usize::MAX)
+    }
+
+    /// Stops at the pass of that number, 0 being the first.
+    pub(super) fn at(stop_at: usize) -> Arc<Self> {
+        Arc::new(Self { passes: AtomicUsize::new(0), stop_at, stopped: watch::channel(None).0 })
+    }
+
+    async fn pass(&self, call: &'static str) {
+        let pass = self.passes.fetch_add(1, Ordering::Relaxed);
+        if pass >= self.stop_at {
+            if pass == self.stop_at {
+                self.stopped.send_replace(Some(call));
+            }
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until the driver has been stopped; gives the call.
+    pub(super) async fn stopped(&self) -> &'static str {
+        let mut stopped = self.stopped.subscribe();
+        let call = stopped.wait_for(Option::is_some).await.unwrap();
+        call.unwrap()
+    }
+}
+
+/// What was seen of all daemons of a world.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) notes: Mutex<Vec<(Severity, String)>>,
+    pub(super) ports: Mutex<BTreeSet<NicId>>,
+    pub(super) refreshed: AtomicUsize,
+    pub(super) links: Mutex<BTreeMap<NicId, bool>>,
+    pub(super) launches: Mutex<Vec<Generation>>,
+    pub(super) violations: Mutex<Vec<String>>,
+    /// What the next adoption finds instead of what is there.
+    pub(super) gone: Mutex<Option<GoneReason>>,
+    /// Processes do not go away.
+    pub(super) undead: Mutex<bool>,
+    /// The state takes no reports.
+    pub(super) deaf: Mutex<bool>,
+    /// Runs that were made from a saved memory, with the run it is of.
+    restored: Mutex<BTreeMap<Generation, Generation>>,
+    /// Saved memory from which a guest has gone on.
+    used: Mutex<BTreeSet<Generation>>,
+}
+
+impl Seen {
+    fn violation(&self, text: String) {
+        lock(&self.violations).push(text);
+    }
+}
+
+pub(super) struct ProbeLedger {
+    pub(super) truth: Arc<Truth>,
+    pub(super) seen: Arc<Seen>,
+    pub(super) gate: Arc<Gate>,
+}
+
+impl ProbeLedger {
+    async fn propose(&self, call: &'static str, command: Command) -> Result<(), LedgerError> {
+        self.gate.pass(call).await;
+        if *lock(&self.seen.deaf) {
+            return Err(LedgerError::Unavailable("deaf".to_owned()));
+        }
+        let result = self.truth.propose(command);
+        self.gate.pass(call).await;
+        result.map(drop).map_err(LedgerError::from)
+    }
+}
+
+#[async_trait]
+impl Ledger for ProbeLedger {
+    async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError> {
+        self.propose("finish", Command::FinishOp { op, outcome: Box::new(outcome) }).await
+    }
+
+    async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError> {
+        self.propose("exited", Command::VmExited { vm, generation: run, exit }).await
+    }
+
+    fn progress(&self, _op: OpId, _progress: Progress) {}
+
+    fn note(&self, _vm: VmId, severity: Severity, text: String) {
+        lock(&self.seen.notes).push((severity, text));
+    }
+
+    fn now(&self) -> UnixMillis {
+        self.truth.now()
+    }
+}
+
+pub(super) struct ProbePorts {
+    pub(super) seen: Arc<Seen>,
+    pub(super) gate: Arc<Gate>,
+}
+
+#[async_trait]
+impl Ports for ProbePorts {
+    async fn open(&self, _vm: VmId, nic: &NicSpec) -> Result<OwnedFd, String> {
+        self.gate.pass("port open").await;
+        lock(&self.seen.ports).insert(nic.id);
+        self.gate.pass("port open").await;
+        File::open("/dev/null").map(OwnedFd::from).map_err(|error| error.to_string())
+    }
+
+    async fn close(&self, nic: NicId) {
+        self.gate.pass("port close").await;
+        lock(&self.seen.ports).remove(&nic);
+        self.gate.pass("port close").await;
+    }
+
+    async fn refresh(&self) {
+        self.gate.pass("port refresh").await;
+        self.seen.refreshed.fetch_add(1, Ordering::Relaxed);
+        self.gate.pass("port refresh").await;
+    }
+}
+
+pub(super) struct ProbeEngine {
+    pub(super) engine: FakeEngine,
+    pub(super) truth: Arc<Truth>,
+    pub(super) seen: Arc<Seen>,
+    pub(super) gate: Arc<Gate>,
+}
+
+impl ProbeEngine {
+    fn wrap(&self, launched: Launched) -> Launched {
+        let Launched { machine, events, run } = launched;
+        let machine = ProbeMachine {
+            machine,
+            run: run.generation,
+            seen: self.seen.clone(),
+            gate: self.gate.clone(),
+        };
+        Launched { machine: Arc::new(machine), events, run }
+    }
+
+    /// The rules of DESIGN.md section 4, and that a saved memory is used once.
+    fn check_launch(&self, plan: &LaunchPlan) {
+        let state = self.truth.get();
+        let Some(record) = state.vms.get(&plan.vm) else {
+            return self.seen.violation("a VM is launched that is not in the state".to_owned());
+        };
+        let ours = plan.generation;
+        if ours != record.generation {
+            let is = record.generation;
+            self.seen.violation(format!("run {ours} is launched and the present one is {is}"));
+        }
+        if lock(&self.seen.launches).iter().any(|earlier| *earlier > ours) {
+            self.seen.violation(format!("run {ours} is launched after a later one"));
+        }
+        if record.power != model::Power::Running && record.ops.is_empty() {
+            self.seen.violation(format!("a VM that is {:?} is launched", record.power));
+        }
+        lock(&self.seen.launches).push(ours);
+        if plan.restore.is_some() {
+            let Some(saved) = &record.saved else {
+                return self.seen.violation("memory is used that the state does not know".into());
+            };
+            if lock(&self.seen.used).contains(&saved.generation) {
+                self.seen.violation("a saved memory is used twice".to_owned());
+            }
+            lock(&self.seen.restored).insert(ours, saved.generation);
+        } else {
+            lock(&self.seen.restored).remove(&ours);
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for ProbeEngine {
+    async fn ability(&self) -> Result<Ability, EngineError> {
+        self.engine.ability().await
+    }
+
+    async fn launch(&self, plan: LaunchPlan) -> Result<Launched, EngineError> {
+        self.gate.pass("launch").await;
+        self.check_launch(&plan);
+        let launched = self.engine.launch(plan).await?;
+        self.gate.pass("launch").await;
+        Ok(self.wrap(launched))
+    }
+
+    async fn adopt(&self, vm: VmId) -> Result<Adopted, EngineError> {
+        self.gate.pass("adopt").await;
+        let gone = lock(&self.seen.gone).take();
+        if let Some(reason) = gone {
+            self.engine.reap(vm).await?;
+            return Ok(Adopted::Gone(reason));
+        }
+        match self.engine.adopt(vm).await? {
+            Adopted::Running(launched) => Ok(Adopted::Running(self.wrap(launched))),
+            Adopted::Gone(reason) => Ok(Adopted::Gone(reason)),
+        }
+    }
+
+    async fn strays(&self) -> Result<Vec<Stray>, EngineError> {
+        self.engine.strays().await
+    }
+
+    async fn reap(&self, vm: VmId) -> Result<(), EngineError> {
+        self.gate.pass("reap").await;
+        if *lock(&self.seen.undead) {
+            return Err(EngineError::Undead { vm, what: "process 1".to_owned() });
+        }
+        let reaped = self.engine.reap(vm).await;
+        self.gate.pass("reap").await;
+        reaped
+    }
+}
+
+struct ProbeMachine {
+    machine: Arc<dyn Machine>,
+    run: Generation,
+    seen: Arc<Seen>,
+    gate: Arc<Gate>,
+}
+
+/// A call to the machine behind, with the gate before and after it.
+macro_rules! through {
+    ($self:ident, $call:literal, $future:expr) => {{
+        $self.gate.pass($call).await;
+        let result = $future.await;
+        $self.gate.pass($call).await;
+        result
+    }};
+}
+
+#[async_trait]
+impl Machine for ProbeMachine {
+    async fn query_status(&self) -> Result<RunState, EngineError> {
+        through!(self, "query_status", self.machine.query_status())
+    }
+
+    async fn cont(&self) -> Result<(), EngineError> {
+        self.gate.pass("cont").await;
+        if let Some(saved) = lock(&self.seen.restored).get(&self.run) {
+            lock(&self.seen.used).insert(*saved);
+        }
+        let result = self.machine.cont().await;
+        self.gate.pass("cont").await;
+        result
+    }
+
+    async fn pause(&self) -> Result<(), EngineError> {
+        through!(self, "pause", self.machine.pause())
+    }
+
+    async fn powerdown(&self) -> Result<(), EngineError> {
+        through!(self, "powerdown", self.machine.powerdown())
+    }
+
+    async fn reset(&self) -> Result<(), EngineError> {
+        through!(self, "reset", self.machine.reset())
+    }
+
+    async fn inject_nmi(&self) -> Result<(), EngineError> {
+        self.machine.inject_nmi().await
+    }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        self.gate.pass("kill").await;
+        if *lock(&self.seen.undead) {
+            return Err(EngineError::Undead { vm: VM, what: "process 1".to_owned() });
+        }
+        let result = self.machine.kill().await;
+        self.gate.pass("kill").await;
+        result
+    }
+
+    fn layout(&self) -> Layout {
+        self.machine.layout()
+    }
+
+    async fn inventory(&self) -> Result<Inventory, EngineError> {
+        through!(self, "inventory", self.machine.inventory())
+    }
+
+    async fn save(&self, dst: File) -> Result<(), EngineError> {
+        through!(self, "save", self.machine.save(dst))
+    }
+
+    async fn save_progress(&self) -> Result<SaveProgress, EngineError> {
+        through!(self, "save_progress", self.machine.save_progress())
+    }
+
+    async fn save_cancel(&self) -> Result<(), EngineError> {
+        through!(self, "save_cancel", self.machine.save_cancel())
+    }
+
+    async fn plug_disk(&self, disk: DiskPlan) -> Result<(), EngineError> {
+        through!(self, "plug_disk", self.machine.plug_disk(disk))
+    }
+
+    async fn unplug_disk(&self, disk: DiskId) -> Result<(), EngineError> {
+        through!(self, "unplug_disk", self.machine.unplug_disk(disk))
+    }
+
+    async fn resize_disk(&self, disk: DiskId, size: Bytes) -> Result<(), EngineError> {
+        through!(self, "resize_disk", self.machine.resize_disk(disk, size))
+    }
+
+    async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError> {
+        through!(self, "plug_nic", self.machine.plug_nic(nic))
+    }
+
+    async fn unplug_nic(&self, nic: NicId) -> Result<(), EngineError> {
+        through!(self, "unplug_nic", self.machine.unplug_nic(nic))
+    }
+
+    async fn set_link(&self, nic: NicId, up: bool) -> Result<(), EngineError> {
+        self.gate.pass("set_link").await;
+        let result = self.machine.set_link(nic, up).await;
+        if result.is_ok() {
+            lock(&self.seen.links).insert(nic, up);
+        }
+        self.gate.pass("set_link").await;
+        result
+    }
+
+    async fn set_memory(&self, target: Bytes) -> Result<(), EngineError> {
+        through!(self, "set_memory", self.machine.set_memory(target))
+    }
+
+    async fn memory_state(&self) -> Result<MemoryState, EngineError> {
+        through!(self, "memory_state", self.machine.memory_state())
+    }
+
+    async fn set_vcpus(&self, count: u32) -> Result<(), EngineError> {
+        through!(self, "set_vcpus", self.machine.set_vcpus(count))
+    }
+
+    async fn balloon(&self, target: Bytes) -> Result<(), EngineError> {
+        through!(self, "balloon", self.machine.balloon(target))
+    }
+
+    async fn balloon_stats(&self) -> Result<BalloonStats, EngineError> {
+        self.machine.balloon_stats().await
+    }
+
+    async fn screenshot(&self) -> Result<Vec<u8>, EngineError> {
+        self.machine.screenshot().await
+    }
+
+    async fn vnc(&self) -> Result<UnixStream, EngineError> {
+        self.machine.vnc().await
+    }
+
+    async fn serial(&self) -> Result<UnixStream, EngineError> {
+        self.machine.serial().await
+    }
+
+    fn serial_tail(&self) -> Vec<u8> {
+        self.machine.serial_tail()
+    }
+
+    async fn agent(&self) -> Result<UnixStream, EngineError> {
+        self.machine.agent().await
+    }
+}
