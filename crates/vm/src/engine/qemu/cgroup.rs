@@ -1,0 +1,170 @@
+//! Control groups: one for each machine, `muster-<tag>/vm-<id>` below the v2 mount.
+//!
+//! The group is what makes "kill everything of that machine" exact: nothing inside leaves it. Its
+//! limits are set where the host has given v2 the controllers; those that are missing are named.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use model::VmId;
+
+use crate::engine::EngineError;
+use crate::engine::IsolationPlan;
+
+/// How long the processes of a killed group may take to go; exit of a guest with a lot of memory
+/// takes seconds.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at a dying group.
+const KILL_POLL: Duration = Duration::from_millis(10);
+
+/// Controllers we use, and what is lost without them.
+const CONTROLLERS: [(&str, &str); 3] = [
+    ("cpu", "processor weight and cap"),
+    ("memory", "memory limit"),
+    ("pids", "limit of processes (the per-user limit still holds)"),
+];
+
+/// The control groups of one instance.
+#[derive(Debug, Clone)]
+pub(super) struct Cgroups {
+    base: PathBuf,
+}
+
+impl Cgroups {
+    /// Groups below `parent`, or, without one, below a group of our own at the top of the v2
+    /// mount. Makes nothing yet.
+    pub(super) fn find(parent: Option<&Path>, tag: &str) -> Result<Self, EngineError> {
+        if let Some(parent) = parent {
+            return Ok(Self { base: parent.join(format!("muster-{tag}")) });
+        }
+        let mounts = fs::read_to_string("/proc/self/mountinfo")
+            .map_err(EngineError::io("read /proc/self/mountinfo"))?;
+        let mount = mounts.lines().find_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            let cgroup2 = after.split(' ').next() == Some("cgroup2");
+            before.split(' ').nth(4).filter(|_| cgroup2)
+        });
+        let mount = mount.ok_or_else(|| EngineError::Missing {
+            what: "a cgroup v2 mount".to_owned(),
+            advice: "mount it: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
+        })?;
+        Ok(Self { base: Path::new(mount).join(format!("muster-{tag}")) })
+    }
+
+    /// Directory of a machine's group.
+    pub(super) fn of(&self, vm: VmId) -> PathBuf {
+        self.base.join(format!("vm-{vm}"))
+    }
+
+    /// Limits this host cannot enforce, in words.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let top = self.base.parent().unwrap_or(&self.base);
+        let have = fs::read_to_string(top.join("cgroup.controllers")).unwrap_or_default();
+        let have: Vec<&str> = have.split_whitespace().collect();
+        CONTROLLERS
+            .iter()
+            .filter(|(controller, _)| !have.contains(controller))
+            .map(|(controller, lost)| {
+                format!("{lost}: the host has no cgroup v2 {controller} controller")
+            })
+            .collect()
+    }
+
+    /// Makes a machine's group with its limits; returns the limits that could not be set.
+    pub(super) fn make(
+        &self,
+        vm: VmId,
+        isolation: &IsolationPlan,
+        memory: u64,
+        threads: u64,
+    ) -> Result<Vec<String>, EngineError> {
+        let dir = self.of(vm);
+        fs::create_dir_all(&dir)
+            .map_err(EngineError::io(format!("make control group {}", dir.display())))?;
+        let mut missing = self.missing();
+        let top = self.base.parent().unwrap_or(&self.base);
+        for (controller, _) in CONTROLLERS {
+            // Fails where the controller is missing, which is told already.
+            let _ = fs::write(top.join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = fs::write(self.base.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+        let cap = isolation.cpu_cap_percent.map(|percent| u64::from(percent) * 1000);
+        let cap = cap.map_or("max 100000".to_owned(), |micros| format!("{micros} 100000"));
+        let limit = isolation.memory_limit.map_or(memory, model::Bytes::get);
+        let settings = [
+            ("cpu", "cpu.weight", isolation.cpu_weight.clamp(1, 10_000).to_string()),
+            ("cpu", "cpu.max", cap),
+            ("memory", "memory.max", limit.to_string()),
+            ("pids", "pids.max", threads.to_string()),
+        ];
+        let told = |controller: &str| missing.iter().any(|text| text.contains(controller));
+        let mut failed = Vec::new();
+        for (controller, file, value) in settings {
+            if told(controller) {
+                continue;
+            }
+            if let Err(error) = fs::write(dir.join(file), &value) {
+                failed.push(format!("{file} = {value}: {error}"));
+            }
+        }
+        missing.extend(failed);
+        Ok(missing)
+    }
+
+    /// Machines that have a group.
+    pub(super) fn machines(&self) -> io::Result<Vec<VmId>> {
+        let entries = match fs::read_dir(&self.base) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let id = |entry: io::Result<fs::DirEntry>| {
+            entry.ok()?.file_name().to_str()?.strip_prefix("vm-")?.parse().ok()
+        };
+        Ok(entries.filter_map(id).collect())
+    }
+
+    /// Whether a process lives in a machine's group.
+    pub(super) fn populated(&self, vm: VmId) -> bool {
+        fs::read_to_string(self.of(vm).join("cgroup.events"))
+            .is_ok_and(|events| events.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Kills everything in a machine's group and removes it.
+    pub(super) async fn kill(&self, vm: VmId) -> Result<(), EngineError> {
+        let dir = self.of(vm);
+        if !dir.exists() {
+            return Ok(());
+        }
+        // A frozen group does not die before it is thawed on some kernels.
+        let _ = fs::write(dir.join("cgroup.freeze"), "0");
+        let end = tokio::time::Instant::now() + KILL_LIMIT;
+        loop {
+            if self.populated(vm) {
+                fs::write(dir.join("cgroup.kill"), "1")
+                    .map_err(EngineError::io(format!("kill control group {}", dir.display())))?;
+            }
+            match fs::remove_dir(&dir) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(_) if tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(KILL_POLL).await;
+                }
+                Err(error) => {
+                    let left = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+                    let what = format!("{error}; left: {}", left.replace('\n', " "));
+                    return Err(EngineError::Undead { vm, what });
+                }
+            }
+        }
+    }
+
+    /// Removes the instance's own group if no machine is left in it.
+    pub(super) fn tidy(&self) {
+        let _ = fs::remove_dir(&self.base);
+    }
+}
