@@ -67,7 +67,9 @@ impl Process {
         if start_ticks(pid) != Some(ticks) {
             return Ok(None);
         }
-        Ok(Some(Self { fd: AsyncFd::register_with_interest(fd, Interest::READABLE)? }))
+        // SAFETY: the descriptor is owned and stays open for as long as it is registered.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
+        Ok(Some(Self { fd }))
     }
 
     /// Kills it. Fine if it is gone.
