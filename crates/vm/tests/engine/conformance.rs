@@ -1,0 +1,280 @@
+//! What every engine must do, checked on the fake and on QEMU with the same code.
+
+use std::fs::File;
+
+use model::Bytes;
+use model::DiskId;
+use model::VmId;
+use uuid::Uuid;
+use vm::engine::Adopted;
+use vm::engine::CpuPlan;
+use vm::engine::DeviceState;
+use vm::engine::EngineError;
+use vm::engine::ErrorClass;
+use vm::engine::GoneReason;
+use vm::engine::Launched;
+use vm::engine::MachineEvent;
+use vm::engine::MemoryPlan;
+use vm::engine::Origin;
+use vm::engine::Profile;
+use vm::engine::RestorePlan;
+use vm::engine::RunState;
+use vm::engine::SavePhase;
+
+use crate::rig::Rig;
+use crate::rig::again;
+use crate::rig::disk;
+use crate::rig::event;
+
+macro_rules! both {
+    ($($name:ident),* $(,)?) => {
+        mod fake {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::rig::Rig::fake()).await;
+            })*
+        }
+        mod qemu {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name(crate::rig::Rig::qemu()).await;
+            })*
+        }
+    };
+}
+
+both!(
+    a_machine_lives_from_launch_to_reap,
+    a_machine_survives_its_engine,
+    a_saved_machine_comes_back_where_it_was,
+    devices_are_attached_and_told,
+    what_cannot_be_is_refused,
+    a_dead_machine_says_so,
+);
+
+async fn a_machine_lives_from_launch_to_reap(rig: Rig) {
+    let engine = rig.engine();
+    let plan = rig.plan().await;
+    let vm = plan.vm;
+    let Launched { machine, mut events, run } = engine.launch(plan).await.unwrap();
+    assert_eq!((run.vm, run.generation.get()), (vm, 7));
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Prelaunch);
+    machine.cont().await.unwrap();
+    event(&mut events, |event| *event == MachineEvent::Resumed).await;
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    machine.pause().await.unwrap();
+    event(&mut events, |event| *event == MachineEvent::Stopped).await;
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Paused);
+    machine.cont().await.unwrap();
+    machine.reset().await.unwrap();
+    event(&mut events, |event| *event == MachineEvent::Reset(Origin::Host)).await;
+    let png = machine.screenshot().await.unwrap();
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"), "{:?}", &png[..8.min(png.len())]);
+    let strays = engine.strays().await.unwrap();
+    assert_eq!(
+        strays.iter().map(|stray| (stray.vm, stray.alive)).collect::<Vec<_>>(),
+        [(vm, true)]
+    );
+    machine.kill().await.unwrap();
+    event(&mut events, |event| matches!(event, MachineEvent::Exited(_))).await;
+    assert!(matches!(machine.query_status().await, Err(EngineError::Exited)));
+    engine.reap(vm).await.unwrap();
+    engine.reap(vm).await.unwrap();
+    assert_eq!(engine.strays().await.unwrap(), []);
+    assert!(matches!(engine.adopt(vm).await, Ok(Adopted::Gone(GoneReason::NoTrace))));
+}
+
+async fn a_machine_survives_its_engine(rig: Rig) {
+    let engine = rig.engine();
+    let image = rig.blank("a.img", 8);
+    let mut plan = rig.plan().await;
+    let vm = plan.vm;
+    plan.disks.push(disk(&image));
+    let first = plan.disks[0].id;
+    let launched = engine.launch(plan).await.unwrap();
+    launched.machine.cont().await.unwrap();
+    let late = disk(&rig.blank("b.img", 8));
+    launched.machine.plug_disk(again(&late)).await.unwrap();
+    let layout = launched.machine.layout();
+    drop((launched, engine));
+
+    let engine = rig.engine();
+    let mut other = rig.plan().await;
+    other.vm = vm;
+    assert!(
+        matches!(engine.launch(other).await, Err(EngineError::AlreadyRunning(found)) if found == vm)
+    );
+    let Adopted::Running(Launched { machine, mut events, run }) = engine.adopt(vm).await.unwrap()
+    else {
+        panic!("the machine is gone");
+    };
+    assert_eq!((run.vm, run.generation.get()), (vm, 7));
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    assert_eq!(machine.layout(), layout);
+    let inventory = machine.inventory().await.unwrap();
+    let attached: Vec<DiskId> = inventory.disks.keys().copied().collect();
+    let mut expected = vec![first, late.id];
+    expected.sort();
+    assert_eq!(attached, expected);
+    engine.reap(vm).await.unwrap();
+    event(&mut events, |event| matches!(event, MachineEvent::Exited(_))).await;
+    assert!(matches!(engine.adopt(vm).await, Ok(Adopted::Gone(_))));
+}
+
+async fn a_saved_machine_comes_back_where_it_was(rig: Rig) {
+    let engine = rig.engine();
+    let image = rig.blank("a.img", 8);
+    let root = disk(&image);
+    let mut plan = rig.plan().await;
+    let vm = plan.vm;
+    plan.disks.push(again(&root));
+    let Launched { machine, mut events, .. } = engine.launch(plan).await.unwrap();
+    machine.cont().await.unwrap();
+    let late = disk(&rig.blank("b.img", 8));
+    machine.plug_disk(again(&late)).await.unwrap();
+    machine.set_vcpus(2).await.unwrap();
+    let path = rig.dir.path().join("state");
+    let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+    machine.save(file).await.unwrap();
+    let ended = event(&mut events, |event| matches!(event, MachineEvent::SaveEnded(_))).await;
+    assert_eq!(ended, MachineEvent::SaveEnded(Ok(())));
+    assert_eq!(machine.save_progress().await.unwrap().phase, SavePhase::Done);
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Saved);
+    machine.save_cancel().await.unwrap();
+    let layout = machine.layout();
+    machine.kill().await.unwrap();
+    engine.reap(vm).await.unwrap();
+
+    // As it was, devices in another order: it fits.
+    let mut plan = rig.plan().await;
+    (plan.vm, plan.layout) = (vm, layout.clone());
+    plan.disks = vec![again(&late), again(&root)];
+    plan.restore = Some(RestorePlan { file: File::open(&path).unwrap() });
+    let Launched { machine, mut events, .. } = engine.launch(plan).await.unwrap();
+    assert_ne!(machine.query_status().await.unwrap(), RunState::Running);
+    assert_eq!(machine.inventory().await.unwrap().vcpus.plugged, 2);
+    assert_eq!(machine.layout(), layout);
+    machine.cont().await.unwrap();
+    event(&mut events, |event| *event == MachineEvent::Resumed).await;
+    machine.kill().await.unwrap();
+    engine.reap(vm).await.unwrap();
+
+    // Without one of its disks, or from something else than a saved state: refused, nothing left.
+    let mut plan = rig.plan().await;
+    (plan.vm, plan.layout) = (vm, layout.clone());
+    plan.disks = vec![again(&root)];
+    plan.restore = Some(RestorePlan { file: File::open(&path).unwrap() });
+    assert!(matches!(engine.launch(plan).await, Err(EngineError::Restore(_))));
+    let mut plan = rig.plan().await;
+    (plan.vm, plan.layout) = (vm, layout);
+    plan.disks = vec![again(&late), again(&root)];
+    plan.restore = Some(RestorePlan { file: File::open(&image).unwrap() });
+    let refused = engine.launch(plan).await;
+    assert!(matches!(refused, Err(EngineError::Restore(_))), "{refused:?}");
+    assert_eq!(engine.strays().await.unwrap(), []);
+}
+
+async fn devices_are_attached_and_told(rig: Rig) {
+    let engine = rig.engine();
+    let mut plan = rig.plan().await;
+    let vm = plan.vm;
+    plan.disks.push(disk(&rig.blank("a.img", 8)));
+    let root = plan.disks[0].id;
+    let Launched { machine, .. } = engine.launch(plan).await.unwrap();
+    let extra = disk(&rig.blank("b.img", 8));
+    machine.plug_disk(again(&extra)).await.unwrap();
+    let twice = machine.plug_disk(again(&extra)).await;
+    assert!(matches!(twice, Err(EngineError::AlreadyPlugged(_))), "{twice:?}");
+    let mut same_image = again(&extra);
+    same_image.id = DiskId::new(Uuid::new_v4());
+    let busy = machine.plug_disk(same_image).await;
+    assert!(matches!(busy, Err(EngineError::DiskBusy { .. })), "{busy:?}");
+    let missing = disk(&rig.dir.path().join("missing.img"));
+    let missing = machine.plug_disk(missing).await;
+    assert!(matches!(missing, Err(EngineError::Image { .. })), "{missing:?}");
+    let inventory = machine.inventory().await.unwrap();
+    assert_eq!(inventory.disks.len(), 2);
+    assert_eq!(inventory.disks.get(&root), Some(&DeviceState::Plugged));
+    machine.resize_disk(extra.id, Bytes::mib(16)).await.unwrap();
+    let mut plugged = 2;
+    let full = loop {
+        let image = rig.blank(&format!("x{plugged}.img"), 1);
+        match machine.plug_disk(disk(&image)).await {
+            Ok(()) => plugged += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(full, EngineError::NoSlot), "{full:?}");
+    assert_eq!(full.class(), ErrorClass::Refused);
+    assert_eq!(machine.inventory().await.unwrap().disks.len(), plugged);
+    machine.set_vcpus(2).await.unwrap();
+    assert_eq!(machine.inventory().await.unwrap().vcpus.plugged, 2);
+    let memory = machine.memory_state().await.unwrap();
+    assert_eq!((memory.boot, memory.max), (Bytes::mib(160), Bytes::mib(288)));
+    machine.set_memory(Bytes::new(Bytes::mib(200).get() + 4096)).await.unwrap();
+    assert_eq!(machine.memory_state().await.unwrap().requested, Bytes::mib(200));
+    engine.reap(vm).await.unwrap();
+}
+
+async fn what_cannot_be_is_refused(rig: Rig) {
+    let engine = rig.engine();
+    let mut plan = rig.plan().await;
+    plan.disks.push(disk(&rig.dir.path().join("missing.img")));
+    assert!(matches!(engine.launch(plan).await, Err(EngineError::Image { .. })));
+    let image = rig.blank("a.img", 8);
+    let mut plan = rig.plan().await;
+    plan.disks = vec![disk(&image), disk(&image)];
+    let busy = engine.launch(plan).await;
+    assert!(matches!(busy, Err(EngineError::DiskBusy { .. })), "{busy:?}");
+    assert_eq!(engine.strays().await.unwrap(), []);
+
+    let mut plan = rig.plan().await;
+    let vm = plan.vm;
+    plan.memory = MemoryPlan { size: Bytes::mib(128), max: Bytes::mib(128) };
+    plan.cpus = CpuPlan { count: 1, max: 1 };
+    plan.disks = vec![disk(&image)];
+    let Launched { machine, .. } = engine.launch(plan).await.unwrap();
+    let nobody = DiskId::new(Uuid::new_v4());
+    assert!(matches!(machine.unplug_disk(nobody).await, Err(EngineError::NotPlugged(_))));
+    let size = machine.resize_disk(nobody, Bytes::mib(1)).await;
+    assert!(matches!(size, Err(EngineError::NotPlugged(_))));
+    assert!(matches!(machine.set_vcpus(2).await, Err(EngineError::OutOfRange { .. })));
+    assert!(matches!(machine.set_vcpus(0).await, Err(EngineError::OutOfRange { .. })));
+    let memory = machine.set_memory(Bytes::mib(256)).await;
+    assert!(matches!(memory, Err(EngineError::Unsupported { .. })), "{memory:?}");
+    // A second machine on the same image, and the first is not disturbed.
+    let mut plan = rig.plan().await;
+    plan.isolation.slot += 50;
+    plan.disks = vec![disk(&image)];
+    let busy = engine.launch(plan).await;
+    assert!(matches!(busy, Err(EngineError::DiskBusy { .. })), "{busy:?}");
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Prelaunch);
+    engine.reap(vm).await.unwrap();
+
+    let mut plan = rig.plan().await;
+    plan.profile = Profile::Legacy;
+    plan.machine = engine.ability().await.unwrap().machine_legacy;
+    plan.disks = vec![disk(&image)];
+    assert!(matches!(engine.launch(plan).await, Err(EngineError::Unsupported { .. })));
+}
+
+async fn a_dead_machine_says_so(rig: Rig) {
+    let engine = rig.engine();
+    let plan = rig.plan().await;
+    let vm = plan.vm;
+    let Launched { machine, mut events, .. } = engine.launch(plan).await.unwrap();
+    machine.cont().await.unwrap();
+    engine.reap(vm).await.unwrap();
+    let exited = event(&mut events, |event| matches!(event, MachineEvent::Exited(_))).await;
+    let MachineEvent::Exited(info) = exited else { panic!("{exited:?}") };
+    assert_eq!(info.signal, Some(9), "{info:?}");
+    assert!(matches!(machine.cont().await, Err(EngineError::Exited)));
+    assert!(matches!(machine.agent().await, Err(EngineError::Exited)));
+    assert!(matches!(machine.serial().await, Err(EngineError::Exited)));
+    assert!(matches!(machine.vnc().await, Err(EngineError::Exited)));
+    machine.kill().await.unwrap();
+    assert!(machine.serial_tail().len() < 64 * 1024);
+    let nobody = VmId::new(Uuid::new_v4());
+    assert!(matches!(engine.adopt(nobody).await, Ok(Adopted::Gone(GoneReason::NoTrace))));
+    engine.reap(nobody).await.unwrap();
+}
