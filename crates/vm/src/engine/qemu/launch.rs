@@ -165,13 +165,7 @@ impl QemuEngine {
             threads_max: threads,
         };
         // What QEMU holds now must not be held by us, too: locks and TAP queues end with it.
-        let paths: Vec<(i32, PathBuf)> = disks
-            .iter()
-            .zip(&plan.disks)
-            .flat_map(|(fds, disk)| {
-                fds.iter().zip(&disk.chain).map(|((fd, _), file)| (*fd, file.path.clone()))
-            })
-            .collect();
+        let paths = names_of_images(&plan, &ports, &disks);
         drop((disks, uefi));
         drop(plan);
 
@@ -249,11 +243,25 @@ fn failed(step: &'static str, why: String) -> EngineError {
     EngineError::Launch { step, why }
 }
 
-/// What QEMU's last words mean: a lock that somebody else holds has an error of its own.
-fn explain(paths: &[(i32, PathBuf)], words: &str) -> EngineError {
-    for (fd, path) in paths {
-        let names_it = words.contains(&format!("\"/dev/fdset/{fd}\""));
-        if names_it && words.contains("lock") {
+/// Words by which QEMU may name each image in its complaints, with the path we know it by.
+type ImageNames = Vec<([String; 2], PathBuf)>;
+
+fn names_of_images(plan: &LaunchPlan, ports: &Ports, disks: &[DiskFds]) -> ImageNames {
+    let mut names = Vec::new();
+    for (disk, fds) in plan.disks.iter().zip(disks) {
+        let key = ports.disk(disk.id).map(args::place_key).unwrap_or_default();
+        for (at, ((fd, _), file)) in fds.iter().zip(&disk.chain).enumerate() {
+            let words = [format!("\"/dev/fdset/{fd}\""), format!("\"{key}d{at}\"")];
+            names.push((words, file.path.clone()));
+        }
+    }
+    names
+}
+
+/// What QEMU's last words mean: complaints about an image have errors of their own.
+fn explain(names: &ImageNames, words: &str) -> EngineError {
+    for ([file, node], path) in names {
+        if words.contains(file) || (words.contains(node) && words.contains("lock")) {
             return image::explain(path, words);
         }
     }

@@ -42,7 +42,7 @@ use crate::engine::layout::Ports;
 const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// A process that closes its control socket is on its way out; it gets this long.
-const LAST_BREATH: Duration = Duration::from_secs(3);
+pub(super) const LAST_BREATH: Duration = Duration::from_secs(3);
 
 /// How long a machine may take to end by itself when told to.
 const QUIT_LIMIT: Duration = Duration::from_secs(5);

@@ -48,6 +48,7 @@ use super::event::EventSink;
 use super::layout::Ports;
 use cgroup::Cgroups;
 use machine::Inner;
+use machine::LAST_BREATH;
 use machine::QemuMachine;
 use machine::Save;
 use machine::Shared;
@@ -143,10 +144,17 @@ impl QemuEngine {
         let hung = |command: &str| EngineError::Hung { command: command.to_owned(), limit };
         let connect = async {
             let stream = dir.connect("qmp").await.map_err(EngineError::io("connect to QEMU"))?;
-            Qmp::start(stream, limit).await.map_err(|error| match error {
-                qmp::QmpError::Garbage(what) => EngineError::Garbage(what),
-                _ => hung("greeting"),
-            })
+            match Qmp::start(stream, limit).await {
+                Ok(started) => Ok(started),
+                Err(qmp::QmpError::Garbage(what)) => Err(EngineError::Garbage(what)),
+                Err(error) => {
+                    if error == qmp::QmpError::Closed {
+                        // On its way out, most likely: its end says more.
+                        tokio::time::sleep(LAST_BREATH).await;
+                    }
+                    Err(hung("greeting"))
+                }
+            }
         };
         let connected = tokio::select! {
             biased;

@@ -111,7 +111,13 @@ impl QemuMachine {
         }
         let cpus_max = self.shared.lock().cpus.1;
         let device = args::disk_json(disk, place, false, cpus_max)?;
-        self.shared.run("device_add", device).await.map(drop)
+        // The lock for writing is taken only when the device takes the image.
+        match self.shared.run("device_add", device).await {
+            Err(EngineError::Command { why, .. }) if why.contains("lock") => {
+                Err(image::explain(&disk.chain[0].path, &why))
+            }
+            other => other.map(drop),
+        }
     }
 
     async fn attach_nic(&self, nic: NicPlan, port: u8) -> Result<(), EngineError> {

@@ -15,6 +15,9 @@ use nix::mount::umount2;
 use super::JailError;
 use super::JailPlan;
 
+/// The one setting of the kernel that QEMU reads, before it maps memory without reserving it.
+const OVERCOMMIT: &str = "/proc/sys/vm/overcommit_memory";
+
 /// Where the new root is put together: a directory that every host has and no jail needs.
 const STAGE: &str = "/sys";
 
@@ -52,6 +55,7 @@ pub(super) fn build(plan: &JailPlan) -> Result<(), JailError> {
         // A device is opened for writing; only what belongs to files is taken away.
         restrict(&inside, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)?;
     }
+    copy_setting(Path::new(OVERCOMMIT))?;
     let tmp = inside(Path::new("/tmp"));
     make_dir(&tmp)?;
     mount(Some("jail"), &tmp, Some("tmpfs"), LOCKED, Some(TMP_SIZE)).map_err(at("/tmp"))?;
@@ -137,6 +141,14 @@ fn make_dir(path: &Path) -> Result<(), JailError> {
         }
     }
     Ok(())
+}
+
+/// Shows a kernel setting as a plain file with its present value; there is no /proc inside.
+fn copy_setting(path: &Path) -> Result<(), JailError> {
+    let Ok(value) = fs::read(path) else { return Ok(()) };
+    let dst = inside(path);
+    touch(&dst)?;
+    fs::write(dst, value).map_err(|error| JailError::new("copy setting", error))
 }
 
 fn touch(path: &Path) -> Result<(), JailError> {
