@@ -29,6 +29,9 @@ use tokio_rustls::TlsAcceptor;
 use vm::engine::Engine;
 use vm::engine::fake::FakeEngine;
 use vm::engine::fake::FakeHost;
+use vm::engine::qemu::QemuConfig;
+use vm::engine::qemu::QemuEngine;
+use vm::engine::qemu::jail::Launcher;
 use vm::image::DiskTool;
 use vm::image::ImageStore;
 use vm::image::ImageStoreConfig;
@@ -249,7 +252,17 @@ async fn bind_tls(config: &Config, name: &str) -> anyhow::Result<Option<TlsPort>
 fn engine(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
     match config.engine {
         EngineKind::Fake => Ok(Arc::new(FakeEngine::new(&FakeHost::without_files()))),
-        EngineKind::Qemu => bail!("not yet"),
+        EngineKind::Qemu => {
+            let launcher = Launcher::own().context("this program's own path is unknown")?;
+            let run_dir = std::path::absolute(&config.run_dir)
+                .with_context(|| format!("run_dir {}", config.run_dir.display()))?;
+            let mut qemu = QemuConfig::new(run_dir, &tag(config).to_string(), launcher);
+            qemu.uid_base = config.uid_base;
+            if let Some(program) = &config.qemu {
+                qemu.program.clone_from(program);
+            }
+            Ok(Arc::new(QemuEngine::new(qemu)?))
+        }
     }
 }
 
