@@ -6,6 +6,7 @@
 mod apt;
 mod bench;
 mod check;
+mod deb;
 mod demo;
 mod guest;
 mod install;
@@ -48,6 +49,8 @@ enum Verb {
     Test(test::Args),
     /// Check the house rules that neither the compiler nor clippy knows.
     Tidy,
+    /// Make a Debian package of the release build.
+    Deb(deb::Args),
     /// Measure Muster against its targets and its peers.
     Bench(bench::Args),
 }
@@ -74,6 +77,10 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Check => check::run(),
         Verb::Fix => check::fix(),
         Verb::Test(args) => test::run(&args),
+        Verb::Deb(args) => {
+            install::run()?;
+            deb::run(&args)
+        }
         Verb::Tidy => tidy::run(),
         Verb::Bench(args) => bench::run(&args),
     }
