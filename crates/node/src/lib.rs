@@ -22,6 +22,8 @@ mod images;
 mod ledger;
 mod ports;
 mod reconcile;
+#[cfg(test)]
+mod restarts;
 mod sample;
 mod start;
 mod tls;

@@ -3,6 +3,8 @@
 //! Behind the trait stands [`LocalTruth`], a log on this host's disk driven by one thread. The
 //! cluster puts Raft behind the same trait; callers do not change (docs/decisions/0002).
 
+#[cfg(test)]
+mod damage;
 mod local;
 mod store;
 

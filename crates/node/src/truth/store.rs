@@ -54,7 +54,10 @@ pub const EVENTS_AT_ONCE_MAX: usize = 1_000;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database itself cannot be opened or read.
-    #[error("the state in {path} cannot be read: {source}")]
+    #[error(
+        "the state in {path} cannot be read: {source}; end another daemon that may use it, or \
+         restore the file from a backup"
+    )]
     Database {
         /// The file.
         path: PathBuf,
@@ -119,30 +122,37 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; the file is as it was.
     pub fn open(path: &Path) -> Result<(Self, Loaded), StoreError> {
+        if !path.try_exists().unwrap_or(true) {
+            make(path).map_err(|source| StoreError::Database {
+                path: path.to_owned(),
+                source: Box::new(source),
+            })?;
+        }
+        // redb takes a file's word for much, and panics where that does not fit together.
+        match std::panic::catch_unwind(|| Self::open_made(path)) {
+            Ok(result) => result,
+            Err(_) => Err(StoreError::Damaged {
+                path: path.to_owned(),
+                place: "the database's own pages".to_owned(),
+                problem: "they contradict each other".to_owned(),
+            }),
+        }
+    }
+
+    fn open_made(path: &Path) -> Result<(Self, Loaded), StoreError> {
         let failed = |source: redb::Error| StoreError::Database {
             path: path.to_owned(),
             source: Box::new(source),
         };
-        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let mut database = Database::open(path).map_err(|error| failed(error.into()))?;
+        let whole = database.check_integrity().map_err(|error| failed(error.into()))?;
         let store = Self { path: path.to_owned(), database };
-        store.prepare().map_err(failed)?;
+        if !whole {
+            return Err(store.damaged("the database's own pages", "their checksums do not hold"));
+        }
         store.check_format()?;
         let loaded = store.load()?;
         Ok((store, loaded))
-    }
-
-    fn prepare(&self) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        {
-            write.open_table(LOG)?;
-            write.open_table(EVENTS)?;
-            let mut meta = write.open_table(META)?;
-            if meta.get("format")?.is_none() {
-                meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
-            }
-        }
-        write.commit()?;
-        Ok(())
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
@@ -312,6 +322,30 @@ impl Store {
     fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
         StoreError::Database { path: self.path.clone(), source: Box::new(error.into()) }
     }
+}
+
+/// Makes an empty store. It appears under its name only when it is whole: an empty file of that
+/// name is then damage, never a first start that was cut off.
+fn make(path: &Path) -> Result<(), redb::Error> {
+    let part = path.with_extension("new");
+    match std::fs::remove_file(&part) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let database = Database::create(&part)?;
+    let write = database.begin_write()?;
+    {
+        write.open_table(LOG)?;
+        write.open_table(EVENTS)?;
+        let mut meta = write.open_table(META)?;
+        meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
+    }
+    write.commit()?;
+    drop(database);
+    std::fs::rename(&part, path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(dir)?.sync_all()?;
+    Ok(())
 }
 
 type EventRow<'a> = (redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>);
