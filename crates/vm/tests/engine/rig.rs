@@ -37,13 +37,13 @@ use vm::engine::qemu::QemuEngine;
 use vm::engine::qemu::jail::Launcher;
 
 /// Long enough for a guest to boot under emulation on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Engines under test, in a directory that goes away with them.
-pub struct Rig {
-    pub dir: tempfile::TempDir,
+pub(crate) struct Rig {
+    pub(crate) dir: tempfile::TempDir,
     kind: Kind,
     slot: u32,
 }
@@ -54,11 +54,11 @@ enum Kind {
 }
 
 impl Rig {
-    pub fn fake() -> Self {
+    pub(crate) fn fake() -> Self {
         Self::new(Kind::Fake(FakeHost::new()))
     }
 
-    pub fn qemu() -> Self {
+    pub(crate) fn qemu() -> Self {
         let tag = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         Self::new(Kind::Qemu(tag))
     }
@@ -68,12 +68,8 @@ impl Rig {
         Self { dir: tempfile::tempdir().unwrap(), kind, slot }
     }
 
-    pub fn is_fake(&self) -> bool {
-        matches!(self.kind, Kind::Fake(_))
-    }
-
     /// A fresh engine, as a daemon that was just started has it.
-    pub fn engine(&self) -> Box<dyn Engine> {
+    pub(crate) fn engine(&self) -> Box<dyn Engine> {
         match &self.kind {
             Kind::Fake(host) => Box::new(FakeEngine::new(host)),
             Kind::Qemu(tag) => {
@@ -86,14 +82,14 @@ impl Rig {
     }
 
     /// A blank raw image.
-    pub fn blank(&self, name: &str, mib: u64) -> PathBuf {
+    pub(crate) fn blank(&self, name: &str, mib: u64) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::File::create(&path).unwrap().set_len(mib << 20).unwrap();
         path
     }
 
     /// A plan for a machine without disks.
-    pub async fn plan(&self) -> LaunchPlan {
+    pub(crate) async fn plan(&self) -> LaunchPlan {
         let ability = self.engine().ability().await.unwrap();
         LaunchPlan {
             vm: VmId::new(Uuid::now_v7()),
@@ -135,7 +131,7 @@ impl Drop for Rig {
     }
 }
 
-pub fn disk(path: &Path) -> DiskPlan {
+pub(crate) fn disk(path: &Path) -> DiskPlan {
     DiskPlan {
         id: DiskId::new(Uuid::new_v4()),
         kind: DiskKind::Disk,
@@ -147,7 +143,7 @@ pub fn disk(path: &Path) -> DiskPlan {
 }
 
 /// The same disk once more: descriptions are not cloneable, since plans hold descriptors.
-pub fn again(disk: &DiskPlan) -> DiskPlan {
+pub(crate) fn again(disk: &DiskPlan) -> DiskPlan {
     let DiskPlan { id, kind, bus, chain, read_only, boot_index } = disk;
     DiskPlan {
         id: *id,
@@ -160,7 +156,7 @@ pub fn again(disk: &DiskPlan) -> DiskPlan {
 }
 
 /// Waits for an event that `wanted` picks; others pass by.
-pub async fn event(
+pub(crate) async fn event(
     events: &mut mpsc::Receiver<MachineEvent>,
     wanted: impl Fn(&MachineEvent) -> bool,
 ) -> MachineEvent {
@@ -181,7 +177,7 @@ pub async fn event(
 }
 
 /// The tiny guest's image; made if it is not there.
-pub fn tiny() -> &'static Path {
+pub(crate) fn tiny() -> &'static Path {
     static TINY: OnceLock<PathBuf> = OnceLock::new();
     TINY.get_or_init(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");

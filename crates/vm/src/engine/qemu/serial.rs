@@ -72,7 +72,8 @@ impl Serial {
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
         let ours = UnixStream::from_std(ours)?;
-        let (read, _write) = UnixStream::from_std(theirs.try_clone()?)?.into_split();
+        // Not split: the drop of a half would end its direction for the other copy, too.
+        let read = UnixStream::from_std(theirs.try_clone()?)?;
         let mut state = self.lock();
         if state.viewers.len() >= VIEWERS_MAX {
             return Err(io::Error::other("too many viewers of this console"));
@@ -132,7 +133,7 @@ fn pass(mut viewer: &std::os::unix::net::UnixStream, bytes: &[u8]) -> bool {
     passed
 }
 
-async fn listen(read: OwnedReadHalf, input: mpsc::Sender<Vec<u8>>) {
+async fn listen(read: UnixStream, input: mpsc::Sender<Vec<u8>>) {
     let mut chunk = [0; CHUNK];
     while read.readable().await.is_ok() {
         match read.try_read(&mut chunk) {
