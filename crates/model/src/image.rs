@@ -94,11 +94,12 @@ pub struct ImageRecord {
 pub struct UnknownFormat(String);
 
 impl ImageFormat {
-    /// The format that a file name's ending stands for.
+    /// The format that a file name's ending stands for. `.img` stands for none: some publish qcow2
+    /// under that name, and taking it for raw would make a broken disk in silence.
     pub fn from_extension(file_name: &str) -> Option<Self> {
         let (_, extension) = file_name.rsplit_once('.')?;
         match extension.to_ascii_lowercase().as_str() {
-            "raw" | "img" => Some(Self::Raw),
+            "raw" => Some(Self::Raw),
             "qcow2" => Some(Self::Qcow2),
             "vhd" | "vpc" => Some(Self::Vhd),
             "vhdx" => Some(Self::Vhdx),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use model::VmRecord;
@@ -14,12 +15,16 @@ use crate::guest::AgentStream;
 use crate::guest::Connect;
 use crate::guest::GuestConfig;
 use crate::guest::GuestServices;
+use crate::guest::Heartbeat;
 use crate::guest::HostClock;
 use crate::guest::HostFacts;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
 use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::file;
+
+/// How long an agent may take until it answers after a resume or restore.
+const AGENT_BACK_LIMIT: Duration = Duration::from_secs(60);
 
 /// The way to the agent of one machine.
 struct AgentPort(Arc<dyn Machine>);
@@ -93,15 +98,22 @@ impl Driver {
         }
     }
 
-    /// Sets the guest's clock after it stood still, if that is switched on and an agent answers.
+    /// Sets the guest's clock after it stood still, if that is switched on, as soon as its agent
+    /// answers.
     pub(crate) fn sync_time_soon(&self, record: &VmRecord) {
         let Some(services) = self.guest() else { return };
         if !record.spec.services.time_sync {
             return;
         }
         let name = record.name.clone();
-        // The agent may need a moment to answer again; nobody has to wait for that.
+        // The agent needs a moment to be heard again after a restore; nobody has to wait for that.
         tokio::spawn(async move {
+            let mut status = services.status();
+            let answers = status.wait_for(|seen| seen.heartbeat == Heartbeat::Ok);
+            if !matches!(tokio::time::timeout(AGENT_BACK_LIMIT, answers).await, Ok(Ok(_))) {
+                tracing::info!(vm = %name, "the guest's clock was not set: no agent answers");
+                return;
+            }
             if let Err(error) = services.sync_time().await {
                 tracing::info!(vm = %name, %error, "the guest's clock was not set");
             }
