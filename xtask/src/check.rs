@@ -55,10 +55,12 @@ fn clippy() -> Result<()> {
     )
 }
 
+/// Private items are documented too, so links to them lead somewhere.
 fn documentation() -> Result<()> {
+    const FLAGS: &str = "-Dwarnings -Arustdoc::private-intra-doc-links";
     let args =
         ["doc", "--workspace", "--no-deps", "--document-private-items", "--locked", "--quiet"];
-    cargo(&args, Some(("RUSTDOCFLAGS", "-Dwarnings")))
+    cargo(&args, Some(("RUSTDOCFLAGS", FLAGS)))
 }
 
 fn cargo(args: &[&str], variable: Option<(&str, &str)>) -> Result<()> {
