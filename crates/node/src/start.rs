@@ -64,7 +64,7 @@ const DISK_TOOL_USER: SandboxUser = SandboxUser { uid: 65534, gid: 65534 };
 ///
 /// # Errors
 /// Why it could not start, with what to do.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = take_directories(&config)?;
     let engine = engine(&config)?;
     let (app, tls_port) = assemble(&config, engine).await?;
