@@ -1,6 +1,6 @@
 //! DHCP for NAT networks: fixed leases from the desired state, nothing for strangers.
 //!
-//! [`answer`] is pure; [`serve`] is the socket around it. The socket is bound to the bridge, so it
+//! [`answer()`] is pure; [`serve`] is the socket around it. The socket is bound to the bridge, so it
 //! hears broadcasts of that network only. A client without an address is answered by broadcast,
 //! one that has an address by unicast.
 //!

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Ours are `<vm>.muster.internal`, the bare name, and the reverse names of the network's
-//! addresses; unknown ones among them do not exist (NXDOMAIN) and are never sent on. [`answer`] is
+//! addresses; unknown ones among them do not exist (NXDOMAIN) and are never sent on. [`answer()`] is
 //! pure; `serve` and `upstream` are the sockets around it.
 //!
 //! Trust boundary: questions come from guests, replies to forwarded ones from outside. Requests
