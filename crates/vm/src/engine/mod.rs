@@ -216,6 +216,10 @@ pub trait Machine: Send + Sync {
     /// Asks for a number of processors between 1 and the plan's maximum. Additions are done when
     /// this returns (the guest may still have to bring them online); removals are requests to the
     /// guest, [`MachineEvent::VcpusChanged`] follows for each.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfRange`]; [`EngineError::Unsupported`] under emulation for a processor
+    /// that was taken away in this run: it comes back with a stop and start.
     async fn set_vcpus(&self, count: u32) -> Result<(), EngineError>;
 
     /// Asks the guest to keep only `target` bytes of its present memory in use (balloon).

@@ -118,6 +118,7 @@ impl QemuEngine {
         dir.make()?;
         let mut record = self.first_record(&plan, accel)?;
         record.layout = ports.layout((plan.memory.size, plan.memory.max), (cpus, plan.cpus.max));
+        record.cpus_peak = cpus;
         dir.write(&record)?;
         let threads = THREADS + u64::from(plan.cpus.max);
         let host_memory = plan.memory.max.checked_add(OVERHEAD).unwrap_or(plan.memory.max).get();

@@ -53,6 +53,11 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How much of QEMU's last words is told.
 const STDERR_MAX: usize = 4096;
 
+/// ACPI's words (_OST) for an answer to an eject request, and for its outcomes.
+const OST_EJECT: u64 = 3;
+const OST_DONE: u64 = 0;
+const OST_IN_PROGRESS: u64 = 0x84;
+
 /// Set of descriptors used for saving and restoring.
 pub(super) const FDSET_STATE: i32 = 900;
 
@@ -246,15 +251,7 @@ impl Shared {
             "GUEST_PANICKED" => MachineEvent::Panicked,
             "DEVICE_DELETED" => return self.device_gone(text("device")).await,
             "DEVICE_UNPLUG_GUEST_ERROR" => return self.device_stays(text("device")),
-            "ACPI_DEVICE_OST" => {
-                let info = &data["info"];
-                // Source 3 is an answer to an eject request; 0 means it was granted.
-                let refused = info["source"] == 3 && info["status"] != 0;
-                if !refused || info["slot-type"] != "CPU" {
-                    return;
-                }
-                MachineEvent::VcpuUnplugRefused
-            }
+            "ACPI_DEVICE_OST" => return self.processor_answer(&data["info"]).await,
             "MEMORY_DEVICE_SIZE_CHANGE" => {
                 let boot = self.lock().record.memory.0;
                 let size = data["size"].as_u64().unwrap_or_default();
@@ -301,14 +298,40 @@ impl Shared {
                 self.events.emit(MachineEvent::NicUnplugged(nic));
             }
         } else if device.starts_with("cpu-") {
-            let plugged = {
-                let mut inner = self.lock();
-                inner.cpus.0 = inner.cpus.0.saturating_sub(1).max(1);
-                inner.cpus.0
-            };
-            let _ = self.store();
-            self.events.emit(MachineEvent::VcpusChanged(plugged));
+            self.count_processors().await;
         }
+    }
+
+    /// The guest's answer to a request to give a processor back. QEMU's own event does not come
+    /// for processors of the emulator.
+    async fn processor_answer(&self, info: &Value) {
+        if info["slot-type"] != "CPU" || info["source"] != OST_EJECT {
+            return;
+        }
+        match info["status"].as_u64() {
+            Some(OST_DONE) => self.count_processors().await,
+            Some(OST_IN_PROGRESS) => {}
+            _ => self.events.emit(MachineEvent::VcpuUnplugRefused),
+        }
+    }
+
+    /// Counts the plugged processors anew and tells if they have changed.
+    pub(super) async fn count_processors(&self) {
+        let Ok(cpus) = self.qmp.run("query-hotpluggable-cpus", json!({})).await else { return };
+        let here = |cpu: &&Value| cpu.get("qom-path").is_some();
+        let plugged = cpus.as_array().map_or(0, |all| all.iter().filter(here).count());
+        let Ok(plugged) = u32::try_from(plugged) else { return };
+        {
+            let mut inner = self.lock();
+            if inner.cpus.0 == plugged {
+                return;
+            }
+            inner.cpus.0 = plugged;
+        }
+        if let Err(error) = self.store() {
+            tracing::warn!(%error, "the run record was not updated");
+        }
+        self.events.emit(MachineEvent::VcpusChanged(plugged));
     }
 
     fn device_stays(&self, device: &str) {

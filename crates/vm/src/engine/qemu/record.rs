@@ -56,6 +56,9 @@ pub(super) struct Record {
     pub(super) balloon: bool,
     /// Length of each disk's image chain, to take its nodes down again.
     pub(super) chains: BTreeMap<DiskId, usize>,
+    /// Most processors that were plugged at one time in this process.
+    #[serde(default)]
+    pub(super) cpus_peak: u32,
     /// Cables.
     pub(super) links: BTreeMap<NicId, bool>,
 }
@@ -72,6 +75,7 @@ impl Record {
             memory: (plan.size.get(), plan.max.get()),
             balloon: false,
             chains: BTreeMap::new(),
+            cpus_peak: 0,
             links: BTreeMap::new(),
         }
     }

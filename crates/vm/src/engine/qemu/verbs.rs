@@ -19,6 +19,7 @@ use super::image;
 use super::machine::FDSET_STATE;
 use super::machine::QemuMachine;
 use super::machine::Save;
+use crate::engine::Accel;
 use crate::engine::BalloonStats;
 use crate::engine::DeviceState;
 use crate::engine::DiskBus;
@@ -27,7 +28,6 @@ use crate::engine::EngineError;
 use crate::engine::Inventory;
 use crate::engine::Layout;
 use crate::engine::Machine;
-use crate::engine::MachineEvent;
 use crate::engine::MemoryState;
 use crate::engine::NicPlan;
 use crate::engine::Profile;
@@ -131,6 +131,23 @@ impl QemuMachine {
             self.set_link(nic.id, false).await?;
         }
         Ok(())
+    }
+
+    /// Notes that processor `number` is plugged for the first time. QEMU's emulator does not survive
+    /// the return of one: it can no longer save its state, and aborts when its translators, one
+    /// for each processor ever plugged, are used up.
+    fn first_time(&self, number: u32) -> Result<(), EngineError> {
+        {
+            let mut inner = self.shared.lock();
+            let emulated = inner.record.run.accel == Accel::Tcg;
+            if emulated && number < inner.record.cpus_peak {
+                let why = "under emulation a processor that was taken away comes back only with a \
+                           stop and start of the machine";
+                return Err(unsupported("the return of a processor", why));
+            }
+            inner.record.cpus_peak = inner.record.cpus_peak.max(number + 1);
+        }
+        self.shared.store()
     }
 
     async fn qom_size(&self, property: &str) -> Result<u64, EngineError> {
@@ -388,18 +405,13 @@ impl Machine for QemuMachine {
         let plugged = u32::try_from(here.len()).unwrap_or(max);
         for cpu in free.iter().take(count.saturating_sub(plugged) as usize) {
             let number = u32::try_from(core(cpu)).unwrap_or_default();
+            self.first_time(number)?;
             let device = json!({
                 "driver": cpu["type"], "id": args::cpu_device(number),
                 "socket-id": cpu["props"]["socket-id"], "core-id": number, "thread-id": 0,
             });
             self.shared.run("device_add", device).await?;
-            let now = {
-                let mut inner = self.shared.lock();
-                inner.cpus.0 = inner.cpus.0.saturating_add(1).min(max);
-                inner.cpus.0
-            };
-            self.shared.store()?;
-            self.shared.events.emit(MachineEvent::VcpusChanged(now));
+            self.shared.count_processors().await;
         }
         for cpu in here.iter().take(plugged.saturating_sub(count) as usize) {
             let number = u32::try_from(core(cpu)).unwrap_or_default();
