@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /usr/bin/muster                              stripped
-//! /lib/systemd/system/muster{,-guard}.service
+//! /lib/systemd/system/muster.service
 //! /etc/muster/config.toml                      a conffile: the administrator's changes stay
 //! /usr/share/man/man1, completions, doc        written by the binary itself
 //! ```
@@ -40,7 +40,6 @@ pub(crate) struct Args {
 const FILES: &[(&str, &str, u32)] = &[
     ("packaging/config/config.toml", "etc/muster/config.toml", 0o644),
     ("packaging/systemd/muster.service", "lib/systemd/system/muster.service", 0o644),
-    ("packaging/systemd/muster-guard.service", "lib/systemd/system/muster-guard.service", 0o644),
     ("packaging/debian/copyright", "usr/share/doc/muster/copyright", 0o644),
     ("CHANGELOG.md", "usr/share/doc/muster/changelog", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),

@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Ask nothing, end everything at the end, and tell by the exit code how it went.
     #[arg(long)]
     unattended: bool,
+    /// Take the unoptimised build, which `cargo xtask test` has made already.
+    #[arg(long)]
+    dev: bool,
     /// End the daemon and the VM that an earlier demo has left running.
     #[arg(long, conflicts_with = "unattended")]
     stop: bool,
@@ -96,10 +99,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     install::run()?;
     println!("Building Muster (a few minutes the first time) ...");
-    show(cmd("cargo", ["build", "--quiet", "--release", "--package", "cli"]))?;
+    let profile = if args.dev { "dev" } else { "release" };
+    show(cmd("cargo", ["build", "--quiet", "--profile", profile, "--package", "cli"]))?;
     println!("Building the Debian guest (cached) ...");
     let image = guest::ensure(guest::Which::Debian, false)?;
-    let binary = target().join("release/muster");
+    let binary = target().join(if args.dev { "debug/muster" } else { "release/muster" });
     Muster::new(&dir, binary.clone()).stop_all()?;
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
