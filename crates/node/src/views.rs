@@ -45,20 +45,23 @@ impl App {
     /// One line of the list.
     pub(crate) fn vm_summary(&self, state: &ClusterState, vm: &VmRecord) -> VmSummary {
         let status = self.hub.status(vm.id).unwrap_or_default();
-        let guest = self.guest_view(vm, &status);
+        // Thousands of lines are made at a time: what only a run has is looked for only then.
+        let (heartbeat, addresses) = match &status.run {
+            None => (Heartbeat::Off, Vec::new()),
+            Some(_) => {
+                let nics = self.nic_views(vm, &status).into_iter();
+                (self.guest_view(vm, &status).heartbeat, nics.flat_map(|it| it.addresses).collect())
+            }
+        };
         VmSummary {
             id: vm.id,
             name: vm.name.clone(),
             phase: phase(vm, &status),
-            heartbeat: guest.heartbeat,
+            heartbeat,
             cpus: vm.spec.cpus.count,
             memory: vm.spec.memory.size,
             cpu_percent: self.samples.process(vm.id).cpu_percent,
-            addresses: self
-                .nic_views(vm, &status)
-                .into_iter()
-                .flat_map(|nic| nic.addresses)
-                .collect(),
+            addresses,
             node: node_name(state, vm),
             tags: vm.spec.tags.clone(),
             busy: vm.busy().and_then(|op| state.ops.get(&op)).map(|op| op.request.verb()),

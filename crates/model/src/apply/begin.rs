@@ -314,10 +314,17 @@ fn admit_create(state: &ClusterState, vm: VmId, name: &Name, spec: &VmSpec) -> R
     Ok(())
 }
 
-/// The lowest number that no VM has.
+/// The lowest number that no VM has. Numbers above the count of VMs need not be looked at: one
+/// below is free then.
 fn free_slot(state: &ClusterState) -> u32 {
-    let used: std::collections::BTreeSet<u32> = state.vms.values().map(|vm| vm.slot).collect();
-    (0..).find(|slot| !used.contains(slot)).unwrap_or(u32::MAX)
+    let mut used = vec![false; state.vms.len() + 1];
+    for vm in state.vms.values() {
+        if let Some(slot) = used.get_mut(vm.slot as usize) {
+            *slot = true;
+        }
+    }
+    let free = used.iter().position(|used| !used).unwrap_or(used.len());
+    u32::try_from(free).unwrap_or(u32::MAX)
 }
 
 fn import(
