@@ -87,6 +87,11 @@ impl Daemon {
         Ok(self.child.as_ref().context("no daemon runs")?.id())
     }
 
+    /// Where it keeps images.
+    pub(super) fn images(&self) -> PathBuf {
+        self.data.join("data/images")
+    }
+
     /// Starts the daemon; the time from then until it has answered with the list of VMs, and how
     /// many they are.
     pub(super) fn start(&mut self) -> Result<(Duration, usize)> {

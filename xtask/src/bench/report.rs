@@ -55,8 +55,19 @@ impl Report {
         peer: f64,
         ratio_max: f64,
     ) {
-        self.push(metric.to_owned(), value, unit, None, Some(peer));
+        self.beside(metric, value, unit, peer);
         self.push(format!("{metric}, ratio"), value / peer, "x", Some(ratio_max), Some(1.0));
+    }
+
+    /// Something and the same of a peer, without a target.
+    pub(super) fn beside(
+        &mut self,
+        metric: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        peer: f64,
+    ) {
+        self.push(metric.into(), value, unit, None, Some(peer));
     }
 
     fn push(
