@@ -1,7 +1,13 @@
 //! The command line of a machine: a pure function of its plan, its ports and its descriptors, so
 //! that the same plan is the same machine on every run and for every restore.
 
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;
+
 use model::Bytes;
+use model::MacAddr;
+use model::NicId;
 use serde_json::Value;
 use serde_json::json;
 
@@ -18,8 +24,6 @@ use crate::engine::NicModel;
 use crate::engine::Profile;
 use crate::engine::layout::Place;
 use crate::engine::layout::Ports;
-use model::MacAddr;
-use model::NicId;
 
 /// Memory comes and goes in blocks of this size: a huge page, the smallest step virtio-mem has.
 pub(super) const MEMORY_BLOCK: Bytes = Bytes::mib(2);

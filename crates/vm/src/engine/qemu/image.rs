@@ -84,6 +84,13 @@ pub(super) fn open(
 }
 
 impl Image {
+    /// An image that was opened as usual, for tests of what is told to QEMU.
+    #[cfg(test)]
+    pub(super) fn pretend(format: ImageFormat, read_only: bool) -> Self {
+        let fd = File::open("/dev/null").unwrap().into();
+        Self { fd, format, read_only, direct: !read_only, block_device: false }
+    }
+
     /// The two nodes of this file: `at` is its place in the chain, `last` whether it is the bottom.
     pub(super) fn blockdevs(&self, key: &str, at: usize, last: bool, fdset: i32) -> [Value; 2] {
         let (file_node, format_node) = (format!("{key}f{at}"), format!("{key}d{at}"));
