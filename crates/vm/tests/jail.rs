@@ -22,11 +22,16 @@ struct Group(PathBuf);
 
 impl Group {
     fn make(name: &str) -> Self {
-        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let line = mounts.lines().find(|line| line.contains(" - cgroup2 ")).unwrap();
-        let top = Path::new(line.split(' ').nth(4).unwrap());
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo")
+            .expect("a cgroup v2 mount that we may write to");
+        let line = mounts
+            .lines()
+            .find(|line| line.contains(" - cgroup2 "))
+            .expect("a cgroup v2 mount that we may write to");
+        let top =
+            Path::new(line.split(' ').nth(4).expect("a cgroup v2 mount that we may write to"));
         let group = top.join(format!("muster-jail-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&group).unwrap();
+        std::fs::create_dir_all(&group).expect("a cgroup v2 mount that we may write to");
         Self(group)
     }
 }

@@ -6,7 +6,6 @@
 //! that do no harm where they succeed, to prove that they would.
 #![allow(unsafe_code, reason = "the attempts are raw system calls on purpose")]
 
-use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -100,19 +99,22 @@ fn files(disk: &str) -> Vec<Attempt<'_>> {
         harmless("write to /etc", || write_file("/etc/muster-test")),
         harmless("write to /", || write_file("/muster-test")),
         harm("overwrite its own program", || {
-            fs::OpenOptions::new().append(true).open(std::env::args().next().unwrap()).map(drop)
+            fs::OpenOptions::new()
+                .append(true)
+                .open(std::env::args().next().unwrap_or_default())
+                .map(drop)
         }),
         harm("write to a character device", || {
             fs::OpenOptions::new().append(true).open("/dev/console").map(drop)
         }),
         harm("make a block device", || {
-            let path = CString::new("/tmp/sda").unwrap();
+            let path = c"/tmp/sda";
             let (mode, device) = (i64::from(libc::S_IFBLK | 0o600), 0xfe00);
             call(libc::SYS_mknod, [path.as_ptr() as i64, mode, device, 0, 0])
         }),
         harm("run a file from /tmp", || {
             fs::write("/tmp/run", "#!/bin/true\n")?;
-            let path = CString::new("/tmp/run").unwrap();
+            let path = c"/tmp/run";
             call(libc::SYS_chmod, [path.as_ptr() as i64, 0o755, 0, 0, 0])?;
             let args = [path.as_ptr(), std::ptr::null()];
             call(libc::SYS_execve, [path.as_ptr() as i64, args.as_ptr() as i64, 0, 0, 0])
@@ -225,32 +227,7 @@ fn identity() -> Vec<Attempt<'static>> {
 
 fn resources() -> Vec<Attempt<'static>> {
     vec![
-        harm("fork without end", || {
-            let mut children = Vec::new();
-            let result = loop {
-                // SAFETY: one thread; the child only waits.
-                match unsafe { libc::fork() } {
-                    0 => loop {
-                        // SAFETY: waits for a signal.
-                        unsafe { libc::pause() };
-                    },
-                    child if child > 0 && children.len() < 2000 => children.push(child),
-                    child if child > 0 => {
-                        children.push(child);
-                        break Ok(());
-                    }
-                    _ => break Err(io::Error::last_os_error()),
-                }
-            };
-            for child in &children {
-                // SAFETY: our own children.
-                unsafe {
-                    libc::kill(*child, 9);
-                    libc::waitpid(*child, std::ptr::null_mut(), 0);
-                }
-            }
-            result
-        }),
+        harm("fork without end", fork_without_end),
         harm("open files without end", || {
             let mut open = Vec::new();
             while open.len() < 20_000 {
@@ -283,7 +260,7 @@ fn resources() -> Vec<Attempt<'static>> {
         harm("move to another control group", || fs::write("/sys/fs/cgroup/cgroup.procs", "0")),
         harm("leave its root by a descriptor of it", || {
             let root = fs::File::open("/")?;
-            let up = CString::new("../..").unwrap();
+            let up = c"../..";
             call(libc::SYS_openat, [i64::from(root.as_raw_fd()), up.as_ptr() as i64, 0, 0, 0])?;
             // ".." of the root is the root: only something of the host would be an escape.
             if Path::new("/../../root").exists() {
@@ -293,4 +270,30 @@ fn resources() -> Vec<Attempt<'static>> {
             }
         }),
     ]
+}
+
+fn fork_without_end() -> io::Result<()> {
+    let mut children = Vec::new();
+    let result = loop {
+        // SAFETY: one thread; the child only waits.
+        match unsafe { libc::fork() } {
+            0 => loop {
+                // SAFETY: waits for a signal.
+                unsafe { libc::pause() };
+            },
+            child if child > 0 => children.push(child),
+            _ => break Err(io::Error::last_os_error()),
+        }
+        if children.len() > 2000 {
+            break Ok(());
+        }
+    };
+    for child in children {
+        // SAFETY: our own children.
+        unsafe {
+            libc::kill(child, 9);
+            libc::waitpid(child, std::ptr::null_mut(), 0);
+        }
+    }
+    result
 }

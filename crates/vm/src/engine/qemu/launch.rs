@@ -13,6 +13,7 @@ use model::Bytes;
 use model::NicId;
 use serde_json::json;
 
+use super::Attached;
 use super::GREETING_LIMIT;
 use super::QemuEngine;
 use super::ability::OVMF_CODE;
@@ -29,6 +30,7 @@ use super::machine::Shared;
 use super::process;
 use super::process::Process;
 use super::record::Record;
+use super::record::RunDir;
 use super::verbs;
 use crate::engine::Accel;
 use crate::engine::AccelChoice;
@@ -39,6 +41,7 @@ use crate::engine::FirmwarePlan;
 use crate::engine::ImageFormat;
 use crate::engine::LaunchPlan;
 use crate::engine::Launched;
+use crate::engine::NicPlan;
 use crate::engine::Profile;
 use crate::engine::RestorePlan;
 use crate::engine::RunInfo;
@@ -93,25 +96,11 @@ impl QemuEngine {
         let accel = self.choose_accel(plan.accel).await?;
         check_memory(&plan)?;
         let restore = plan.restore.take();
-        if restore.is_some() && plan.layout.memory != Some((plan.memory.size, plan.memory.max)) {
-            let why = "the machine's memory is not what it was; use the saved configuration";
-            return Err(EngineError::Restore(why.to_owned()));
-        }
         let ports =
             Ports::place(&plan.layout, plan.profile, &plan.disks, &plan.nics, restore.is_some())?;
-        let cpus = match (&restore, plan.layout.cpus) {
-            (Some(_), Some((count, _))) => count.clamp(1, plan.cpus.max),
-            _ => plan.cpus.count,
-        };
+        let cpus = cpus_at_start(&plan, restore.is_some())?;
         let mut fds = FdTable::default();
-        let mut disks: Vec<DiskFds> = Vec::new();
-        for disk in &plan.disks {
-            let mut chain = Vec::new();
-            for image in image::open_chain(disk)? {
-                chain.push((fds.share(&image)?, image));
-            }
-            disks.push(chain);
-        }
+        let disks = open_disks(&plan, &mut fds)?;
         let uefi = open_uefi(&plan.firmware, &mut fds)?;
 
         let dir = self.dir(plan.vm);
@@ -131,13 +120,7 @@ impl QemuEngine {
             agent: fds.add(dir.listen("agent")?),
         };
         let links: Vec<(NicId, bool)> = plan.nics.iter().map(|nic| (nic.id, nic.link_up)).collect();
-        let taps: Result<Vec<i32>, EngineError> = plan
-            .nics
-            .iter()
-            .map(|nic| nic.tap.try_clone().map(|fd| fds.add(fd)))
-            .map(|fd| fd.map_err(EngineError::io("hand over a TAP device")))
-            .collect();
-        let taps = taps?;
+        let taps = share_taps(&plan, &mut fds)?;
         let mut line = {
             let (plan, ports) = (&plan, &ports);
             let (disks, taps, uefi) = (&disks, &taps, uefi.as_ref());
@@ -148,6 +131,7 @@ impl QemuEngine {
         }
         let (output, output_fd) = dir.output()?;
         let output_fd = fds.add(output_fd);
+        let keep_fds = fds.0.iter().map(|(fd, _)| *fd).filter(|fd| *fd != output_fd).collect();
         let jail = jail::JailPlan {
             program: self.config.program.clone(),
             args: line,
@@ -156,12 +140,7 @@ impl QemuEngine {
             cgroup: self.cgroups.of(plan.vm),
             show: SHOWN.iter().map(PathBuf::from).collect(),
             kvm: accel == Accel::Kvm,
-            keep_fds: fds
-                .0
-                .iter()
-                .map(|(number, _)| *number)
-                .filter(|fd| *fd != output_fd)
-                .collect(),
+            keep_fds,
             output_fd,
             threads_max: threads,
         };
@@ -170,31 +149,8 @@ impl QemuEngine {
         drop((disks, uefi));
         drop(plan);
 
-        let launcher = self.config.launcher.clone();
-        let spawn = move || jail::spawn(&launcher, &jail, fds.0);
-        let pid = tokio::task::spawn_blocking(spawn)
-            .await
-            .map_err(|error| failed("start", error.to_string()))?
-            .map_err(|error| failed("jail", error.to_string()))?;
-        let Some(ticks) = process::start_ticks(pid) else {
-            return Err(explain(&paths, &machine::last_words(&output)));
-        };
-        record.run.pid = pid;
-        record.ticks = Some(ticks);
-        dir.write(&record)?;
-        let process = Process::open(pid, ticks).map_err(EngineError::io("open QEMU"))?;
-        let Some(process) = process else {
-            return Err(explain(&paths, &machine::last_words(&output)));
-        };
-        let words = output.try_clone().map_err(EngineError::io("open QEMU's output"))?;
-        let attached = self.attach(dir, record, process, output, GREETING_LIMIT).await;
-        let (shared, qmp_events, events) = match attached {
-            Ok(attached) => attached,
-            Err(EngineError::Exited | EngineError::Io { .. }) => {
-                return Err(explain(&paths, &machine::last_words(&words)));
-            }
-            Err(error) => return Err(failed("control socket", error.to_string())),
-        };
+        let shared = self.become_process(jail, fds, dir, record, output, &paths).await?;
+        let (shared, qmp_events, events) = shared;
         for (nic, up) in links {
             if !up {
                 let name = args::nic_device(nic);
@@ -205,6 +161,42 @@ impl QemuEngine {
             read_state(&shared, restore).await?;
         }
         Ok(Self::launched(shared, qmp_events, events))
+    }
+
+    /// Starts the process and connects to it, noting in the record how far it has come.
+    async fn become_process(
+        &self,
+        jail: jail::JailPlan,
+        fds: FdTable,
+        dir: RunDir,
+        mut record: Record,
+        output: fs::File,
+        names: &ImageNames,
+    ) -> Result<Attached, EngineError> {
+        let launcher = self.config.launcher.clone();
+        let spawn = move || jail::spawn(&launcher, &jail, fds.0);
+        let pid = tokio::task::spawn_blocking(spawn)
+            .await
+            .map_err(|error| failed("start", error.to_string()))?
+            .map_err(|error| failed("jail", error.to_string()))?;
+        let Some(ticks) = process::start_ticks(pid) else {
+            return Err(explain(names, &machine::last_words(&output)));
+        };
+        record.run.pid = pid;
+        record.ticks = Some(ticks);
+        dir.write(&record)?;
+        let process = Process::open(pid, ticks).map_err(EngineError::io("open QEMU"))?;
+        let Some(process) = process else {
+            return Err(explain(names, &machine::last_words(&output)));
+        };
+        let words = output.try_clone().map_err(EngineError::io("open QEMU's output"))?;
+        match self.attach(dir, record, process, output, GREETING_LIMIT).await {
+            Ok(attached) => Ok(attached),
+            Err(EngineError::Exited | EngineError::Io { .. }) => {
+                Err(explain(names, &machine::last_words(&words)))
+            }
+            Err(error) => Err(failed("control socket", error.to_string())),
+        }
     }
 
     async fn choose_accel(&self, choice: AccelChoice) -> Result<Accel, EngineError> {
@@ -238,6 +230,37 @@ impl QemuEngine {
         record.links = plan.nics.iter().map(|nic| (nic.id, nic.link_up)).collect();
         Ok(record)
     }
+}
+
+/// Processors plugged at the start. A saved machine is built as it was when it was saved.
+fn cpus_at_start(plan: &LaunchPlan, restored: bool) -> Result<u32, EngineError> {
+    if !restored {
+        return Ok(plan.cpus.count);
+    }
+    if plan.layout.memory != Some((plan.memory.size, plan.memory.max)) {
+        let why = "the machine's memory is not what it was; use the saved configuration";
+        return Err(EngineError::Restore(why.to_owned()));
+    }
+    let count = plan.layout.cpus.map_or(plan.cpus.count, |(count, _)| count);
+    Ok(count.clamp(1, plan.cpus.max))
+}
+
+fn open_disks(plan: &LaunchPlan, fds: &mut FdTable) -> Result<Vec<DiskFds>, EngineError> {
+    let mut disks = Vec::new();
+    for disk in &plan.disks {
+        let mut chain = Vec::new();
+        for image in image::open_chain(disk)? {
+            chain.push((fds.share(&image)?, image));
+        }
+        disks.push(chain);
+    }
+    Ok(disks)
+}
+
+fn share_taps(plan: &LaunchPlan, fds: &mut FdTable) -> Result<Vec<i32>, EngineError> {
+    let share = |nic: &NicPlan| nic.tap.try_clone().map(|fd| fds.add(fd));
+    let shared: io::Result<Vec<i32>> = plan.nics.iter().map(share).collect();
+    shared.map_err(EngineError::io("hand over a TAP device"))
 }
 
 fn failed(step: &'static str, why: String) -> EngineError {

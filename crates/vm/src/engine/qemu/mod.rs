@@ -139,8 +139,7 @@ impl QemuEngine {
         process: Process,
         output: std::fs::File,
         limit: Duration,
-    ) -> Result<(Arc<Shared>, tokio::sync::mpsc::Receiver<qmp::QmpEvent>, Events), EngineError>
-    {
+    ) -> Result<Attached, EngineError> {
         let hung = |command: &str| EngineError::Hung { command: command.to_owned(), limit };
         let connect = async {
             let stream = dir.connect("qmp").await.map_err(EngineError::io("connect to QEMU"))?;
@@ -197,6 +196,9 @@ impl QemuEngine {
         Launched { machine, events, run }
     }
 }
+
+/// A machine that was connected to: what is shared, QEMU's events, the owner's events.
+type Attached = (Arc<Shared>, tokio::sync::mpsc::Receiver<qmp::QmpEvent>, Events);
 
 type Events = tokio::sync::mpsc::Receiver<super::MachineEvent>;
 
