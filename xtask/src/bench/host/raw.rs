@@ -99,6 +99,12 @@ pub(super) struct Machine {
     child: Child,
 }
 
+impl Machine {
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
 impl Drop for Machine {
     fn drop(&mut self) {
         let _ = self.child.kill();
