@@ -50,7 +50,7 @@ async fn json_is_the_only_thing_on_standard_output() {
 #[tokio::test]
 async fn ctrl_c_stops_an_import() {
     let host = Host::start_fake().await;
-    let source = host.file("large.img");
+    let source = host.file("large.raw");
     // Sparse; reading and hashing it takes far longer than the test does.
     std::fs::File::create(&source).unwrap().set_len(8 << 30).unwrap();
     let mut command = host.muster();
