@@ -84,7 +84,10 @@ impl Serial {
         self.expect(&begin, GUEST).await;
         let out = self.expect(&end, GUEST).await;
         let code = self.expect(".", GUEST).await;
-        (code.parse().expect("a shell prints a number"), out.replace('\r', "").trim().to_owned())
+        // What the guest says by itself may come in between.
+        let out: Vec<_> =
+            out.lines().map(str::trim_end).filter(|line| !line.starts_with("MUSTER-")).collect();
+        (code.parse().expect("a shell prints a number"), out.join("\n").trim().to_owned())
     }
 
     /// Everything that was seen.
