@@ -13,6 +13,7 @@ use api::types::ShutdownBody;
 use e2e::BOOT;
 use e2e::GUEST;
 use e2e::Host;
+use e2e::OWN;
 use e2e::Serial;
 use e2e::Vm;
 use e2e::eventually;
@@ -183,7 +184,9 @@ async fn saved_memory_survives_the_daemon_and_is_gone_after_off() {
     vm.verb::<ep::VmSave>().await;
     vm.off().await;
     assert!(vm.show().await.saved.is_none());
-    assert!(!host.traces().files.iter().any(|it| it.contains(".sav")), "{:?}", host.traces());
+    // The state knows first, then the file goes.
+    let saved = || host.traces().files.iter().any(|it| it.contains(".sav"));
+    eventually("the saved memory is gone", OWN, async || (!saved()).then_some(())).await;
 }
 
 #[tokio::test]
