@@ -40,6 +40,10 @@ pub(super) fn build(plan: &JailPlan) -> Result<(), JailError> {
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).map_err(at("/"))?;
     mount(Some("jail"), STAGE, Some("tmpfs"), LOCKED, Some(ROOT_SIZE)).map_err(at(STAGE))?;
+    // Before anything is shown: a program that lies below /tmp must not be covered by it.
+    let tmp = inside(Path::new("/tmp"));
+    make_dir(&tmp)?;
+    mount(Some("jail"), &tmp, Some("tmpfs"), LOCKED, Some(TMP_SIZE)).map_err(at("/tmp"))?;
     for library in LIBRARIES {
         show_library(Path::new(library))?;
     }
@@ -56,9 +60,6 @@ pub(super) fn build(plan: &JailPlan) -> Result<(), JailError> {
         restrict(&inside, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC)?;
     }
     copy_setting(Path::new(OVERCOMMIT))?;
-    let tmp = inside(Path::new("/tmp"));
-    make_dir(&tmp)?;
-    mount(Some("jail"), &tmp, Some("tmpfs"), LOCKED, Some(TMP_SIZE)).map_err(at("/tmp"))?;
     std::env::set_current_dir(STAGE).map_err(|error| JailError::new("enter root", error))?;
     nix::unistd::pivot_root(".", ".").map_err(at("pivot_root"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(at("old root"))?;
