@@ -8,10 +8,11 @@ use super::members;
 /// Our crates, lowest first, and which of ours each may use.
 const LAYERS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("cluster", &["model"]),
     ("switch", &["model"]),
     ("vm", &["model"]),
     ("api", &["model"]),
-    ("node", &["api", "model", "switch", "vm"]),
+    ("node", &["api", "cluster", "model", "switch", "vm"]),
     ("cli", &["api", "node"]),
     ("e2e", &["api"]),
     ("xtask", &[]),
