@@ -1,8 +1,12 @@
 //! What makes several hosts one cluster: the replicated log, and the parts that decide who may act.
 //!
-//! No sockets to other nodes in here: whatever goes to another node goes through a trait that
-//! `node` fills in. Only this crate names openraft.
+//! - [`raft`]: the replicated state machine of `model`, driven by openraft, kept in redb.
+//!
+//! No sockets to other nodes in here: whatever goes to another node goes through a trait
+//! ([`raft::RaftTransport`]) that `node` fills in. Only this crate names openraft and redb.
 //!
 //! Trust boundaries: bytes of peers (a member of the cluster, but perhaps of another version or
 //! out of order: typed error, bounded memory, never a panic), bytes of the disk (damage is named
 //! and never used), words of the daemon on the guard's socket, and the output of fence agents.
+
+pub mod raft;

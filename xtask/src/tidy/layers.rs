@@ -33,8 +33,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("landlock", &["vm"]),
     ("ratatui", &["cli"]),
-    // Moves to the cluster crate together with the log it stores.
-    ("redb", &["node"]),
+    ("openraft", &["cluster"]),
+    // Leaves `node` together with the log on one host alone.
+    ("redb", &["cluster", "node"]),
     ("rtnetlink", &["switch"]),
     ("tokio-tungstenite", &["api"]),
 ];
