@@ -7,18 +7,26 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Exit;
+use crate::FenceProof;
 use crate::Generation;
 use crate::Millis;
 use crate::Name;
 use crate::NetworkId;
 use crate::NetworkKind;
+use crate::NodeCapacity;
 use crate::NodeId;
+use crate::NodeMode;
 use crate::OpId;
 use crate::OpOutcome;
 use crate::OpRequest;
+use crate::RuleId;
+use crate::RuleRecord;
+use crate::Speaker;
 use crate::TokenId;
 use crate::UnixMillis;
 use crate::VmId;
+use crate::VolumeId;
+use crate::VolumeKind;
 
 /// What a caller may do. Each role may do all that the one before it may.
 #[derive(
@@ -60,6 +68,9 @@ pub enum Command {
         node: NodeId,
         /// Its host name.
         name: Name,
+        /// What it has to give.
+        #[serde(default)]
+        capacity: NodeCapacity,
     },
     /// Begin an operation, if it is admitted.
     BeginOp {
@@ -81,6 +92,8 @@ pub enum Command {
         op: OpId,
         /// How.
         outcome: Box<OpOutcome>,
+        /// Who carried it out; refused from a node that was fenced or that lost the VM meanwhile.
+        by: Speaker,
     },
     /// A run of a VM has ended without an operation that asked for it.
     VmExited {
@@ -129,6 +142,80 @@ pub enum Command {
     TokenRevoke {
         /// Which.
         token: TokenId,
+    },
+    /// Make a volume known.
+    VolumeCreate {
+        /// Its id.
+        volume: VolumeId,
+        /// Its name.
+        name: Name,
+        /// What it is made of.
+        kind: VolumeKind,
+    },
+    /// Forget a volume that nothing lies on. Its files stay.
+    VolumeDelete {
+        /// Which.
+        volume: VolumeId,
+    },
+    /// Make a rule on where VMs may run.
+    RuleCreate {
+        /// The rule.
+        rule: RuleRecord,
+    },
+    /// Remove a rule.
+    RuleDelete {
+        /// Which.
+        rule: RuleId,
+    },
+    /// Nothing of a node can write any more. Proposed by the leader with proof in hand.
+    NodeFenced {
+        /// Which.
+        node: NodeId,
+        /// The node's epoch that the proof is about; refused if it has another one by now.
+        epoch: u64,
+        /// How it is known.
+        proof: FenceProof,
+    },
+    /// A fenced node has ended its old machines and takes part again.
+    NodeBack {
+        /// Which.
+        node: NodeId,
+        /// The epoch that it knows.
+        epoch: u64,
+    },
+    /// What an administrator wants of a node.
+    NodeSetMode {
+        /// Which.
+        node: NodeId,
+        /// What.
+        mode: NodeMode,
+    },
+    /// Give a VM of a fenced node to another one.
+    VmTakeOver {
+        /// Which.
+        vm: VmId,
+        /// The node that lost it; refused if it is owned by another one.
+        from: NodeId,
+        /// The run that is over; refused if there has been another one.
+        generation: Generation,
+        /// Who gets it.
+        to: NodeId,
+        /// Whether it is started there if it ran; without, it is left off.
+        start: bool,
+    },
+    /// Move a VM to another node, or stop doing so.
+    VmMove {
+        /// Which.
+        vm: VmId,
+        /// Where to; none ends a move under way.
+        to: Option<NodeId>,
+    },
+    /// A VM that has no process goes to the node it is being moved to.
+    VmRehome {
+        /// Which.
+        vm: VmId,
+        /// Where to.
+        to: NodeId,
     },
 }
 

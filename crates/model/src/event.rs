@@ -8,9 +8,11 @@ use crate::ImageId;
 use crate::NetworkId;
 use crate::NodeId;
 use crate::OpId;
+use crate::RuleId;
 use crate::TokenId;
 use crate::UnixMillis;
 use crate::VmId;
+use crate::VolumeId;
 
 /// How much attention an event asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -90,6 +92,30 @@ pub enum EventKind {
     /// A node began to serve.
     #[serde(rename = "node.started")]
     NodeStarted,
+    /// A VM of a lost node goes to another one.
+    #[serde(rename = "vm.taken_over")]
+    VmTakenOver,
+    /// A VM was moved to another node, or a move began or ended.
+    #[serde(rename = "vm.moved")]
+    VmMoved,
+    /// A volume was made known.
+    #[serde(rename = "volume.created")]
+    VolumeCreated,
+    /// A volume was forgotten.
+    #[serde(rename = "volume.deleted")]
+    VolumeDeleted,
+    /// A placement rule was made or removed.
+    #[serde(rename = "rule.changed")]
+    RuleChanged,
+    /// Nothing of a node can write any more.
+    #[serde(rename = "node.fenced")]
+    NodeFenced,
+    /// A fenced node takes part again.
+    #[serde(rename = "node.back")]
+    NodeBack,
+    /// An administrator changed a node's mode.
+    #[serde(rename = "node.mode")]
+    NodeMode,
     /// Something about a node went otherwise than wanted. An observation.
     #[serde(rename = "node.warning")]
     NodeWarning,
@@ -124,6 +150,20 @@ pub enum Subject {
     Node {
         /// Its id.
         id: NodeId,
+        /// Its name at the time.
+        name: String,
+    },
+    /// A volume.
+    Volume {
+        /// Its id.
+        id: VolumeId,
+        /// Its name at the time.
+        name: String,
+    },
+    /// A placement rule.
+    Rule {
+        /// Its id.
+        id: RuleId,
         /// Its name at the time.
         name: String,
     },
@@ -182,6 +222,14 @@ impl EventKind {
             Self::TokenCreated => "token.created",
             Self::TokenRevoked => "token.revoked",
             Self::NodeStarted => "node.started",
+            Self::VmTakenOver => "vm.taken_over",
+            Self::VmMoved => "vm.moved",
+            Self::VolumeCreated => "volume.created",
+            Self::VolumeDeleted => "volume.deleted",
+            Self::RuleChanged => "rule.changed",
+            Self::NodeFenced => "node.fenced",
+            Self::NodeBack => "node.back",
+            Self::NodeMode => "node.mode",
             Self::NodeWarning => "node.warning",
         }
     }

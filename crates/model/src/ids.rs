@@ -114,3 +114,13 @@ typed_id!(
     TokenId,
     "token"
 );
+typed_id!(
+    /// A volume that several nodes reach.
+    VolumeId,
+    "volume"
+);
+typed_id!(
+    /// A rule on where VMs may run.
+    RuleId,
+    "rule"
+);

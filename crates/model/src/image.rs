@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use crate::Bytes;
 use crate::ImageId;
+use crate::ImagePlace;
 use crate::Name;
 use crate::OpId;
 use crate::UnixMillis;
@@ -84,6 +85,8 @@ pub struct ImageRecord {
     /// How far it is.
     #[serde(flatten)]
     pub state: ImageState,
+    /// Where its file lies.
+    pub place: ImagePlace,
     /// When the import began.
     pub created: UnixMillis,
 }

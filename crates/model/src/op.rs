@@ -21,6 +21,7 @@ use crate::DiskId;
 use crate::DiskSpec;
 use crate::ImageFormat;
 use crate::ImageId;
+use crate::ImagePlace;
 use crate::ImageSource;
 use crate::Millis;
 use crate::Name;
@@ -37,6 +38,7 @@ use crate::UnixMillis;
 use crate::VmChange;
 use crate::VmId;
 use crate::VmSpec;
+use crate::VolumeId;
 
 /// What an operation shall do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -54,6 +56,9 @@ pub enum OpRequest {
         pinned: Pinned,
         /// Who owns it.
         owner: NodeId,
+        /// The volume its directory lies on; none is the owner's own data directory.
+        #[serde(default)]
+        volume: Option<VolumeId>,
     },
     /// Start a VM that is off, or resume one that is saved.
     VmStart {
@@ -173,6 +178,8 @@ pub enum OpRequest {
         /// The SHA-256 that the source must have, in hexadecimal.
         #[serde(default)]
         sha256: Option<String>,
+        /// Where to.
+        place: ImagePlace,
     },
     /// Remove an image that no machine uses.
     ImageDelete {

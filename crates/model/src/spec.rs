@@ -12,6 +12,8 @@ use utoipa::ToSchema;
 
 use crate::Bytes;
 use crate::DiskId;
+use crate::HaChange;
+use crate::HaSpec;
 use crate::ImageId;
 use crate::MacAddr;
 use crate::Name;
@@ -76,6 +78,9 @@ pub struct VmSpec {
     /// What to do when the VM's process dies.
     #[serde(default)]
     pub on_crash: CrashPolicy,
+    /// What to do when its node is lost.
+    #[serde(default, skip_serializing_if = "HaSpec::is_default")]
+    pub ha: HaSpec,
     /// Free text.
     #[serde(default)]
     pub description: String,
@@ -329,6 +334,9 @@ pub struct VmChange {
     /// What to do after a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_crash: Option<CrashPolicy>,
+    /// What to do when its node is lost.
+    #[serde(default, skip_serializing_if = "HaChange::is_empty")]
+    pub ha: HaChange,
     /// Description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -471,6 +479,7 @@ impl VmSpec {
             services: Services::default(),
             cloud_init: None,
             on_crash: CrashPolicy::default(),
+            ha: HaSpec::default(),
             description: String::new(),
             tags: Vec::new(),
             keys: BTreeMap::new(),
@@ -486,6 +495,7 @@ impl VmSpec {
         self.validate_memory()?;
         self.validate_disks()?;
         self.validate_nics()?;
+        self.ha.validate().map_err(|problem| SpecError::BadText { field: "ha:", problem })?;
         self.validate_texts()
     }
 

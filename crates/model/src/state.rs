@@ -13,22 +13,29 @@ use utoipa::ToSchema;
 use crate::DiskSource;
 use crate::DiskSpec;
 use crate::Event;
+use crate::Fenced;
 use crate::ImageId;
 use crate::ImageRecord;
 use crate::Name;
 use crate::NetworkId;
 use crate::NetworkRecord;
+use crate::NodeCapacity;
 use crate::NodeId;
+use crate::NodeMode;
 use crate::OpId;
 use crate::OpRecord;
 use crate::OpRequest;
 use crate::Proposal;
 use crate::Refused;
 use crate::Role;
+use crate::RuleId;
+use crate::RuleRecord;
 use crate::TokenId;
 use crate::UnixMillis;
 use crate::VmId;
 use crate::VmRecord;
+use crate::VolumeId;
+use crate::VolumeRecord;
 use crate::apply;
 
 /// Version of the state's stored form.
@@ -57,6 +64,12 @@ pub struct ClusterState {
     pub ops: BTreeMap<OpId, Arc<OpRecord>>,
     /// API tokens.
     pub tokens: BTreeMap<TokenId, Arc<TokenRecord>>,
+    /// Volumes.
+    #[serde(default)]
+    pub volumes: BTreeMap<VolumeId, Arc<VolumeRecord>>,
+    /// Rules on where VMs may run.
+    #[serde(default)]
+    pub rules: BTreeMap<RuleId, Arc<RuleRecord>>,
 }
 
 /// A node as the cluster knows it.
@@ -68,6 +81,19 @@ pub struct NodeRecord {
     pub name: Name,
     /// When its daemon started last.
     pub started: UnixMillis,
+    /// Raised each time it is fenced: whoever acts for it names the present one, so that a node
+    /// that comes back from a pause is refused (DESIGN.md section 4, rule 4).
+    #[serde(default)]
+    pub epoch: u64,
+    /// Since it was fenced and until it has ended its old machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fenced: Option<Fenced>,
+    /// What an administrator wants of it.
+    #[serde(default)]
+    pub mode: NodeMode,
+    /// What it has to give, as it said last.
+    #[serde(default)]
+    pub capacity: NodeCapacity,
 }
 
 /// An API token as the cluster knows it. The secret itself is known to its bearer only.
@@ -105,6 +131,8 @@ impl Default for ClusterState {
             networks: BTreeMap::new(),
             ops: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            rules: BTreeMap::new(),
         }
     }
 }
@@ -167,6 +195,40 @@ impl ClusterState {
             .values()
             .find(|token| token.name.key() == key || Some(token.id) == id)
             .ok_or_else(|| not_found("token", name_or_id))
+    }
+
+    /// The volume of that name or id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn find_volume(&self, name_or_id: &str) -> Result<&Arc<VolumeRecord>, Refused> {
+        let key = name_or_id.to_ascii_lowercase();
+        let id = name_or_id.parse::<VolumeId>().ok();
+        self.volumes
+            .values()
+            .find(|volume| volume.name.key() == key || Some(volume.id) == id)
+            .ok_or_else(|| not_found("volume", name_or_id))
+    }
+
+    /// The node of that name or id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn find_node(&self, name_or_id: &str) -> Result<&Arc<NodeRecord>, Refused> {
+        let key = name_or_id.to_ascii_lowercase();
+        let id = name_or_id.parse::<NodeId>().ok();
+        self.nodes
+            .values()
+            .find(|node| node.name.key() == key || Some(node.id) == id)
+            .ok_or_else(|| not_found("node", name_or_id))
+    }
+
+    /// The node of that id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn node(&self, id: NodeId) -> Result<&Arc<NodeRecord>, Refused> {
+        self.nodes.get(&id).ok_or_else(|| not_found("node", &id.to_string()))
     }
 
     /// The VM of that id.
@@ -234,6 +296,14 @@ impl ClusterState {
                 {
                     return Err(format!("address {address} is used twice"));
                 }
+            }
+        }
+        for vm in self.vms.values() {
+            if vm.volume.is_some_and(|volume| !self.volumes.contains_key(&volume)) {
+                return Err(format!("{} lies on a volume that is gone", vm.name));
+            }
+            if !self.nodes.contains_key(&vm.owner) {
+                return Err(format!("{} is owned by a node that is gone", vm.name));
             }
         }
         for op in self.ops.values().filter(|op| op.is_running()) {

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use crate::Bytes;
 use crate::Generation;
+use crate::Moving;
 use crate::Name;
 use crate::NodeId;
 use crate::OpId;
@@ -14,6 +15,7 @@ use crate::Revision;
 use crate::UnixMillis;
 use crate::VmId;
 use crate::VmSpec;
+use crate::VolumeId;
 
 /// The settled power state: what the VM shall be, apart from an operation under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -104,6 +106,15 @@ pub struct VmRecord {
     /// When it crashed lately, for the limit on restarts.
     #[serde(default)]
     pub crashes: Vec<UnixMillis>,
+    /// The volume its directory lies on; none is its node's own data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeId>,
+    /// When it was taken over lately, for the limit on takeovers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub takeovers: Vec<UnixMillis>,
+    /// Where it is being moved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<Moving>,
     /// When it was created.
     pub created: UnixMillis,
     /// When it was put in the recycle bin.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use model::Bytes;
+use model::NodeCapacity;
 
 /// Memory of the host.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,6 +28,11 @@ pub(crate) fn memory() -> Memory {
 /// Number of processors that this daemon may use.
 pub(crate) fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// What this host has for VMs: its memory less what it keeps for itself.
+pub(crate) fn capacity(reserve_mib: u64) -> NodeCapacity {
+    NodeCapacity { cpus: cpus(), memory: memory().total.saturating_sub(Bytes::mib(reserve_mib)) }
 }
 
 /// Size and free space of the file system that holds a path.

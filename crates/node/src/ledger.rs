@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use model::Actor;
@@ -12,10 +14,12 @@ use model::Event;
 use model::EventKind;
 use model::Exit;
 use model::Generation;
+use model::NodeId;
 use model::OpId;
 use model::OpOutcome;
 use model::Proposal;
 use model::Severity;
+use model::Speaker;
 use model::Subject;
 use model::UnixMillis;
 use model::VmId;
@@ -50,6 +54,10 @@ impl Progresses {
 
 /// The ledger of this node.
 pub(crate) struct NodeLedger {
+    pub(crate) node: NodeId,
+    /// The epoch in which this daemon works: the one that the state had when its machines were last
+    /// known to be its own.
+    pub(crate) epoch: Arc<AtomicU64>,
     pub(crate) actor: Actor,
     pub(crate) truth: Arc<dyn Truth>,
     pub(crate) events: Events,
@@ -81,7 +89,8 @@ impl NodeLedger {
 #[async_trait]
 impl Ledger for NodeLedger {
     async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError> {
-        self.propose(Command::FinishOp { op, outcome: Box::new(outcome) }).await?;
+        let by = Speaker { node: self.node, epoch: self.epoch.load(Ordering::SeqCst) };
+        self.propose(Command::FinishOp { op, outcome: Box::new(outcome), by }).await?;
         self.progresses.forget(op);
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -111,6 +112,8 @@ pub(crate) async fn assemble(
     let images = ImageStore::open(image_config).context("the image directory cannot be used")?;
     let progresses = Arc::new(Progresses::default());
     let ledger = Arc::new(NodeLedger {
+        node,
+        epoch: Arc::new(AtomicU64::new(truth.state().nodes.get(&node).map_or(0, |it| it.epoch))),
         actor: Actor::new(&format!("node {name}")),
         truth: truth.clone(),
         events: events.clone(),
@@ -207,7 +210,11 @@ async fn first_words(
 ) -> anyhow::Result<()> {
     let new = !truth.state().nodes.contains_key(&node);
     let actor = Actor::new(&format!("node {name}"));
-    let mut commands = vec![Command::NodeStarted { node, name: name.clone() }];
+    let mut commands = vec![Command::NodeStarted {
+        node,
+        name: name.clone(),
+        capacity: host::capacity(config.memory_reserve_mib),
+    }];
     if new && truth.state().networks.is_empty() {
         commands.push(Command::NetworkCreate {
             network: NetworkId::new(new_uuid()),

@@ -8,11 +8,12 @@ use super::members;
 /// Our crates, lowest first, and which of ours each may use.
 const LAYERS: &[(&str, &[&str])] = &[
     ("model", &[]),
+    ("placement", &["model"]),
     ("cluster", &["model"]),
     ("switch", &["model"]),
     ("vm", &["model"]),
     ("api", &["model"]),
-    ("node", &["api", "cluster", "model", "switch", "vm"]),
+    ("node", &["api", "cluster", "model", "placement", "switch", "vm"]),
     ("cli", &["api", "node"]),
     ("e2e", &["api"]),
     ("xtask", &[]),

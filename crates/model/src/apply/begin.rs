@@ -26,11 +26,13 @@ use crate::VmId;
 use crate::VmRecord;
 use crate::VmSpec;
 use crate::apply::Context;
+use crate::apply::ha;
 use crate::apply::image_subject;
 use crate::apply::nics;
 use crate::apply::set;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
+use crate::apply::volume;
 use crate::spec::limits;
 
 /// Most VMs, those in the recycle bin among them (FEATURES.md area 5: 8,000 in a cluster, with
@@ -184,6 +186,9 @@ fn admit_change(state: &ClusterState, vm: &VmRecord, request: &OpRequest) -> Res
         OpRequest::DiskAdd { disk, .. } => {
             not_legacy_running(vm, "take another disk")?;
             admit_disk(state, disk)?;
+            if let DiskSource::Image { image } = disk.source {
+                volume::admit_image(state, image, vm.volume, vm.owner)?;
+            }
             let mut spec = vm.spec.clone();
             spec.disks.push(disk.clone());
             Ok(spec.validate()?)
@@ -261,12 +266,18 @@ fn create(
     op: OpId,
     request: &OpRequest,
 ) -> Result<Name, Refused> {
-    let OpRequest::VmCreate { vm, name, spec, pinned, owner } = request else {
+    let OpRequest::VmCreate { vm, name, spec, pinned, owner, volume } = request else {
         return Err(Refused::Invalid("not a creation".to_owned()));
     };
     admit_create(state, *vm, name, spec)?;
-    if !state.nodes.contains_key(owner) {
-        return Err(crate::state::not_found("node", &owner.to_string()));
+    state.node(*owner)?;
+    if let Some(volume) = volume {
+        state.find_volume(&volume.to_string())?;
+    }
+    for disk in &spec.disks {
+        if let DiskSource::Image { image } = disk.source {
+            volume::admit_image(state, image, *volume, *owner)?;
+        }
     }
     let mut spec = VmSpec::clone(spec);
     nics::assign_addresses(state, *vm, &mut spec.nics)?;
@@ -284,6 +295,9 @@ fn create(
         ops: vec![op],
         last_exit: None,
         crashes: Vec::new(),
+        volume: *volume,
+        takeovers: Vec::new(),
+        moving: None,
         created: created_at(cx),
         deleted: None,
     };
@@ -305,6 +319,7 @@ fn admit_create(state: &ClusterState, vm: VmId, name: &Name, spec: &VmSpec) -> R
     }
     set::name_free(state, name, None)?;
     spec.validate()?;
+    ha::admit_after(state, name, &spec.ha.after)?;
     for disk in &spec.disks {
         admit_disk(state, disk)?;
     }
@@ -335,7 +350,7 @@ fn import(
     name: &Name,
     request: &OpRequest,
 ) -> Result<Name, Refused> {
-    let OpRequest::ImageImport { source, format, sha256, .. } = request else {
+    let OpRequest::ImageImport { source, format, sha256, place, .. } = request else {
         return Err(Refused::Invalid("not an import".to_owned()));
     };
     if state.images.len() >= IMAGES_MAX {
@@ -352,9 +367,9 @@ fn import(
     {
         return Err(Refused::Invalid("a SHA-256 has 64 hexadecimal digits".to_owned()));
     }
-    let (crate::ImageSource::File { path: place } | crate::ImageSource::Url { url: place }) =
-        source;
-    if place.is_empty() || place.len() > limits::TEXT_MAX || place.contains('\0') {
+    volume::admit_place(state, *place)?;
+    let (crate::ImageSource::File { path: from } | crate::ImageSource::Url { url: from }) = source;
+    if from.is_empty() || from.len() > limits::TEXT_MAX || from.contains('\0') {
         return Err(Refused::Invalid("the source is empty or too long".to_owned()));
     }
     let record = ImageRecord {
@@ -363,6 +378,7 @@ fn import(
         source: source.clone(),
         format: *format,
         state: ImageState::Importing { op },
+        place: *place,
         created: cx.proposal.at,
     };
     state.images.insert(image, Arc::new(record));

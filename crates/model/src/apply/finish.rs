@@ -18,9 +18,11 @@ use crate::OpState;
 use crate::Power;
 use crate::Refused;
 use crate::Severity;
+use crate::Speaker;
 use crate::Subject;
 use crate::VmId;
 use crate::apply::Context;
+use crate::apply::ha;
 use crate::apply::image_subject;
 use crate::apply::nics;
 use crate::apply::prune_ops;
@@ -40,11 +42,13 @@ pub(crate) fn finish(
     cx: &mut Context<'_>,
     op: OpId,
     outcome: &OpOutcome,
+    by: Speaker,
 ) -> Result<(), Refused> {
     let record = state.op(op)?.clone();
     if !record.is_running() {
         return Err(Refused::OpEnded(op));
     }
+    ha::admit_speaker(state, &record, by)?;
     if let Some(vm) = record.request.vm()
         && state.vm(vm)?.busy() != Some(op)
     {
@@ -142,7 +146,12 @@ fn finish_vm(
         OpOutcome::Failed { power: None, .. } | OpOutcome::Cancelled { power: None } => {}
         _ => done_vm(state, cx, id, record, outcome)?,
     }
-    vm_mut(state, id)?.ops.retain(|op| *op != record.id);
+    let vm = vm_mut(state, id)?;
+    vm.ops.retain(|op| *op != record.id);
+    // A move whose save or resume failed is over; the VM stays where it is.
+    if !done && matches!(record.request, OpRequest::VmSave { .. } | OpRequest::VmResume { .. }) {
+        vm.moving = None;
+    }
     Ok(())
 }
 
@@ -163,7 +172,9 @@ fn done_vm(
             Ok(())
         }
         OpRequest::VmStart { .. } | OpRequest::VmResume { .. } => {
-            set_power(state, cx, id, Power::Running, op)
+            set_power(state, cx, id, Power::Running, op)?;
+            ha::end_move(vm_mut(state, id)?);
+            Ok(())
         }
         OpRequest::VmShutdown { .. } | OpRequest::VmOff { .. } => {
             let at = cx.proposal.at;

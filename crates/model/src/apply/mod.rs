@@ -5,11 +5,13 @@
 
 mod begin;
 mod finish;
+mod ha;
 mod nics;
 mod set;
 #[cfg(test)]
 mod tests;
 mod things;
+mod volume;
 
 use std::sync::Arc;
 
@@ -39,12 +41,14 @@ pub(crate) struct Context<'a> {
 pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<Applied, Refused> {
     let mut cx = Context { proposal, applied: Applied::default() };
     match &proposal.command {
-        Command::NodeStarted { node, name } => things::node_started(state, &mut cx, *node, name),
+        Command::NodeStarted { node, name, capacity } => {
+            things::node_started(state, &mut cx, *node, name, *capacity)
+        }
         Command::BeginOp { op, request, limit } => {
             begin::begin(state, &mut cx, *op, request, *limit)
         }
         Command::CancelOp { op } => begin::cancel(state, &mut cx, *op),
-        Command::FinishOp { op, outcome } => finish::finish(state, &mut cx, *op, outcome),
+        Command::FinishOp { op, outcome, by } => finish::finish(state, &mut cx, *op, outcome, *by),
         Command::VmExited { vm, generation, exit } => {
             finish::exited(state, &mut cx, *vm, *generation, exit)
         }
@@ -65,8 +69,37 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
             things::token_create(state, &mut cx, record)
         }
         Command::TokenRevoke { token } => things::token_revoke(state, &mut cx, *token),
+        other => apply_cluster(state, &mut cx, other),
     }?;
     Ok(cx.applied)
+}
+
+/// Commands about nodes, volumes and where VMs run.
+fn apply_cluster(
+    state: &mut ClusterState,
+    cx: &mut Context<'_>,
+    command: &Command,
+) -> Result<(), Refused> {
+    match command {
+        Command::VolumeCreate { volume: id, name, kind } => {
+            volume::create(state, cx, *id, name, kind)
+        }
+        Command::VolumeDelete { volume: id } => volume::delete(state, cx, *id),
+        Command::RuleCreate { rule } => ha::rule_create(state, cx, rule),
+        Command::RuleDelete { rule } => ha::rule_delete(state, cx, *rule),
+        Command::NodeFenced { node, epoch, proof } => {
+            ha::node_fenced(state, cx, *node, *epoch, proof)
+        }
+        Command::NodeBack { node, epoch } => ha::node_back(state, cx, *node, *epoch),
+        Command::NodeSetMode { node, mode } => ha::node_set_mode(state, cx, *node, *mode),
+        Command::VmTakeOver { vm, from, generation, to, start } => {
+            ha::take_over(state, cx, *vm, *from, *generation, *to, *start)
+        }
+        Command::VmMove { vm, to } => ha::vm_move(state, cx, *vm, *to),
+        Command::VmRehome { vm, to } => ha::rehome(state, cx, *vm, *to),
+        // Every other command has been matched by `apply`.
+        _ => Err(Refused::Invalid("this command is not known here".to_owned())),
+    }
 }
 
 impl Context<'_> {

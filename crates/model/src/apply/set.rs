@@ -10,6 +10,7 @@ use crate::VmChange;
 use crate::VmId;
 use crate::VmRecord;
 use crate::VmSpec;
+use crate::apply::ha;
 
 /// Checks a change against the VM as it is.
 pub(crate) fn admit(state: &ClusterState, vm: &VmRecord, change: &VmChange) -> Result<(), Refused> {
@@ -23,6 +24,8 @@ pub(crate) fn admit(state: &ClusterState, vm: &VmRecord, change: &VmChange) -> R
         lift_ceilings(&mut spec, change);
     }
     spec.validate()?;
+    let name = change.name.as_ref().unwrap_or(&vm.name);
+    ha::admit_after(state, name, &spec.ha.after)?;
     if vm.power == Power::Off {
         return Ok(());
     }
@@ -92,6 +95,7 @@ fn carry_out(spec: &mut VmSpec, change: &VmChange) {
         profile,
         services,
         on_crash,
+        ha,
         description,
         tags,
         keys,
@@ -120,6 +124,7 @@ fn carry_out(spec: &mut VmSpec, change: &VmChange) {
     spec.services.time_sync = services.time_sync.unwrap_or(spec.services.time_sync);
     spec.services.backup = services.backup.unwrap_or(spec.services.backup);
     spec.on_crash = on_crash.unwrap_or(spec.on_crash);
+    spec.ha.change(&ha);
     if let Some(description) = description {
         spec.description = description;
     }

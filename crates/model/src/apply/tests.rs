@@ -1,5 +1,7 @@
 //! The state machine under single cases and under random sequences of commands.
 
+mod ha;
+
 use proptest::prelude::Strategy;
 use proptest::prelude::prop_assert;
 use proptest::prelude::prop_assert_eq;
@@ -20,12 +22,14 @@ use crate::ExitKind;
 use crate::Generation;
 use crate::ImageFormat;
 use crate::ImageId;
+use crate::ImagePlace;
 use crate::ImageSource;
 use crate::Millis;
 use crate::NetworkId;
 use crate::NetworkKind;
 use crate::NicId;
 use crate::NicSpec;
+use crate::NodeCapacity;
 use crate::NodeId;
 use crate::OpFailure;
 use crate::OpId;
@@ -36,6 +40,7 @@ use crate::Power;
 use crate::Proposal;
 use crate::Refused;
 use crate::SavedState;
+use crate::Speaker;
 use crate::UnixMillis;
 use crate::VmChange;
 use crate::VmId;
@@ -57,7 +62,9 @@ impl World {
     fn new() -> Self {
         let mut world = Self { state: ClusterState::default(), now: 1_000, ids: 1_000 };
         let name = "h1".parse().unwrap();
-        world.propose(Command::NodeStarted { node: NODE, name }).unwrap();
+        world
+            .propose(Command::NodeStarted { node: NODE, name, capacity: NodeCapacity::default() })
+            .unwrap();
         world
             .propose(Command::NetworkCreate {
                 network: NetworkId::new(Uuid::from_u128(2)),
@@ -93,7 +100,23 @@ impl World {
     }
 
     fn finish(&mut self, op: OpId, outcome: OpOutcome) -> Result<crate::Applied, Refused> {
-        self.propose(Command::FinishOp { op, outcome: Box::new(outcome) })
+        self.finish_by(op, outcome, self.speaker(op))
+    }
+
+    fn finish_by(
+        &mut self,
+        op: OpId,
+        outcome: OpOutcome,
+        by: Speaker,
+    ) -> Result<crate::Applied, Refused> {
+        self.propose(Command::FinishOp { op, outcome: Box::new(outcome), by })
+    }
+
+    /// The node whose work an operation is, in its present epoch.
+    fn speaker(&self, op: OpId) -> Speaker {
+        let vm = self.state.op(op).ok().and_then(|op| op.request.vm());
+        let node = vm.and_then(|vm| self.state.vm(vm).ok()).map_or(NODE, |vm| vm.owner);
+        Speaker { node, epoch: self.state.node(node).unwrap().epoch }
     }
 
     fn run(&mut self, request: OpRequest) -> OpId {
@@ -124,6 +147,7 @@ fn create_request(n: u128, name: &str, spec: VmSpec) -> OpRequest {
             cpu_model: "qemu64".to_owned(),
         },
         owner: NODE,
+        volume: None,
     }
 }
 
@@ -277,6 +301,7 @@ fn an_image_in_use_stays() {
             source: ImageSource::File { path: "/x".into() },
             format: ImageFormat::Raw,
             sha256: None,
+            place: ImagePlace::Node { node: NODE },
         })
         .unwrap();
     let mut spec = VmSpec::new(1, Bytes::mib(128));
@@ -324,6 +349,12 @@ enum Step {
     Crash(u8),
     Cancel(u8),
     Undelete(u8),
+    Fence(u8),
+    Back(u8),
+    TakeOver(u8, u8, u8),
+    Move(u8, u8),
+    Rehome(u8, u8),
+    Mode(u8, u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -336,6 +367,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6_u8).prop_map(Step::Crash),
         (0..6_u8).prop_map(Step::Cancel),
         (0..6_u8).prop_map(Step::Undelete),
+        (0..3_u8).prop_map(Step::Fence),
+        (0..3_u8).prop_map(Step::Back),
+        (0..6_u8, 0..3_u8, 0..3_u8).prop_map(|(vm, from, to)| Step::TakeOver(vm, from, to)),
+        (0..6_u8, 0..4_u8).prop_map(|(vm, to)| Step::Move(vm, to)),
+        (0..6_u8, 0..3_u8).prop_map(|(vm, to)| Step::Rehome(vm, to)),
+        (0..3_u8, 0..3_u8).prop_map(|(node, mode)| Step::Mode(node, mode)),
     ];
     proptest::collection::vec(one, 1..120)
 }
@@ -396,17 +433,32 @@ proptest! {
     /// commands give the same state.
     #[test]
     fn random_sequences_keep_the_invariants(steps in steps()) {
-        let mut world = World::new();
-        let mut twin = World::new();
+        let mut world = ha::cluster();
+        let mut twin = ha::cluster();
         for step in steps {
-            let before: Vec<_> =
-                world.state.vms.values().map(|vm| (vm.id, vm.generation)).collect();
+            let before: Vec<_> = world.state.vms.values().cloned().collect();
+            let fenced: Vec<_> = world
+                .state
+                .nodes
+                .values()
+                .filter(|node| node.fenced.is_some())
+                .map(|node| node.id)
+                .collect();
             for world in [&mut world, &mut twin] {
                 perform(world, &step);
             }
-            for (id, generation) in before {
-                if let Ok(vm) = world.state.vm(id) {
-                    prop_assert!(vm.generation >= generation);
+            for old in before {
+                let Ok(vm) = world.state.vm(old.id) else { continue };
+                prop_assert!(vm.generation >= old.generation);
+                // Who has a process keeps the VM, unless it is proved that it writes no more; and
+                // then the right to run is a new one.
+                let may_run = matches!(old.power, Power::Running | Power::Paused)
+                    || old.ops.iter().any(|op| {
+                        world.state.op(*op).is_ok_and(|op| op.is_running())
+                    });
+                if vm.owner != old.owner && may_run {
+                    prop_assert!(fenced.contains(&old.owner));
+                    prop_assert!(vm.generation > old.generation);
                 }
             }
             prop_assert_eq!(&world.state, &twin.state);
@@ -421,7 +473,11 @@ fn perform(world: &mut World, step: &Step) {
         Step::Create(n) => {
             let name = format!("vm{n}");
             let id = u128::from(n) + 10;
-            world.begin(create_request(id, &name, VmSpec::new(1, Bytes::mib(128)))).map(drop)
+            let mut request = create_request(id, &name, VmSpec::new(1, Bytes::mib(128)));
+            if let OpRequest::VmCreate { volume, .. } = &mut request {
+                *volume = (n % 2 == 0).then_some(ha::VOLUME);
+            }
+            world.begin(request).map(drop)
         }
         Step::Verb(n, v) => world.begin(verb(v, vm(n))).map(drop),
         Step::Finish(n, how) => match outcome(world, vm(n), how) {
@@ -435,5 +491,6 @@ fn perform(world: &mut World, step: &Step) {
             None => Ok(()),
         },
         Step::Undelete(n) => world.propose(Command::VmUndelete { vm: vm(n), name: None }).map(drop),
+        _ => world.propose(ha::command(world, step)).map(drop),
     };
 }

@@ -8,7 +8,9 @@ use crate::Name;
 use crate::NetworkId;
 use crate::NetworkKind;
 use crate::NetworkRecord;
+use crate::NodeCapacity;
 use crate::NodeId;
+use crate::NodeMode;
 use crate::NodeRecord;
 use crate::Refused;
 use crate::Severity;
@@ -35,8 +37,22 @@ pub(crate) fn node_started(
     cx: &mut Context<'_>,
     node: NodeId,
     name: &Name,
+    capacity: NodeCapacity,
 ) -> Result<(), Refused> {
-    let record = NodeRecord { id: node, name: name.clone(), started: cx.proposal.at };
+    let started = cx.proposal.at;
+    let record = match state.nodes.get(&node) {
+        // What the cluster knows of it outlives a restart: above all that it is fenced.
+        Some(old) => NodeRecord { name: name.clone(), started, capacity, ..NodeRecord::clone(old) },
+        None => NodeRecord {
+            id: node,
+            name: name.clone(),
+            started,
+            epoch: 0,
+            fenced: None,
+            mode: NodeMode::default(),
+            capacity,
+        },
+    };
     let subject = Subject::Node { id: node, name: name.to_string() };
     state.nodes.insert(node, Arc::new(record));
     cx.event(EventKind::NodeStarted, Severity::Info, subject, format!("{name} serves"), None);

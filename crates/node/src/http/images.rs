@@ -6,6 +6,7 @@ use api::types::ImageView;
 use api::types::OpView;
 use model::ImageFormat;
 use model::ImageId;
+use model::ImagePlace;
 use model::ImageSource;
 use model::OpRequest;
 
@@ -67,6 +68,7 @@ async fn import(call: Call<ep::ImageImport>) -> Result<OpView, ApiError> {
         source: body.source,
         format,
         sha256: body.sha256.map(|sum| sum.to_ascii_lowercase()),
+        place: ImagePlace::Node { node: call.app.node },
     };
     begin(&call, request, time::IMPORT).await
 }

@@ -158,6 +158,7 @@ async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {
         },
         spec: Box::new(spec),
         owner: call.app.node,
+        volume: None,
     };
     begin(&call, request, time::LONG).await
 }

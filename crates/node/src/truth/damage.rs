@@ -34,6 +34,7 @@ fn stored(dir: &Path) -> Stored {
             0 => Command::NodeStarted {
                 node: NodeId::new(uuid::Uuid::from_u128(1)),
                 name: "h1".parse().unwrap(),
+                capacity: model::NodeCapacity::default(),
             },
             _ => Command::TokenCreate {
                 token: TokenId::new(uuid::Uuid::from_u128(n.into())),

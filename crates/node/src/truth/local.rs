@@ -187,6 +187,7 @@ mod tests {
             command: Command::NodeStarted {
                 node: NodeId::new(uuid::Uuid::from_u128(1)),
                 name: "h1".parse().unwrap(),
+                capacity: model::NodeCapacity::default(),
             },
         }
     }

@@ -105,6 +105,8 @@ fn line(out: &Output, event: &EventView) -> String {
     | Subject::Image { name, .. }
     | Subject::Network { name, .. }
     | Subject::Node { name, .. }
+    | Subject::Volume { name, .. }
+    | Subject::Rule { name, .. }
     | Subject::Token { name, .. }) = &event.event.subject;
     let kind = format!("{:16}", event.event.kind.as_str());
     let mut text = format!("{}: {}", clean_line(name), clean_line(&event.event.text));

@@ -5,6 +5,7 @@ use api::model::Bytes;
 use api::model::CrashPolicy;
 use api::model::DeviceProfile;
 use api::model::Firmware;
+use api::model::HaChange;
 use api::model::Name;
 use api::model::Revision;
 use api::model::ServiceChange;
@@ -173,6 +174,7 @@ fn change(args: Args) -> Result<VmChange, CliError> {
             ProfileWord::Legacy => DeviceProfile::Legacy,
         }),
         services,
+        ha: HaChange::default(),
         on_crash: args.on_crash.map(|word| match word {
             CrashWord::Restart => CrashPolicy::Restart,
             CrashWord::Stop => CrashPolicy::Stop,

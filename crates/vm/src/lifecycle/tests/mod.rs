@@ -133,7 +133,13 @@ impl World {
     fn new() -> Self {
         let state = watch::channel(Arc::new(ClusterState::default())).0;
         let truth = Arc::new(Truth { state, begun: tokio::time::Instant::now() });
-        truth.propose(Command::NodeStarted { node: NODE, name: name("h1") }).unwrap();
+        truth
+            .propose(Command::NodeStarted {
+                node: NODE,
+                name: name("h1"),
+                capacity: model::NodeCapacity::default(),
+            })
+            .unwrap();
         truth
             .propose(Command::NetworkCreate {
                 network: NetworkId::new(Uuid::from_u128(2)),
@@ -450,6 +456,7 @@ fn create(spec: VmSpec) -> OpRequest {
             cpu_model: "Nehalem-v1".to_owned(),
         },
         owner: NODE,
+        volume: None,
     }
 }
 

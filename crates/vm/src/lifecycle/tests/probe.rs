@@ -121,6 +121,9 @@ pub(super) struct ProbeLedger {
     pub(super) gate: Arc<Gate>,
 }
 
+/// The node of these tests, in its first epoch.
+const SPEAKER: model::Speaker = model::Speaker { node: super::NODE, epoch: 0 };
+
 impl ProbeLedger {
     async fn propose(&self, call: &'static str, command: Command) -> Result<(), LedgerError> {
         self.gate.pass(call).await;
@@ -136,7 +139,8 @@ impl ProbeLedger {
 #[async_trait]
 impl Ledger for ProbeLedger {
     async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError> {
-        self.propose("finish", Command::FinishOp { op, outcome: Box::new(outcome) }).await
+        self.propose("finish", Command::FinishOp { op, outcome: Box::new(outcome), by: SPEAKER })
+            .await
     }
 
     async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError> {

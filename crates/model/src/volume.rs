@@ -1,0 +1,75 @@
+//! Volumes: places for the files of VMs and images that several nodes reach.
+//!
+//! A VM without a volume lives in the data directory of its node and stays with it. One on a shared
+//! volume can be started by any node that mounts it, so it can fail over.
+
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::Name;
+use crate::NodeId;
+use crate::UnixMillis;
+use crate::VolumeId;
+
+/// What a volume is made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum VolumeKind {
+    /// A directory that the administrator has mounted on every node, at the same path: NFS in real
+    /// life, a common directory in the lab.
+    Share {
+        /// Its absolute path, the same on every node.
+        path: String,
+    },
+}
+
+/// A volume as the cluster knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeRecord {
+    /// Its id; it also stands in a file on the volume, so that a wrong mount is found.
+    pub id: VolumeId,
+    /// Its name, unique among volumes.
+    pub name: Name,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub kind: VolumeKind,
+    /// When it was made.
+    pub created: UnixMillis,
+}
+
+/// Where an image's file lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "on", rename_all = "snake_case")]
+pub enum ImagePlace {
+    /// In the data directory of one node; only VMs of that node can use it.
+    Node {
+        /// Which.
+        node: NodeId,
+    },
+    /// On a volume; VMs of every node can use it.
+    Volume {
+        /// Which.
+        volume: VolumeId,
+        /// The node that imports and deletes it.
+        by: NodeId,
+    },
+}
+
+impl VolumeKind {
+    /// The directory on every node.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Share { path } => path,
+        }
+    }
+}
+
+impl ImagePlace {
+    /// The node that carries operations on the image out.
+    pub const fn executor(self) -> NodeId {
+        match self {
+            Self::Node { node } | Self::Volume { by: node, .. } => node,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! What nodes have left, and what stands on them: the board on which plans are made.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use model::Bytes;
+use model::ClusterState;
+use model::Name;
+use model::NodeId;
+use model::NodeMode;
+use model::Power;
+use model::RuleKind;
+use model::RuleRecord;
+use model::VmId;
+use model::VmRecord;
+
+/// Memory that a VM's process takes besides the guest's: QEMU itself, its queues and its video
+/// memory. Measured at 40 to 55 MiB for small guests (BASELINES.md); rounded up.
+pub const OVERHEAD: Bytes = Bytes::mib(64);
+
+/// What a VM needs of its node while it runs.
+pub fn demand(vm: &VmRecord) -> Bytes {
+    let guest = vm.spec.memory.size;
+    guest.checked_add(OVERHEAD).unwrap_or(guest)
+}
+
+/// Nodes with their room and the VMs with rules that stand on them.
+#[derive(Debug, Clone)]
+pub(crate) struct Board<'a> {
+    nodes: BTreeMap<NodeId, Room<'a>>,
+    rules: Vec<&'a RuleRecord>,
+    /// VMs of a rule's tag, by the rule's place in `rules` and by node.
+    tagged: Vec<BTreeMap<NodeId, usize>>,
+}
+
+#[derive(Debug, Clone)]
+struct Room<'a> {
+    name: &'a Name,
+    total: u64,
+    /// May be below zero: nothing forbids more than there is room for on one host.
+    free: i128,
+    takes: bool,
+}
+
+/// How well a node suits a VM; less is better, compared field by field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Cost {
+    /// Place in the list of preferred nodes, or the length of the list.
+    preference: usize,
+    /// Soft rules that would be broken.
+    broken: usize,
+    /// Thousandths of the node's memory that would be taken.
+    filled: u64,
+    node: NodeId,
+}
+
+/// Why a VM gets no node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Problem {
+    /// No node is there that takes VMs.
+    NoNode,
+    /// Nodes are there, but none of those it may run on.
+    NotPossible,
+    /// Nodes are there that it may run on, but a hard rule keeps it from each.
+    Rule,
+    /// It may run on some nodes, but none has the memory.
+    Memory,
+}
+
+impl Problem {
+    /// In words, for people.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::NoNode => "no node is left that takes VMs",
+            Self::NotPossible => "none of its possible nodes takes VMs",
+            Self::Rule => "a hard placement rule keeps it from every node that is left",
+            Self::Memory => "no node that it may run on has the memory",
+        }
+    }
+}
+
+impl<'a> Board<'a> {
+    /// The board as it is: `alive` nodes, with what runs on them.
+    pub(crate) fn new(state: &'a ClusterState, alive: &BTreeSet<NodeId>) -> Self {
+        let nodes = state
+            .nodes
+            .values()
+            .filter(|node| alive.contains(&node.id) && node.fenced.is_none())
+            .map(|node| {
+                let total = node.capacity.memory.get();
+                let takes = node.mode == NodeMode::Active;
+                (node.id, Room { name: &node.name, total, free: i128::from(total), takes })
+            })
+            .collect();
+        let rules: Vec<&RuleRecord> = state.rules.values().map(|rule| &**rule).collect();
+        let tagged = vec![BTreeMap::new(); rules.len()];
+        let mut board = Self { nodes, rules, tagged };
+        for vm in state.vms.values().filter(|vm| vm.deleted.is_none() && needs_room(vm)) {
+            board.put(vm, vm.owner);
+        }
+        board
+    }
+
+    /// Takes a node off the board, with all that stands on it.
+    pub(crate) fn lose(&mut self, node: NodeId) {
+        self.nodes.remove(&node);
+        for by_node in &mut self.tagged {
+            by_node.remove(&node);
+        }
+    }
+
+    /// A node that takes no VMs from here on; what stands on it stays until it is moved.
+    pub(crate) fn close(&mut self, node: NodeId) {
+        if let Some(room) = self.nodes.get_mut(&node) {
+            room.takes = false;
+        }
+    }
+
+    /// Whether a node is on the board.
+    pub(crate) fn has(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// Puts a VM on a node.
+    pub(crate) fn put(&mut self, vm: &VmRecord, node: NodeId) {
+        let Some(room) = self.nodes.get_mut(&node) else { return };
+        room.free -= i128::from(demand(vm).get());
+        for (rule, by_node) in self.rules.iter().zip(&mut self.tagged) {
+            if has_tag(vm, rule) {
+                *by_node.entry(node).or_default() += 1;
+            }
+        }
+    }
+
+    /// Takes a VM from a node.
+    pub(crate) fn take(&mut self, vm: &VmRecord, node: NodeId) {
+        let Some(room) = self.nodes.get_mut(&node) else { return };
+        room.free += i128::from(demand(vm).get());
+        for (rule, by_node) in self.rules.iter().zip(&mut self.tagged) {
+            if has_tag(vm, rule)
+                && let Some(count) = by_node.get_mut(&node)
+            {
+                *count -= 1;
+                if *count == 0 {
+                    by_node.remove(&node);
+                }
+            }
+        }
+    }
+
+    /// The best node for a VM that needs `room`, which may be more than its own demand where others
+    /// must follow it.
+    pub(crate) fn best(&self, vm: &VmRecord, room: Bytes) -> Result<NodeId, Problem> {
+        let mut problem = Problem::NoNode;
+        let mut best: Option<Cost> = None;
+        for (id, node) in self.nodes.iter().filter(|(_, node)| node.takes) {
+            match self.cost(vm, room, *id, node) {
+                Ok(cost) => best = Some(best.map_or(cost, |so_far| so_far.min(cost))),
+                // The one that came nearest is the one to tell.
+                Err(found) => problem = problem.max(found),
+            }
+        }
+        best.map(|cost| cost.node).ok_or(problem)
+    }
+
+    fn cost(
+        &self,
+        vm: &VmRecord,
+        room: Bytes,
+        id: NodeId,
+        node: &Room<'_>,
+    ) -> Result<Cost, Problem> {
+        if !vm.spec.ha.may_run_on(node.name) {
+            return Err(Problem::NotPossible);
+        }
+        let mut broken = 0;
+        for (rule, by_node) in self.rules.iter().zip(&self.tagged) {
+            if !has_tag(vm, rule) || fits_rule(rule.kind, by_node, id) {
+                continue;
+            }
+            if rule.hard {
+                return Err(Problem::Rule);
+            }
+            broken += 1;
+        }
+        let left = node.free - i128::from(room.get());
+        if left < 0 {
+            return Err(Problem::Memory);
+        }
+        let taken = i128::from(node.total) - left;
+        let filled = taken.max(0) * 1_000 / i128::from(node.total.max(1));
+        let preferred = &vm.spec.ha.preferred;
+        let preference = preferred
+            .iter()
+            .position(|name| name.key() == node.name.key())
+            .unwrap_or(preferred.len());
+        Ok(Cost { preference, broken, filled: u64::try_from(filled).unwrap_or(u64::MAX), node: id })
+    }
+
+    /// Hard rules that keep a VM together with others.
+    pub(crate) fn together(&self, vm: &VmRecord) -> impl Iterator<Item = &'a RuleRecord> {
+        self.rules
+            .iter()
+            .copied()
+            .filter(|rule| rule.hard && rule.kind == RuleKind::Together && has_tag(vm, rule))
+    }
+
+    /// Whether VMs of a rule stand on the board already.
+    pub(crate) fn stands(&self, rule: &RuleRecord) -> bool {
+        self.rules
+            .iter()
+            .zip(&self.tagged)
+            .any(|(known, by_node)| known.id == rule.id && !by_node.is_empty())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn free(&self, node: NodeId) -> i128 {
+        self.nodes.get(&node).map_or(0, |room| room.free)
+    }
+}
+
+fn fits_rule(kind: RuleKind, by_node: &BTreeMap<NodeId, usize>, node: NodeId) -> bool {
+    match kind {
+        RuleKind::Apart => !by_node.contains_key(&node),
+        RuleKind::Together => by_node.is_empty() || by_node.contains_key(&node),
+    }
+}
+
+pub(crate) fn has_tag(vm: &VmRecord, rule: &RuleRecord) -> bool {
+    vm.spec.tags.iter().any(|tag| tag.key() == rule.tag.key())
+}
+
+/// Whether a VM takes its node's memory, or is about to.
+pub(crate) fn needs_room(vm: &VmRecord) -> bool {
+    matches!(vm.power, Power::Running | Power::Paused) || vm.busy().is_some()
+}
+
+/// The VMs of a node that are not in the recycle bin.
+pub(crate) fn vms_of(state: &ClusterState, node: NodeId) -> Vec<&VmRecord> {
+    state.vms.values().filter(|vm| vm.owner == node).map(|vm| &**vm).collect()
+}
+
+/// The VM of a name.
+pub(crate) fn named(state: &ClusterState, name: &Name) -> Option<VmId> {
+    state.vm_names.get(&name.key()).copied()
+}
