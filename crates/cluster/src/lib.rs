@@ -1,5 +1,6 @@
 //! What makes several hosts one cluster: the replicated log, and the parts that decide who may act.
 //!
+//! - [`detect`]: what is heard of other nodes, and whether one is dead or only cut off (pure).
 //! - [`raft`]: the replicated state machine of `model`, driven by openraft, kept in redb.
 //!
 //! No sockets to other nodes in here: whatever goes to another node goes through a trait
@@ -9,4 +10,5 @@
 //! out of order: typed error, bounded memory, never a panic), bytes of the disk (damage is named
 //! and never used), words of the daemon on the guard's socket, and the output of fence agents.
 
+pub mod detect;
 pub mod raft;
