@@ -1,9 +1,9 @@
 //! The replicated state: everything that is the same on every node.
 //!
-//! Records stand behind [`Arc`], so a snapshot for readers costs one pointer a record and a change
-//! copies only the record it touches.
+//! Records stand behind [`Arc`] in maps whose copies share what is the same ([`Map`]), so a snapshot
+//! for readers costs a few pointers, however many records there are, and a change copies only the
+//! record it touches and the way to it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use crate::Event;
 use crate::Fenced;
 use crate::ImageId;
 use crate::ImageRecord;
+use crate::Map;
 use crate::Name;
 use crate::NetworkId;
 use crate::NetworkRecord;
@@ -51,25 +52,25 @@ pub struct ClusterState {
     /// Version of this form, [`STATE_FORMAT`].
     pub format: u32,
     /// Nodes.
-    pub nodes: BTreeMap<NodeId, Arc<NodeRecord>>,
+    pub nodes: Map<NodeId, Arc<NodeRecord>>,
     /// Virtual machines, those in the recycle bin among them.
-    pub vms: BTreeMap<VmId, Arc<VmRecord>>,
+    pub vms: Map<VmId, Arc<VmRecord>>,
     /// Names (in the form of [`Name::key`]) of the VMs that are not in the recycle bin.
-    pub vm_names: BTreeMap<String, VmId>,
+    pub vm_names: Map<String, VmId>,
     /// Images.
-    pub images: BTreeMap<ImageId, Arc<ImageRecord>>,
+    pub images: Map<ImageId, Arc<ImageRecord>>,
     /// Networks.
-    pub networks: BTreeMap<NetworkId, Arc<NetworkRecord>>,
+    pub networks: Map<NetworkId, Arc<NetworkRecord>>,
     /// Operations: those under way and the last ones that ended.
-    pub ops: BTreeMap<OpId, Arc<OpRecord>>,
+    pub ops: Map<OpId, Arc<OpRecord>>,
     /// API tokens.
-    pub tokens: BTreeMap<TokenId, Arc<TokenRecord>>,
+    pub tokens: Map<TokenId, Arc<TokenRecord>>,
     /// Volumes.
     #[serde(default)]
-    pub volumes: BTreeMap<VolumeId, Arc<VolumeRecord>>,
+    pub volumes: Map<VolumeId, Arc<VolumeRecord>>,
     /// Rules on where VMs may run.
     #[serde(default)]
-    pub rules: BTreeMap<RuleId, Arc<RuleRecord>>,
+    pub rules: Map<RuleId, Arc<RuleRecord>>,
 }
 
 /// A node as the cluster knows it.
@@ -124,15 +125,15 @@ impl Default for ClusterState {
     fn default() -> Self {
         Self {
             format: STATE_FORMAT,
-            nodes: BTreeMap::new(),
-            vms: BTreeMap::new(),
-            vm_names: BTreeMap::new(),
-            images: BTreeMap::new(),
-            networks: BTreeMap::new(),
-            ops: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            volumes: BTreeMap::new(),
-            rules: BTreeMap::new(),
+            nodes: Map::new(),
+            vms: Map::new(),
+            vm_names: Map::new(),
+            images: Map::new(),
+            networks: Map::new(),
+            ops: Map::new(),
+            tokens: Map::new(),
+            volumes: Map::new(),
+            rules: Map::new(),
         }
     }
 }

@@ -143,16 +143,12 @@ pub(crate) fn image_subject(image: &ImageRecord) -> Subject {
 /// Forgets the oldest operations that have ended, beyond [`ENDED_OPS_MAX`]. Ids are sorted by
 /// time, so the first ones are the oldest.
 pub(crate) fn prune_ops(state: &mut ClusterState) {
+    let Some(above) = state.ops.len().checked_sub(ENDED_OPS_MAX) else { return };
     let running = state.ops.values().filter(|op| op.is_running()).count();
-    let mut spare = (state.ops.len() - running).saturating_sub(ENDED_OPS_MAX);
-    if spare == 0 {
-        return;
+    let spare = above.saturating_sub(running);
+    let ended = state.ops.values().filter(|op| !op.is_running());
+    let oldest: Vec<OpId> = ended.take(spare).map(|op| op.id).collect();
+    for op in oldest {
+        state.ops.remove(&op);
     }
-    state.ops.retain(|_, op| {
-        if spare > 0 && !op.is_running() {
-            spare -= 1;
-            return false;
-        }
-        true
-    });
 }
