@@ -1,10 +1,12 @@
 //! A log on this host alone: one thread owns the state and the file.
 //!
 //! Proposals that come while an fsync is under way are carried out together in the next one, so
-//! many clients cost few fsyncs. A reader sees a change only after it is durable.
+//! many clients cost few fsyncs. A reader sees a change only after it is durable. Snapshots are
+//! written by a thread of their own, from a copy of the state that costs nothing to make.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use model::Applied;
@@ -48,6 +50,8 @@ struct Owner {
     event_seq: u64,
     published: watch::Sender<Arc<ClusterState>>,
     events: broadcast::Sender<StoredEvent>,
+    /// The snapshot that is being written.
+    snapshot: Option<JoinHandle<()>>,
 }
 
 impl LocalTruth {
@@ -70,6 +74,7 @@ impl LocalTruth {
             event_seq: loaded.event_seq,
             published,
             events,
+            snapshot: None,
         };
         std::thread::Builder::new()
             .name("truth".to_owned())
@@ -154,9 +159,22 @@ impl Owner {
             // A caller that has gone does not need its answer; the change stands.
             let _ = reply.send(answer);
         }
-        if self.entries >= SNAPSHOT_EVERY {
-            or_die(self.store.snapshot(&self.state, self.index), "a snapshot");
-            self.entries = 0;
+        let writing = self.snapshot.as_ref().is_some_and(|thread| !thread.is_finished());
+        if self.entries >= SNAPSHOT_EVERY && !writing {
+            self.begin_snapshot();
+        }
+    }
+
+    fn begin_snapshot(&mut self) {
+        let (store, state, index) = (self.store.clone(), self.state.clone(), self.index);
+        let write = move || or_die(store.snapshot(&state, index), "a snapshot");
+        match std::thread::Builder::new().name("snapshot".to_owned()).spawn(write) {
+            Ok(thread) => {
+                self.snapshot = Some(thread);
+                self.entries = 0;
+            }
+            // The log only grows longer. It is tried again with the next change.
+            Err(error) => tracing::warn!(%error, "a snapshot could not be begun"),
         }
     }
 }
@@ -196,9 +214,10 @@ mod tests {
         LocalTruth::open(&dir.join("state.redb"), broadcast::channel(16).0)
     }
 
-    /// Waits until the owner's thread has let the file go.
+    /// Waits until the owner's thread, and one that writes a snapshot, have let the file go.
     async fn reopen(dir: &Path) -> LocalTruth {
-        for _ in 0..1_000 {
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while std::time::Instant::now() < until {
             match open(dir) {
                 Ok(truth) => return truth,
                 Err(StoreError::Database { .. }) => tokio::task::yield_now().await,

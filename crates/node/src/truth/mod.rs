@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod damage;
 mod local;
+#[cfg(test)]
+mod snapshots;
 mod store;
 
 use std::sync::Arc;

@@ -3,8 +3,9 @@
 //! ```text
 //!   state.redb
 //!     meta      "format" -> u32     version of this layout
-//!               "snapshot" -> record: the state after entry "snapshot_index"
-//!               "snapshot_index" -> u64
+//!               "snapshot_index" -> u64    the entry that the snapshot in force includes
+//!               "snapshot_parts" -> u32    how many parts it has
+//!     snapshots (index, part) -> a part of a record: the state after entry `index`
 //!     log       index -> record: a proposal         entries after the snapshot
 //!     events    seq -> record: an event             the last EVENTS_KEPT
 //!
@@ -13,7 +14,12 @@
 //!
 //! | format | change |
 //! | --- | --- |
-//! | 1 | first |
+//! | 1 | first; the snapshot is one record in meta, "snapshot" |
+//! | 2 | the snapshot stands in parts, and is in force once "snapshot_index" names it |
+//!
+//! A snapshot of thousands of VMs is megabytes. It is written part by part, each a small commit of
+//! its own, so that appends go on in between; what it makes superfluous is dropped afterwards in
+//! the same way. What a snapshot that was cut off has left is dropped with the next one.
 //!
 //! JSON, because a field can come or go between versions without breaking what is stored
 //! (docs/decisions/0003). Each append is one transaction: entries and events together, durable when
@@ -34,12 +40,20 @@ use redb::TableDefinition;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+pub(super) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
+pub(super) const SNAPSHOTS: TableDefinition<'_, (u64, u32), &[u8]> =
+    TableDefinition::new("snapshots");
 
 /// Version of the layout drawn above.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// Bytes of a snapshot in one commit: some milliseconds of a slow disk.
+const PART_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
+
+/// Rows dropped in one commit.
+const DROP_AT_ONCE: usize = if cfg!(test) { 32 } else { 256 };
 
 /// Version of a record's encoding.
 const RECORD_VERSION: u8 = 1;
@@ -175,9 +189,13 @@ impl Store {
                 Err(_) => return Err(self.damaged("meta/snapshot_index", "not eight bytes")),
             },
         };
-        let mut state = match self.meta("snapshot")? {
-            None => ClusterState::default(),
-            Some(bytes) => self.decode("meta/snapshot", &bytes)?,
+        let mut state = match self.meta("snapshot_parts")? {
+            Some(parts) => self.load_snapshot(index, &parts)?,
+            // Format 1, or no snapshot yet.
+            None => match self.meta("snapshot")? {
+                None => ClusterState::default(),
+                Some(bytes) => self.decode("meta/snapshot", &bytes)?,
+            },
         };
         let mut entries = 0;
         let read = self.database.begin_read().map_err(|error| self.failed(error))?;
@@ -203,6 +221,24 @@ impl Store {
         let last = events.last().map_err(|error| self.failed(error))?;
         let event_seq = last.map_or(0, |(key, _)| key.value());
         Ok(Loaded { state, index, entries, event_seq })
+    }
+
+    fn load_snapshot(&self, index: u64, parts: &[u8]) -> Result<ClusterState, StoreError> {
+        let parts = match <[u8; 4]>::try_from(parts) {
+            Ok(bytes) => u32::from_le_bytes(bytes),
+            Err(_) => return Err(self.damaged("meta/snapshot_parts", "not four bytes")),
+        };
+        let place = format!("snapshots/{index}");
+        let read = self.database.begin_read().map_err(|error| self.failed(error))?;
+        let table = read.open_table(SNAPSHOTS).map_err(|error| self.failed(error))?;
+        let mut record = Vec::new();
+        for part in 0..parts {
+            match table.get((index, part)).map_err(|error| self.failed(error))? {
+                Some(bytes) => record.extend_from_slice(bytes.value()),
+                None => return Err(self.damaged(&place, &format!("part {part} is missing"))),
+            }
+        }
+        self.decode(&place, &record)
     }
 
     /// Appends entries and events in one durable step.
@@ -231,22 +267,72 @@ impl Store {
     }
 
     /// Stores the state after entry `index`, and drops the entries up to it and the oldest events.
+    /// Takes its time, in which others may append.
     ///
     /// # Errors
     /// As [`Store::append`].
     pub fn snapshot(&self, state: &ClusterState, index: u64) -> Result<(), redb::Error> {
-        let write = self.database.begin_write()?;
-        {
-            let mut meta = write.open_table(META)?;
-            meta.insert("snapshot", encode(state).as_slice())?;
-            meta.insert("snapshot_index", index.to_le_bytes().as_slice())?;
-            let mut log = write.open_table(LOG)?;
-            log.retain_in(..=index, |_, _| false)?;
-            let mut events = write.open_table(EVENTS)?;
-            let last = events.last()?.map_or(0, |(key, _)| key.value());
-            events.retain_in(..last.saturating_sub(EVENTS_KEPT), |_, _| false)?;
+        let record = encode(state);
+        let mut parts = 0_u32;
+        for part in record.chunks(PART_BYTES) {
+            self.in_turn(|write| {
+                write.open_table(SNAPSHOTS)?.insert((index, parts), part)?;
+                Ok(())
+            })?;
+            parts += 1;
         }
+        self.in_turn(|write| {
+            let mut meta = write.open_table(META)?;
+            meta.insert("snapshot_index", index.to_le_bytes().as_slice())?;
+            meta.insert("snapshot_parts", parts.to_le_bytes().as_slice())?;
+            meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
+            // Of format 1.
+            meta.remove("snapshot")?;
+            Ok(())
+        })?;
+        self.drop_rows(SNAPSHOTS, |(of, _)| of < index)?;
+        self.drop_rows(LOG, |entry| entry <= index)?;
+        let read = self.database.begin_read()?;
+        let last = read.open_table(EVENTS)?.last()?.map_or(0, |(key, _)| key.value());
+        drop(read);
+        self.drop_rows(EVENTS, |seq| seq < last.saturating_sub(EVENTS_KEPT))
+    }
+
+    /// Drops the first rows of a table, up to the first that is not `over`.
+    fn drop_rows<K: redb::Key + 'static>(
+        &self,
+        table: TableDefinition<'_, K, &'static [u8]>,
+        over: impl Fn(K::SelfType<'_>) -> bool,
+    ) -> Result<(), redb::Error> {
+        loop {
+            let mut dropped = 0;
+            self.in_turn(|write| {
+                let mut table = write.open_table(table)?;
+                while dropped < DROP_AT_ONCE
+                    && table.first()?.is_some_and(|(key, _)| over(key.value()))
+                {
+                    table.pop_first()?;
+                    dropped += 1;
+                }
+                Ok(())
+            })?;
+            if dropped < DROP_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// One small commit among others. Afterwards it leaves the disk alone for as long as it took,
+    /// so that appends, which somebody waits for, come in between.
+    fn in_turn(
+        &self,
+        change: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>,
+    ) -> Result<(), redb::Error> {
+        let write = self.database.begin_write()?;
+        let begun = std::time::Instant::now();
+        change(&write)?;
         write.commit()?;
+        std::thread::sleep(begun.elapsed());
         Ok(())
     }
 
@@ -337,6 +423,7 @@ fn make(path: &Path) -> Result<(), redb::Error> {
     {
         write.open_table(LOG)?;
         write.open_table(EVENTS)?;
+        write.open_table(SNAPSHOTS)?;
         let mut meta = write.open_table(META)?;
         meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
     }
@@ -350,7 +437,7 @@ fn make(path: &Path) -> Result<(), redb::Error> {
 
 type EventRow<'a> = (redb::AccessGuard<'a, u64>, redb::AccessGuard<'a, &'static [u8]>);
 
-fn encode(value: &impl Serialize) -> Vec<u8> {
+pub(super) fn encode(value: &impl Serialize) -> Vec<u8> {
     // Our own types, whose maps have text keys: they always have a JSON form.
     let json = serde_json::to_vec(value).expect("a state type has a JSON form");
     let mut record = Vec::with_capacity(json.len() + 5);
