@@ -5,6 +5,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use model::ClusterState;
@@ -33,16 +35,59 @@ pub(crate) struct SwitchPorts {
     /// None where the daemon was told to leave the host's network alone.
     pub(crate) switch: Option<Switch>,
     problems: Mutex<HashMap<NetworkId, String>>,
+    turns: Turns,
+}
+
+/// Callers that each want a pass over the host's network share one where they can: a pass that
+/// begins after a caller has asked does for it, too. Fifty machines that start at once ask for
+/// hundreds of passes, and each costs what all ports cost.
+#[derive(Default)]
+struct Turns {
+    asked: AtomicU64,
+    last: tokio::sync::Mutex<LastPass>,
+}
+
+struct LastPass {
+    /// The callers it did for: all up to this one.
+    did_for: u64,
+    result: Result<(), String>,
+}
+
+impl Default for LastPass {
+    fn default() -> Self {
+        Self { did_for: 0, result: Ok(()) }
+    }
+}
+
+impl Turns {
+    /// The result of a pass that began after this was called.
+    async fn shared<F>(&self, pass: impl FnOnce() -> F) -> Result<(), String>
+    where
+        F: Future<Output = Result<(), String>>,
+    {
+        let me = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        let mut last = self.last.lock().await;
+        if last.did_for < me {
+            let did_for = self.asked.load(Ordering::Acquire);
+            let result = pass().await;
+            *last = LastPass { did_for, result };
+        }
+        last.result.clone()
+    }
 }
 
 impl SwitchPorts {
     pub(crate) fn new(node: NodeId, truth: Arc<dyn Truth>, switch: Option<Switch>) -> Self {
-        Self { node, truth, switch, problems: Mutex::default() }
+        Self { node, truth, switch, problems: Mutex::default(), turns: Turns::default() }
     }
 
-    /// One pass: brings the host's network to what the state says.
+    /// Brings the host's network to what the state says.
     pub(crate) async fn reconcile(&self) -> Result<(), String> {
         let Some(switch) = &self.switch else { return Ok(()) };
+        self.turns.shared(|| self.pass(switch)).await
+    }
+
+    async fn pass(&self, switch: &Switch) -> Result<(), String> {
         let desired = desired(&self.truth.state(), self.node);
         let report = switch.apply(desired).await.map_err(|error| error.to_string())?;
         let mut problems: HashMap<NetworkId, String> = HashMap::new();
@@ -151,4 +196,46 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::Ordering;
+
+    use tokio::sync::Semaphore;
+
+    use super::Turns;
+
+    #[tokio::test]
+    async fn callers_that_ask_during_a_pass_share_the_next_one() {
+        let turns = Arc::new(Turns::default());
+        let (passes, room) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(0)));
+        let ask = || {
+            let (turns, passes, room) = (turns.clone(), passes.clone(), room.clone());
+            tokio::spawn(async move {
+                let pass = || async {
+                    room.acquire().await.unwrap().forget();
+                    Err(format!("pass {}", passes.fetch_add(1, Ordering::Relaxed) + 1))
+                };
+                turns.shared(pass).await.unwrap_err()
+            })
+        };
+        let first = ask();
+        while turns.last.try_lock().is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let others: Vec<_> = (0..50).map(|_| ask()).collect();
+        while turns.asked.load(Ordering::Relaxed) < 51 {
+            tokio::task::yield_now().await;
+        }
+        room.add_permits(100);
+        assert_eq!(first.await.unwrap(), "pass 1");
+        for other in others {
+            assert_eq!(other.await.unwrap(), "pass 2", "the first had begun before it asked");
+        }
+        assert_eq!(passes.load(Ordering::Relaxed), 2);
+        assert_eq!(ask().await.unwrap(), "pass 3", "a later caller is not given an old result");
+    }
 }
