@@ -69,7 +69,7 @@ pub struct GuestConfig {
     pub reconnect: Duration,
     /// Pause between two looks at the guest's facts.
     pub facts: Duration,
-    /// Earlier looks after first contact, when addresses are still being given out.
+    /// Earlier looks at its addresses after first contact, when they are still being given out.
     pub facts_early: Vec<Duration>,
     /// Hard limit of a freeze, from its request on.
     pub freeze_limit: Duration,

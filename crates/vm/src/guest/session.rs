@@ -31,15 +31,19 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Synchronises a fresh connection, waiting `patience` for the agent to appear, and asks what
-    /// it can do.
-    pub(super) async fn begin(
+    /// Synchronises a fresh connection, waiting `patience` for the agent to appear.
+    pub(super) async fn contact(
         stream: Box<dyn AgentStream>,
         seed: u32,
         patience: Duration,
-    ) -> Result<Self, AgentError> {
+    ) -> Result<AgentClient, AgentError> {
         let mut client = AgentClient::new(stream, seed);
         client.sync(patience).await?;
+        Ok(client)
+    }
+
+    /// Asks an agent that has answered what it can do.
+    pub(super) async fn begin(mut client: AgentClient) -> Result<Self, AgentError> {
         let reply = client.call("guest-info", None, CallLimits::within(COMMAND_DEADLINE)).await?;
         Ok(Self { client, info: AgentInfo::parse(&reply)? })
     }

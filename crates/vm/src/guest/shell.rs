@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::client::AgentClient;
 use super::client::AgentError;
 use super::facts::GuestFacts;
 use super::facts::Question;
@@ -57,6 +58,17 @@ pub(super) struct Shell {
     next_beat: Duration,
     next_round: Duration,
     early: VecDeque<Duration>,
+    /// Whether the next round is an early one, and not the last of them.
+    early_look: bool,
+}
+
+/// What a round asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    Whole,
+    /// The one thing that changes soon after a boot. Many guests often boot together, and each
+    /// question takes processor time from all of them.
+    Addresses,
 }
 
 /// One step of a round.
@@ -73,7 +85,7 @@ enum Errand {
 /// What the task does next.
 enum Next {
     Request(Option<Request>),
-    Session(Result<Session, AgentError>),
+    Contact(Result<AgentClient, AgentError>),
     Due,
 }
 
@@ -109,6 +121,7 @@ impl Shell {
             next_beat: Duration::ZERO,
             next_round: Duration::ZERO,
             early: VecDeque::new(),
+            early_look: false,
         }
     }
 
@@ -118,8 +131,8 @@ impl Shell {
             match self.next(&mut inbox).await {
                 Next::Request(Some(request)) => self.handle(request).await,
                 Next::Request(None) => return self.farewell().await,
-                Next::Session(Ok(session)) => self.begin(session),
-                Next::Session(Err(error)) => self.failed(&error),
+                Next::Contact(Ok(client)) => self.contact(client).await,
+                Next::Contact(Err(error)) => self.failed(&error),
                 Next::Due => self.do_due().await,
             }
         }
@@ -149,7 +162,7 @@ impl Shell {
             biased;
             request = inbox.recv() => Next::Request(request),
             () = sleep => Next::Due,
-            session = connecting, if wants_session => Next::Session(session),
+            client = connecting, if wants_session => Next::Contact(client),
         }
     }
 
@@ -194,9 +207,22 @@ impl Shell {
         } else if let Some(errand) = self.round.pop_front() {
             self.run_errand(errand).await;
         } else if self.next_round <= now {
-            let pause = self.early.pop_front().unwrap_or(self.config.facts);
-            self.next_round = now + pause;
-            self.begin_round();
+            let round = if self.early_look { Round::Addresses } else { Round::Whole };
+            let pause = self.early.pop_front();
+            self.early_look = !self.early.is_empty();
+            self.next_round = now + pause.unwrap_or(self.config.facts);
+            self.begin_round(round);
+        }
+    }
+
+    /// An agent has answered. That is a heartbeat, and seen at once: what it can do is a long answer
+    /// that takes a guest without hardware support a while.
+    async fn contact(&mut self, client: AgentClient) {
+        self.heartbeat.beat(self.now());
+        self.publish();
+        match Session::begin(client).await {
+            Ok(session) => self.begin(session),
+            Err(error) => self.failed(&error),
         }
     }
 
@@ -211,15 +237,17 @@ impl Shell {
         self.session = Some(session);
         self.next_beat = now + self.config.beat;
         self.early = self.config.facts_early.iter().copied().collect();
-        self.next_round = now + self.early.pop_front().unwrap_or(self.config.facts);
-        self.begin_round();
+        let pause = self.early.pop_front();
+        self.early_look = !self.early.is_empty();
+        self.next_round = now + pause.unwrap_or(self.config.facts);
+        self.begin_round(Round::Whole);
         // Nobody of this daemon's has frozen it: see whether one before did.
         if !self.freeze.is_thawing() {
             self.round.push_front(Errand::FindFrozen);
         }
     }
 
-    fn begin_round(&mut self) {
+    fn begin_round(&mut self, round: Round) {
         self.round.clear();
         if !self.services.exchange {
             return;
@@ -228,7 +256,14 @@ impl Shell {
         let known = |question: &Question| {
             commands.is_some_and(|commands| commands.allows(question.command()))
         };
-        self.round.extend(Question::ALL.into_iter().filter(known).map(Errand::Ask));
+        let questions = match round {
+            Round::Whole => &Question::ALL[..],
+            Round::Addresses => &[Question::Interfaces],
+        };
+        self.round.extend(questions.iter().copied().filter(known).map(Errand::Ask));
+        if round == Round::Addresses {
+            return;
+        }
         if self.host.is_some() && self.exchange != Exchange::Refused {
             self.round.push_back(Errand::FindHostFile);
         }
@@ -318,7 +353,10 @@ impl Shell {
                 self.heartbeat.set_paused(self.now(), paused);
                 self.next_beat = self.now();
             }
-            Request::Refresh => self.next_round = self.now(),
+            Request::Refresh => {
+                self.early_look = false;
+                self.next_round = self.now();
+            }
             Request::Shutdown(reply) => {
                 let on = self.services.shutdown;
                 let done = self.with("shutdown", on, async |s| s.shut_down().await).await;
@@ -353,6 +391,7 @@ impl Shell {
         self.services = services;
         self.heartbeat.set_enabled(services.heartbeat);
         if exchange_came {
+            self.early_look = false;
             self.next_round = self.now();
         }
         if !services.exchange {
@@ -448,7 +487,11 @@ impl Shell {
                 self.seed = self.seed.wrapping_add(1);
                 let (connector, seed) = (Arc::clone(&self.connect), self.seed);
                 let patience = self.config.patience.min(Duration::from_secs(5));
-                self.session = connect(connector, Instant::now(), seed, patience).await.ok();
+                let contact = connect(connector, Instant::now(), seed, patience).await;
+                self.session = match contact {
+                    Ok(client) => Session::begin(client).await.ok(),
+                    Err(_) => None,
+                };
             }
             if self.thaw_once().await.is_err() {
                 tokio::time::sleep(self.config.thaw_pause).await;
@@ -484,8 +527,8 @@ async fn connect(
     not_before: Instant,
     seed: u32,
     patience: Duration,
-) -> Result<Session, AgentError> {
+) -> Result<AgentClient, AgentError> {
     tokio::time::sleep_until(not_before).await;
     let stream = connector.connect().await?;
-    Session::begin(stream, seed, patience).await
+    Session::contact(stream, seed, patience).await
 }

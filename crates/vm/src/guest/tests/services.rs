@@ -85,6 +85,30 @@ async fn a_guest_that_appears_is_seen_at_once_and_one_that_goes_in_steps() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_first_answer_is_a_heartbeat_whatever_becomes_of_the_second() {
+    let port = FakePort::new();
+    port.quirk("guest-info", 1, Quirk::Silent);
+    let services = start(&port);
+    let seen = until(&services, |status| status.heartbeat == Heartbeat::Ok).await;
+    assert!(seen < Duration::from_secs(1), "{seen:?}");
+    assert_eq!(services.status().borrow().facts, None);
+    until(&services, |status| status.facts.is_some()).await;
+    assert_eq!(port.count("guest-info"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_has_just_booted_is_asked_for_its_addresses_only() {
+    let port = FakePort::new();
+    let services = start(&port);
+    until(&services, |status| status.heartbeat == Heartbeat::Ok).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(port.count("guest-network-get-interfaces"), 3, "at once, after 2 s, after 5 more");
+    assert_eq!(port.count("guest-get-osinfo"), 1);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(port.count("guest-get-osinfo"), 2, "when it has settled");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_paused_guest_is_neither_asked_nor_missed() {
     let port = FakePort::new();
     let services = start(&port);
