@@ -68,7 +68,7 @@ impl Driver {
             let plan = plan::disk(record, &self.files, &*self.host.image_path, disk, None);
             match self.machine()?.plug_disk(plan).await {
                 // An earlier daemon got this far.
-                Ok(()) | Err(EngineError::AlreadyPlugged(_)) => self.keep_layout()?,
+                Ok(()) | Err(EngineError::AlreadyPlugged(_)) => self.keep_layout().await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -188,7 +188,7 @@ impl Driver {
         }
         let machine = self.machine()?;
         if machine.inventory().await?.nics.contains_key(&nic.id) {
-            self.keep_layout()?;
+            self.keep_layout().await?;
             return Ok(OpOutcome::Done);
         }
         self.progress(task, "plugging in", 0, 0);
@@ -197,7 +197,7 @@ impl Driver {
                 failed("network", why, "see the network: muster network show NAME")
             })?;
         machine.plug_nic(plan::nic(record, nic, tap)).await?;
-        self.keep_layout()?;
+        self.keep_layout().await?;
         Ok(OpOutcome::Done)
     }
 
@@ -387,15 +387,16 @@ impl Driver {
         Instant::now() + SPARE >= task.deadline
     }
 
-    pub(crate) fn keep_layout_if_it_can(&self) {
-        if let Err(error) = self.keep_layout() {
+    pub(crate) async fn keep_layout_if_it_can(&self) {
+        if let Err(error) = self.keep_layout().await {
             tracing::warn!(vm = %self.vm, %error, "the layout is not kept");
         }
     }
 
-    pub(crate) fn keep_layout(&self) -> Step<()> {
+    pub(crate) async fn keep_layout(&self) -> Step<()> {
         let layout = self.machine()?.layout();
-        self.files.write_layout(&layout).map_err(file("its layout cannot be written"))
+        let written = self.with_files(move |files| files.write_layout(&layout));
+        written.await.map_err(file("its layout cannot be written"))
     }
 }
 

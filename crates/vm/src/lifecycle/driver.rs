@@ -1,5 +1,6 @@
 //! The task that owns one VM on this node.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use model::Power;
 use model::Severity;
 use model::VmId;
 use model::VmRecord;
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -50,6 +52,14 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// How long until a report that the state did not take is repeated.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a record stands before it is copied to the VM's directory: changes mostly come in rows,
+/// and the next one must not wait for the disk.
+const COPY_AFTER: Duration = Duration::from_secs(1);
+
+/// Copies of records at one time, by all drivers: a daemon that starts with thousands of VMs looks
+/// at all copies, and everybody else needs the disk, too.
+static COPIES: Semaphore = Semaphore::const_new(2);
+
 /// What a driver is made of.
 pub(crate) struct Parts {
     pub(crate) host: Arc<Host>,
@@ -76,6 +86,9 @@ pub(crate) struct Driver {
     /// Something may be left over from an earlier daemon, operation or run.
     pub(crate) untidy: bool,
     retry_at: Option<Instant>,
+    /// The record as it was copied last, and when the present one is to be.
+    copied: Option<Arc<VmRecord>>,
+    copy_at: Option<Instant>,
 }
 
 /// A machine that is there.
@@ -102,6 +115,8 @@ impl Driver {
             lost: None,
             untidy: true,
             retry_at: None,
+            copied: None,
+            copy_at: None,
         }
     }
 
@@ -125,7 +140,7 @@ impl Driver {
                 }
                 Some(op) => self.look_again_by(op),
                 None if known => {
-                    self.copy_record(&wanted.record);
+                    self.copy_soon(&wanted.record);
                     self.tell_guest(&wanted.record);
                     self.settle(&wanted.record).await;
                 }
@@ -139,17 +154,12 @@ impl Driver {
 
     /// Waits for something to do. False when the daemon ends.
     async fn wait(&mut self) -> bool {
-        let retry_at = self.retry_at;
-        let timer = async move {
-            match retry_at {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
+        let (retry_at, copy_at) = (self.retry_at, self.copy_at);
         tokio::select! {
             changed = self.wanted.changed() => return changed.is_ok(),
             event = next_event(&mut self.run) => self.on_event(event).await,
-            () = timer => self.retry_at = None,
+            () = sleep_until(retry_at) => self.retry_at = None,
+            () = sleep_until(copy_at) => self.copy_record().await,
         }
         true
     }
@@ -172,7 +182,8 @@ impl Driver {
             Ok(Adopted::Running(launched)) => {
                 tracing::info!(vm = %self.vm, pid = launched.run.pid, "machine adopted");
                 let theirs = launched.run.generation;
-                self.take(launched).await;
+                self.take(launched);
+                self.observe().await;
                 let ours = self.wanted.borrow().as_ref().map(|wanted| wanted.record.generation);
                 if ours.is_some_and(|ours| ours != theirs) {
                     tracing::warn!(vm = %self.vm, %theirs, ?ours, "a run without right is ended");
@@ -218,8 +229,8 @@ impl Driver {
         });
     }
 
-    /// Makes a launched or adopted machine this driver's.
-    pub(crate) async fn take(&mut self, launched: Launched) {
+    /// Makes a launched or adopted machine this driver's. What it is doing is still to be observed.
+    pub(crate) fn take(&mut self, launched: Launched) {
         let Launched { machine, events, run } = launched;
         self.publisher.run(Some(RunStatus {
             info: run.clone(),
@@ -231,7 +242,6 @@ impl Driver {
         self.lost = None;
         self.run = Some(Run { machine: machine.clone(), events, info: run });
         self.start_services(machine);
-        self.observe().await;
     }
 
     /// Shows what the machine is now.
@@ -556,9 +566,9 @@ impl Driver {
             }
         }
         let nics = self.wanted.borrow().as_ref().map(|wanted| wanted.record.spec.nics.clone());
-        for nic in nics.unwrap_or_default() {
-            self.host.ports.close(nic.id).await;
-        }
+        // Together, so that they can be closed in one go.
+        let nics = nics.unwrap_or_default();
+        futures::future::join_all(nics.iter().map(|nic| self.host.ports.close(nic.id))).await;
         reaped
     }
 
@@ -577,19 +587,53 @@ impl Driver {
             }
         }
         if self.run.is_some() {
-            self.keep_layout_if_it_can();
+            self.keep_layout_if_it_can().await;
         }
         self.files.tidy(record, &in_use);
         self.untidy = false;
     }
 
-    fn copy_record(&self, record: &VmRecord) {
-        // Only VMs that have a directory: one without disks on this host has none.
-        if self.files.dir().is_dir()
-            && let Err(error) = self.files.write_record(record)
-        {
+    fn copy_soon(&mut self, record: &Arc<VmRecord>) {
+        if self.copied.as_ref().is_none_or(|copied| !Arc::ptr_eq(copied, record)) {
+            self.copy_at.get_or_insert_with(|| Instant::now() + COPY_AFTER);
+        }
+    }
+
+    async fn copy_record(&mut self) {
+        self.copy_at = None;
+        let Some(record) = self.record() else { return };
+        let Ok(_turn) = COPIES.acquire().await else { return };
+        let fresh = record.clone();
+        let written = self.with_files(move |files| match files.dir().is_dir() {
+            true => files.write_record(&fresh),
+            // One without disks on this host has no directory.
+            false => Ok(()),
+        });
+        if let Err(error) = written.await {
             tracing::warn!(vm = %record.name, %error, "the copy of the record is not up to date");
         }
+        self.copied = Some(record);
+    }
+
+    /// Does something that waits for the disk, on a thread where nobody else waits with it.
+    pub(crate) async fn with_files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&VmFiles) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let files = self.files.clone();
+        match tokio::task::spawn_blocking(move || work(&files)).await {
+            Ok(done) => done,
+            // It panicked, or the daemon ends and this task with it.
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+}
+
+/// Ends at that time; never, if there is none.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

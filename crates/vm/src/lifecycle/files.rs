@@ -260,13 +260,15 @@ impl VmFiles {
         self.write_json(&self.dir.join("layout.json"), layout)
     }
 
-    /// Writes the copy of the record, if it is not the one that is there.
+    /// Writes the copy of the record, if it is not the one that is there. Operations under way are
+    /// left out: they mean nothing to whoever registers the VM again, and each begins and ends.
     ///
     /// # Errors
     /// What the system said.
     pub fn write_record(&self, record: &VmRecord) -> io::Result<()> {
         let path = self.dir.join("vm.json");
-        let fresh = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
+        let settled = VmRecord { ops: Vec::new(), ..record.clone() };
+        let fresh = serde_json::to_vec_pretty(&settled).map_err(io::Error::other)?;
         if fs::read(&path).is_ok_and(|old| old == fresh) {
             return Ok(());
         }

@@ -39,7 +39,13 @@ impl Driver {
             self.progress(task, "making disks", done as u64, count);
             self.make_disk_file(task, disk).await?;
         }
-        self.files.write_record(record).map_err(file("its record cannot be written"))?;
+        let copy = record.clone();
+        let written = self.with_files(move |files| {
+            // Made here, since a start should wait for no disk.
+            files.generation_id()?;
+            files.write_record(&copy)
+        });
+        written.await.map_err(file("its record cannot be written"))?;
         self.publisher.phase(Phase::Off);
         Ok(OpOutcome::Done)
     }
@@ -93,13 +99,12 @@ impl Driver {
             Some(task) => race(&mut self.wanted, task, launching).await??,
             None => launching.await?,
         };
-        self.take(launched).await;
+        self.take(launched);
         self.make_ready(record, restored).await
     }
 
     /// From a machine that is launched to a guest that goes on. Can be done again.
     async fn make_ready(&mut self, record: &VmRecord, restored: bool) -> Step<()> {
-        self.keep_layout()?;
         self.set_up(record, restored).await?;
         if let (Some(saved), true) = (&record.saved, restored) {
             // From here on the disks change, so this memory must never be used again.
@@ -108,6 +113,8 @@ impl Driver {
                 .map_err(file("the saved memory cannot be put away"))?;
         }
         self.go_on().await?;
+        // Without it the next start makes the same one, unless devices have come or gone meanwhile.
+        self.keep_layout().await?;
         if restored {
             self.sync_time_soon(record);
         }
@@ -129,10 +136,7 @@ impl Driver {
     }
 
     pub(crate) async fn go_on(&mut self) -> Step<()> {
-        let machine = self.machine()?;
-        if machine.query_status().await? != RunState::Running {
-            machine.cont().await?;
-        }
+        self.machine()?.cont().await?;
         self.observe().await;
         Ok(())
     }

@@ -136,7 +136,7 @@ impl Driver {
         self.services.borrow().clone()
     }
 
-    fn record(&self) -> Option<Arc<VmRecord>> {
+    pub(crate) fn record(&self) -> Option<Arc<VmRecord>> {
         self.wanted.borrow().as_ref().map(|wanted| wanted.record.clone())
     }
 }
