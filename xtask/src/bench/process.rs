@@ -41,6 +41,12 @@ fn status_mib(pid: u32, field: &str) -> Result<f64> {
     Ok(kib.trim().parse::<f64>()? / 1024.0)
 }
 
+/// Load average of the last minute: what else this machine had to do while a figure was taken.
+pub(super) fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(f64::NAN)
+}
+
 /// Memory of this machine in MiB.
 pub(super) fn host_memory_mib() -> u64 {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
@@ -59,5 +65,6 @@ mod tests {
         assert!(super::peak_mib(pid).unwrap() >= super::resident_mib(pid).unwrap() / 2.0);
         super::cpu_time(pid).unwrap();
         assert!(super::host_memory_mib() > 0);
+        assert!(super::load() >= 0.0);
     }
 }

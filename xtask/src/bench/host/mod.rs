@@ -15,6 +15,7 @@ use anyhow::bail;
 use anyhow::ensure;
 use clap::ValueEnum;
 
+use super::process;
 use super::report::Report;
 use crate::install;
 use crate::run::cmd;
@@ -36,9 +37,12 @@ pub(crate) struct Args {
     /// How long the idle daemon is watched, in seconds.
     #[arg(long, default_value_t = 60)]
     idle_s: u64,
-    /// Rounds of raw QEMU and Muster in turns.
+    /// Rounds of raw QEMU and Muster in turns, one guest each.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Rounds of raw QEMU and Muster in turns, all guests at once each.
+    #[arg(long, default_value_t = 1)]
+    herds: usize,
     /// Measure this program instead of building it.
     #[arg(long, value_name = "FILE")]
     muster: Option<PathBuf>,
@@ -68,28 +72,34 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     report.note("host processors", cpus as f64, "");
-    let wanted = |part| args.part.is_none_or(|only| only == part);
-    if wanted(Part::State) {
-        state::measure(&mut report, &binary, args.vms)?;
+    for part in Part::value_variants() {
+        if args.part.is_some_and(|only| only != *part) {
+            continue;
+        }
+        let name = part.name();
+        report.note(format!("load average before part {name}"), process::load(), "");
+        match part {
+            Part::State => state::measure(&mut report, &binary, args.vms)?,
+            Part::Idle => idle::measure(&mut report, &binary, args.guests, args.idle_s)?,
+            Part::Start => guests::start(&mut report, &binary, args.rounds)?,
+            Part::Herd => {
+                guests::herd(&mut report, &binary, args.guests, args.herds, args.idle_s)?;
+            }
+        }
+        report.note(format!("load average after part {name}"), process::load(), "");
     }
-    if wanted(Part::Idle) {
-        idle::measure(&mut report, &binary, args.guests, args.idle_s)?;
-    }
-    if wanted(Part::Start) {
-        guests::start(&mut report, &binary, args.rounds)?;
-    }
-    if wanted(Part::Herd) {
-        guests::herd(&mut report, &binary, args.guests, args.idle_s)?;
-    }
-    let name = match args.part.and_then(|part| part.to_possible_value()) {
-        Some(part) => format!("host-{}", part.get_name()),
-        None => "host".to_owned(),
-    };
+    let name = args.part.map_or_else(|| "host".to_owned(), |part| format!("host-{}", part.name()));
     let missed = report.finish(&name)?;
     if !missed.is_empty() {
         bail!("targets missed:\n  {}", missed.join("\n  "));
     }
     Ok(())
+}
+
+impl Part {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 fn build() -> Result<PathBuf> {
