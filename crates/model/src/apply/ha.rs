@@ -260,7 +260,7 @@ pub(crate) fn rehome(
     to: NodeId,
 ) -> Result<(), Refused> {
     let vm = state.vm(id)?;
-    if !vm.moving.is_some_and(|moving| moving.to == to) {
+    if vm.moving.is_none_or(|moving| moving.to != to) {
         return Err(Refused::Invalid(format!("{} is not being moved there", vm.name)));
     }
     if let Some(op) = vm.busy() {
