@@ -118,7 +118,15 @@ impl From<model::Refused> for ApiError {
             | Refused::ImageNotReady(_)
             | Refused::Legacy { .. }
             | Refused::OpEnded(_)
+            | Refused::NoCluster
+            | Refused::InCluster(_)
+            | Refused::NodeGone { .. }
+            | Refused::NotMember(_)
+            | Refused::NodeAddress { .. }
+            | Refused::LastNode(_)
+            | Refused::OwnsVms { .. }
             | Refused::Limit { .. } => ErrorKind::Conflict,
+            Refused::JoinToken => ErrorKind::Forbidden,
             Refused::Name(_)
             | Refused::Spec(_)
             | Refused::CannotShrink { .. }

@@ -6,14 +6,17 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::ClusterId;
 use crate::Exit;
 use crate::FenceProof;
 use crate::Generation;
+use crate::JoinTokenId;
 use crate::Millis;
 use crate::Name;
 use crate::NetworkId;
 use crate::NetworkKind;
 use crate::NodeCapacity;
+use crate::NodeFacts;
 use crate::NodeId;
 use crate::NodeMode;
 use crate::OpId;
@@ -21,6 +24,7 @@ use crate::OpOutcome;
 use crate::OpRequest;
 use crate::RuleId;
 use crate::RuleRecord;
+use crate::SecretText;
 use crate::Speaker;
 use crate::TokenId;
 use crate::UnixMillis;
@@ -216,6 +220,72 @@ pub enum Command {
         vm: VmId,
         /// Where to.
         to: NodeId,
+    },
+    /// Give the set of nodes, which has one, a name and a CA, so that others can join.
+    ClusterCreate {
+        /// Its id.
+        cluster: ClusterId,
+        /// Its name.
+        name: Name,
+        /// Certificate of its CA, PEM.
+        ca_certificate: String,
+        /// Key of its CA, PEM.
+        ca_key: SecretText,
+        /// The node that is there.
+        node: NodeId,
+        /// SHA-256 of that node's public key, in hexadecimal.
+        key: String,
+    },
+    /// Make a join token. Only a digest of its secret enters the state.
+    JoinTokenCreate {
+        /// Its id.
+        token: JoinTokenId,
+        /// SHA-256 of the secret, in hexadecimal.
+        digest: String,
+        /// When it ends by itself.
+        expires: UnixMillis,
+        /// How many hosts it takes in.
+        uses: u32,
+    },
+    /// Make a join token invalid.
+    JoinTokenRevoke {
+        /// Which.
+        token: JoinTokenId,
+    },
+    /// A host becomes a node.
+    NodeJoin {
+        /// Its new id.
+        node: NodeId,
+        /// Its name.
+        name: Name,
+        /// SHA-256 of its public key, in hexadecimal.
+        key: String,
+        /// What it says of itself.
+        facts: Box<NodeFacts>,
+        /// SHA-256 of the secret that it showed.
+        digest: String,
+    },
+    /// A node says what it is now.
+    NodeFactsSet {
+        /// Which.
+        node: NodeId,
+        /// What it says.
+        facts: Box<NodeFacts>,
+    },
+    /// A node wants to leave.
+    NodeLeave {
+        /// Which.
+        node: NodeId,
+    },
+    /// A node that wanted to leave is out of the voters. Proposed by the leader only.
+    NodeGone {
+        /// Which.
+        node: NodeId,
+    },
+    /// Take a node out, whether it answers or not.
+    NodeEvict {
+        /// Which.
+        node: NodeId,
     },
 }
 

@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::ClusterId;
 use crate::ImageId;
 use crate::NetworkId;
 use crate::NodeId;
@@ -119,6 +120,27 @@ pub enum EventKind {
     /// Something about a node went otherwise than wanted. An observation.
     #[serde(rename = "node.warning")]
     NodeWarning,
+    /// A cluster got its name and its CA.
+    #[serde(rename = "cluster.created")]
+    ClusterCreated,
+    /// A join token was made.
+    #[serde(rename = "cluster.token_created")]
+    JoinTokenCreated,
+    /// A join token is no longer valid.
+    #[serde(rename = "cluster.token_revoked")]
+    JoinTokenRevoked,
+    /// A host became a node.
+    #[serde(rename = "node.joined")]
+    NodeJoined,
+    /// A node wants to leave.
+    #[serde(rename = "node.leaving")]
+    NodeLeaving,
+    /// A node has left.
+    #[serde(rename = "node.left")]
+    NodeLeft,
+    /// A node was evicted.
+    #[serde(rename = "node.evicted")]
+    NodeEvicted,
 }
 
 /// What an event is about.
@@ -172,6 +194,13 @@ pub enum Subject {
         /// Its id.
         id: TokenId,
         /// Its name at the time.
+        name: String,
+    },
+    /// The cluster as a whole.
+    Cluster {
+        /// Its id.
+        id: ClusterId,
+        /// Its name.
         name: String,
     },
 }
@@ -231,6 +260,13 @@ impl EventKind {
             Self::NodeBack => "node.back",
             Self::NodeMode => "node.mode",
             Self::NodeWarning => "node.warning",
+            Self::ClusterCreated => "cluster.created",
+            Self::JoinTokenCreated => "cluster.token_created",
+            Self::JoinTokenRevoked => "cluster.token_revoked",
+            Self::NodeJoined => "node.joined",
+            Self::NodeLeaving => "node.leaving",
+            Self::NodeLeft => "node.left",
+            Self::NodeEvicted => "node.evicted",
         }
     }
 }

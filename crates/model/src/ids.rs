@@ -124,3 +124,13 @@ typed_id!(
     RuleId,
     "rule"
 );
+typed_id!(
+    /// A cluster: the nodes that share one state.
+    ClusterId,
+    "cluster"
+);
+typed_id!(
+    /// A token by which nodes may join a cluster.
+    JoinTokenId,
+    "join token"
+);

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod cluster;
 mod command;
 mod event;
 mod ha;
@@ -34,6 +35,13 @@ mod units;
 mod vm;
 mod volume;
 
+pub use cluster::ClusterRecord;
+pub use cluster::Gone;
+pub use cluster::GoneNode;
+pub use cluster::JoinTokenRecord;
+pub use cluster::Membership;
+pub use cluster::NodeFacts;
+pub use cluster::SecretText;
 pub use command::Actor;
 pub use command::Command;
 pub use command::Proposal;
@@ -53,9 +61,11 @@ pub use ha::Priority;
 pub use ha::RuleKind;
 pub use ha::RuleRecord;
 pub use ha::Speaker;
+pub use ids::ClusterId;
 pub use ids::DiskId;
 pub use ids::IdError;
 pub use ids::ImageId;
+pub use ids::JoinTokenId;
 pub use ids::NetworkId;
 pub use ids::NicId;
 pub use ids::NodeId;

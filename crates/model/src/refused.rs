@@ -1,5 +1,6 @@
 //! Why the state machine does not accept a command. Each refusal ends in a next step.
 
+use crate::Gone;
 use crate::Name;
 use crate::NameError;
 use crate::OpId;
@@ -143,6 +144,52 @@ pub enum Refused {
     /// A value that cannot be.
     #[error("{0}")]
     Invalid(String),
+    /// There is no cluster yet.
+    #[error("this host is not part of a cluster")]
+    NoCluster,
+    /// There is one already.
+    #[error("this host is part of the cluster {0} already")]
+    InCluster(Name),
+    /// The join token cannot be used.
+    #[error("the join token is not valid: it has ended, was used up or was revoked")]
+    JoinToken,
+    /// The node is no longer a member.
+    #[error("node {name} {}", gone_words(*how))]
+    NodeGone {
+        /// Its name.
+        name: Name,
+        /// How it went.
+        how: Gone,
+    },
+    /// It is not a member, and only a join can make it one.
+    #[error("node {0} is not a member of this cluster")]
+    NotMember(Name),
+    /// Another node has the address.
+    #[error("{address} is the address of node {node} already")]
+    NodeAddress {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// Whose it is.
+        node: Name,
+    },
+    /// The only node cannot go.
+    #[error("{0} is the only node of the cluster")]
+    LastNode(Name),
+    /// VMs live there.
+    #[error("node {node} still has VMs: {users}")]
+    OwnsVms {
+        /// The node.
+        node: Name,
+        /// Some of them.
+        users: String,
+    },
+}
+
+fn gone_words(how: Gone) -> &'static str {
+    match how {
+        Gone::Left => "has left the cluster",
+        Gone::Evicted => "was evicted from the cluster",
+    }
 }
 
 fn power_word(power: Power) -> &'static str {
@@ -178,6 +225,14 @@ impl Refused {
             Self::OpEnded(_) => "op_ended",
             Self::Limit { .. } => "limit",
             Self::Invalid(_) => "invalid",
+            Self::NoCluster => "no_cluster",
+            Self::InCluster(_) => "in_cluster",
+            Self::JoinToken => "join_token",
+            Self::NodeGone { .. } => "node_gone",
+            Self::NotMember(_) => "not_member",
+            Self::NodeAddress { .. } => "node_address",
+            Self::LastNode(_) => "last_node",
+            Self::OwnsVms { .. } => "owns_vms",
         }
     }
 
@@ -217,6 +272,23 @@ impl Refused {
             Self::Address { .. } => "see the network: muster network show NAME".to_owned(),
             Self::OpEnded(op) => format!("see how it ended: muster op show {op}"),
             Self::Limit { .. } => "remove some that are not needed".to_owned(),
+            Self::NoCluster => "make one here (muster cluster create NAME), or join one (muster \
+                                cluster join TOKEN)"
+                .to_owned(),
+            Self::InCluster(_) => "see it: muster cluster status".to_owned(),
+            Self::JoinToken => "make a new one on a member: muster cluster token".to_owned(),
+            Self::NodeGone { .. } | Self::NotMember(_) => {
+                "on that host: muster cluster leave --force, then join with a new token".to_owned()
+            }
+            Self::NodeAddress { .. } => {
+                "evict the old node if it is gone (muster cluster evict), or give this one \
+                 another address (cluster_addresses)"
+                    .to_owned()
+            }
+            Self::LastNode(_) => "nothing is left of a cluster without nodes; to begin anew, set \
+                                  the host up anew"
+                .to_owned(),
+            Self::OwnsVms { .. } => "move or delete them first: muster vm list".to_owned(),
         }
     }
 }

@@ -10,17 +10,23 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::ClusterRecord;
 use crate::DiskSource;
 use crate::DiskSpec;
 use crate::Event;
 use crate::Fenced;
+use crate::GoneNode;
 use crate::ImageId;
 use crate::ImageRecord;
+use crate::JoinTokenId;
+use crate::JoinTokenRecord;
+use crate::Membership;
 use crate::Map;
 use crate::Name;
 use crate::NetworkId;
 use crate::NetworkRecord;
 use crate::NodeCapacity;
+use crate::NodeFacts;
 use crate::NodeId;
 use crate::NodeMode;
 use crate::OpId;
@@ -31,6 +37,7 @@ use crate::Refused;
 use crate::Role;
 use crate::RuleId;
 use crate::RuleRecord;
+use crate::Subject;
 use crate::TokenId;
 use crate::UnixMillis;
 use crate::VmId;
@@ -71,6 +78,15 @@ pub struct ClusterState {
     /// Rules on where VMs may run.
     #[serde(default)]
     pub rules: Map<RuleId, Arc<RuleRecord>>,
+    /// The cluster's name and CA; none for a host that never made or joined one.
+    #[serde(default)]
+    pub cluster: Option<Arc<ClusterRecord>>,
+    /// Tokens by which hosts may join.
+    #[serde(default)]
+    pub join_tokens: Map<JoinTokenId, Arc<JoinTokenRecord>>,
+    /// Nodes that were members.
+    #[serde(default)]
+    pub gone: Map<NodeId, Arc<GoneNode>>,
 }
 
 /// A node as the cluster knows it.
@@ -95,6 +111,42 @@ pub struct NodeRecord {
     /// What it has to give, as it said last.
     #[serde(default)]
     pub capacity: NodeCapacity,
+    /// What it says of itself.
+    #[serde(default)]
+    pub facts: NodeFacts,
+    /// SHA-256 of its public key, in hexadecimal; none before there is a cluster.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// When it became a member.
+    #[serde(default)]
+    pub joined: UnixMillis,
+    /// How it stands to the cluster.
+    #[serde(default)]
+    pub membership: Membership,
+}
+
+impl NodeRecord {
+    /// A node that has just come.
+    pub fn new(id: NodeId, name: Name, started: UnixMillis) -> Self {
+        Self {
+            id,
+            name,
+            started,
+            facts: NodeFacts::default(),
+            key: None,
+            joined: started,
+            membership: Membership::Member,
+            epoch: 0,
+            fenced: None,
+            mode: NodeMode::default(),
+            capacity: NodeCapacity::default(),
+        }
+    }
+
+    /// What an event about it is about.
+    pub(crate) fn subject(&self) -> Subject {
+        Subject::Node { id: self.id, name: self.name.to_string() }
+    }
 }
 
 /// An API token as the cluster knows it. The secret itself is known to its bearer only.
@@ -134,6 +186,9 @@ impl Default for ClusterState {
             tokens: Map::new(),
             volumes: Map::new(),
             rules: Map::new(),
+            cluster: None,
+            join_tokens: Map::new(),
+            gone: Map::new(),
         }
     }
 }
@@ -305,6 +360,19 @@ impl ClusterState {
             }
             if !self.nodes.contains_key(&vm.owner) {
                 return Err(format!("{} is owned by a node that is gone", vm.name));
+            }
+        }
+        let mut names = std::collections::BTreeSet::new();
+        let mut addresses = std::collections::BTreeSet::new();
+        for node in self.nodes.values() {
+            if self.gone.contains_key(&node.id) {
+                return Err(format!("{} is a node and gone", node.id));
+            }
+            if self.cluster.is_some() && !names.insert(node.name.key()) {
+                return Err(format!("two nodes are named {}", node.name));
+            }
+            if node.facts.addresses.iter().any(|address| !addresses.insert(*address)) {
+                return Err(format!("{} has an address of another node", node.name));
             }
         }
         for op in self.ops.values().filter(|op| op.is_running()) {

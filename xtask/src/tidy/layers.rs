@@ -10,10 +10,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("placement", &["model"]),
     ("cluster", &["model"]),
+    ("peer", &["model"]),
     ("switch", &["model"]),
     ("vm", &["model"]),
     ("api", &["model"]),
-    ("node", &["api", "cluster", "model", "placement", "switch", "vm"]),
+    ("node", &["api", "cluster", "model", "peer", "placement", "switch", "vm"]),
     ("cli", &["api", "node"]),
     ("e2e", &["api"]),
     ("xtask", &[]),
@@ -34,11 +35,14 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("landlock", &["vm"]),
     ("ratatui", &["cli"]),
+    // The node makes the certificate of its TLS port, machines' tests make some, too.
+    ("rcgen", &["node", "peer", "vm"]),
     ("openraft", &["cluster"]),
     // Leaves `node` together with the log on one host alone.
     ("redb", &["cluster", "node"]),
     ("rtnetlink", &["switch"]),
     ("tokio-tungstenite", &["api"]),
+    ("x509-parser", &["peer"]),
 ];
 
 /// All that the pure crate may use: no runtime, no clock, no randomness, no I/O.

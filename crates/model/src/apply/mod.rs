@@ -4,6 +4,9 @@
 //! nothing behind.
 
 mod begin;
+mod cluster;
+#[cfg(test)]
+mod cluster_test;
 mod finish;
 mod ha;
 mod nics;
@@ -97,7 +100,48 @@ fn apply_cluster(
         }
         Command::VmMove { vm, to } => ha::vm_move(state, cx, *vm, *to),
         Command::VmRehome { vm, to } => ha::rehome(state, cx, *vm, *to),
-        // Every other command has been matched by `apply`.
+        other => apply_members(state, cx, other),
+    }
+}
+
+/// As [`apply`], for the members of the cluster.
+fn apply_members(
+    state: &mut ClusterState,
+    cx: &mut Context<'_>,
+    command: &Command,
+) -> Result<(), Refused> {
+    match command {
+        Command::ClusterCreate { cluster, name, ca_certificate, ca_key, node, key } => {
+            let record = crate::ClusterRecord {
+                id: *cluster,
+                name: name.clone(),
+                ca_certificate: ca_certificate.clone(),
+                ca_key: ca_key.clone(),
+                created: cx.proposal.at,
+            };
+            cluster::create(state, cx, record, *node, key)
+        }
+        Command::JoinTokenCreate { token, digest, expires, uses } => {
+            let record = crate::JoinTokenRecord {
+                id: *token,
+                digest: digest.clone(),
+                created: cx.proposal.at,
+                expires: *expires,
+                uses: *uses,
+                by: cx.proposal.actor.to_string(),
+            };
+            cluster::token_create(state, cx, record)
+        }
+        Command::JoinTokenRevoke { token } => cluster::token_revoke(state, cx, *token),
+        Command::NodeJoin { node, name, key, facts, digest } => {
+            let joining = cluster::Joining { node: *node, name, key, facts, digest };
+            cluster::join(state, cx, &joining)
+        }
+        Command::NodeFactsSet { node, facts } => cluster::facts(state, *node, facts),
+        Command::NodeLeave { node } => cluster::leave(state, cx, *node),
+        Command::NodeGone { node } => cluster::gone(state, cx, *node),
+        Command::NodeEvict { node } => cluster::evict(state, cx, *node),
+        // Every other command has been matched before.
         _ => Err(Refused::Invalid("this command is not known here".to_owned())),
     }
 }

@@ -46,20 +46,20 @@ use crate::VmChange;
 use crate::VmId;
 use crate::VmSpec;
 
-struct World {
-    state: ClusterState,
-    now: u64,
+pub(super) struct World {
+    pub(super) state: ClusterState,
+    pub(super) now: u64,
     ids: u128,
 }
 
-fn vm_id(n: u128) -> VmId {
+pub(super) fn vm_id(n: u128) -> VmId {
     VmId::new(Uuid::from_u128(n))
 }
 
-const NODE: NodeId = NodeId::new(Uuid::from_u128(1));
+pub(super) const NODE: NodeId = NodeId::new(Uuid::from_u128(1));
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut world = Self { state: ClusterState::default(), now: 1_000, ids: 1_000 };
         let name = "h1".parse().unwrap();
         world
@@ -75,7 +75,7 @@ impl World {
         world
     }
 
-    fn propose(&mut self, command: Command) -> Result<crate::Applied, Refused> {
+    pub(super) fn propose(&mut self, command: Command) -> Result<crate::Applied, Refused> {
         self.now += 1;
         let proposal =
             Proposal { at: UnixMillis::new(self.now), actor: Actor::new("test"), command };
@@ -119,13 +119,13 @@ impl World {
         Speaker { node, epoch: self.state.node(node).unwrap().epoch }
     }
 
-    fn run(&mut self, request: OpRequest) -> OpId {
+    pub(super) fn run(&mut self, request: OpRequest) -> OpId {
         let op = self.begin(request).unwrap();
         self.finish(op, OpOutcome::Done).unwrap();
         op
     }
 
-    fn create(&mut self, n: u128, name: &str) -> VmId {
+    pub(super) fn create(&mut self, n: u128, name: &str) -> VmId {
         let request = create_request(n, name, VmSpec::new(1, Bytes::mib(128)));
         self.run(request);
         vm_id(n)
@@ -355,6 +355,7 @@ enum Step {
     Move(u8, u8),
     Rehome(u8, u8),
     Mode(u8, u8),
+    Cluster(u8, u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -373,6 +374,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6_u8, 0..4_u8).prop_map(|(vm, to)| Step::Move(vm, to)),
         (0..6_u8, 0..3_u8).prop_map(|(vm, to)| Step::Rehome(vm, to)),
         (0..3_u8, 0..3_u8).prop_map(|(node, mode)| Step::Mode(node, mode)),
+        (0..6_u8, 0..9_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
+        (0..6_u8, 0..9_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
     ];
     proptest::collection::vec(one, 1..120)
 }
@@ -491,6 +494,9 @@ fn perform(world: &mut World, step: &Step) {
             None => Ok(()),
         },
         Step::Undelete(n) => world.propose(Command::VmUndelete { vm: vm(n), name: None }).map(drop),
+        Step::Cluster(node, what) => {
+            world.propose(super::cluster_test::command(node, what)).map(drop)
+        }
         _ => world.propose(ha::command(world, step)).map(drop),
     };
 }

@@ -10,7 +10,6 @@ use crate::NetworkKind;
 use crate::NetworkRecord;
 use crate::NodeCapacity;
 use crate::NodeId;
-use crate::NodeMode;
 use crate::NodeRecord;
 use crate::Refused;
 use crate::Severity;
@@ -19,6 +18,7 @@ use crate::TokenId;
 use crate::TokenRecord;
 use crate::VmId;
 use crate::apply::Context;
+use crate::apply::cluster;
 use crate::apply::set;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
@@ -39,21 +39,23 @@ pub(crate) fn node_started(
     name: &Name,
     capacity: NodeCapacity,
 ) -> Result<(), Refused> {
-    let started = cx.proposal.at;
-    let record = match state.nodes.get(&node) {
-        // What the cluster knows of it outlives a restart: above all that it is fenced.
-        Some(old) => NodeRecord { name: name.clone(), started, capacity, ..NodeRecord::clone(old) },
-        None => NodeRecord {
-            id: node,
-            name: name.clone(),
-            started,
-            epoch: 0,
-            fenced: None,
-            mode: NodeMode::default(),
-            capacity,
-        },
+    if let Some(gone) = state.gone.get(&node) {
+        return Err(Refused::NodeGone { name: gone.name.clone(), how: gone.how });
+    }
+    let record = match (state.nodes.get(&node), &state.cluster) {
+        (Some(known), _) => {
+            cluster::check_unique(state, node, name, &[])?;
+            // What the cluster knows of it outlives a restart: above all that it is fenced.
+            let started = cx.proposal.at;
+            NodeRecord { name: name.clone(), started, capacity, ..(**known).clone() }
+        }
+        (None, None) => {
+            NodeRecord { capacity, ..NodeRecord::new(node, name.clone(), cx.proposal.at) }
+        }
+        // Only a join makes members of a cluster.
+        (None, Some(_)) => return Err(Refused::NotMember(name.clone())),
     };
-    let subject = Subject::Node { id: node, name: name.to_string() };
+    let subject = record.subject();
     state.nodes.insert(node, Arc::new(record));
     cx.event(EventKind::NodeStarted, Severity::Info, subject, format!("{name} serves"), None);
     Ok(())

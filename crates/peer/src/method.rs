@@ -1,0 +1,60 @@
+//! What a node may ask another one.
+//!
+//! Numbers are for ever: a method that goes keeps its number. Bodies are opaque here; who owns a
+//! method versions its body. A method that the other side does not know is refused by that name,
+//! so that a newer node can fall back.
+
+/// Which connection a call takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Small and in a hurry: votes, heartbeats, leases, proposals.
+    Urgent,
+    /// Large or slow: snapshots, lists, tables.
+    Bulk,
+}
+
+/// A method by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Method(pub u16);
+
+impl Method {
+    /// Raft: entries, or a heartbeat without.
+    pub const RAFT_APPEND: Self = Self(1);
+    /// Raft: a vote.
+    pub const RAFT_VOTE: Self = Self(2);
+    /// Raft: a piece of a snapshot.
+    pub const RAFT_SNAPSHOT: Self = Self(3);
+    /// Raft: leadership is handed over.
+    pub const RAFT_TRANSFER: Self = Self(4);
+    /// A proposal on its way to the leader.
+    pub const PROPOSE: Self = Self(5);
+    /// A read point that the leader has confirmed.
+    pub const BARRIER: Self = Self(6);
+    /// A change of the members on its way to the leader.
+    pub const MEMBERS: Self = Self(7);
+    /// A node's lease.
+    pub const LEASE: Self = Self(8);
+    /// What a node sees of the others.
+    pub const OBSERVATIONS: Self = Self(9);
+    /// How a node sees the cluster.
+    pub const STATUS: Self = Self(100);
+    /// What a node sees of its own machines.
+    pub const MACHINES: Self = Self(101);
+    /// Sends the body back: for measuring and trying.
+    pub const ECHO: Self = Self(102);
+    /// A host wants to join; the only one for strangers.
+    pub(crate) const JOIN: Self = Self(103);
+
+    /// Which connection it takes.
+    pub const fn class(self) -> Class {
+        match self {
+            Self::RAFT_SNAPSHOT | Self::OBSERVATIONS | Self::MACHINES | Self::ECHO => Class::Bulk,
+            _ => Class::Urgent,
+        }
+    }
+}
+
+impl Class {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Urgent, Self::Bulk];
+}
