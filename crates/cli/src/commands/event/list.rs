@@ -105,6 +105,7 @@ fn line(out: &Output, event: &EventView) -> String {
     | Subject::Image { name, .. }
     | Subject::Network { name, .. }
     | Subject::Node { name, .. }
+    | Subject::Cluster { name, .. }
     | Subject::Volume { name, .. }
     | Subject::Rule { name, .. }
     | Subject::Token { name, .. }) = &event.event.subject;
