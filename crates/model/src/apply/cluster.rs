@@ -103,7 +103,15 @@ pub(crate) fn token_create(
     }
     let text = format!("a join token for {} hosts was made", record.uses);
     // Those that have ended are of no use to anybody.
-    state.join_tokens.retain(|_, token| token.is_valid(now));
+    let ended: Vec<_> = state
+        .join_tokens
+        .values()
+        .filter(|token| !token.is_valid(now))
+        .map(|token| token.id)
+        .collect();
+    for id in ended {
+        state.join_tokens.remove(&id);
+    }
     state.join_tokens.insert(record.id, Arc::new(record));
     event(cx, EventKind::JoinTokenCreated, &(cluster.id, &cluster.name), text);
     Ok(())
@@ -115,9 +123,10 @@ pub(crate) fn token_revoke(
     id: JoinTokenId,
 ) -> Result<(), Refused> {
     let cluster = cluster(state)?;
-    if state.join_tokens.remove(&id).is_none() {
+    if !state.join_tokens.contains_key(&id) {
         return Err(not_found("join token", &id.to_string()));
     }
+    state.join_tokens.remove(&id);
     let text = format!("join token {id} is no longer valid");
     event(cx, EventKind::JoinTokenRevoked, &(cluster.id, &cluster.name), text);
     Ok(())
@@ -267,7 +276,8 @@ fn remove(state: &mut ClusterState, cx: &Context<'_>, record: &NodeRecord, how: 
     state.gone.insert(record.id, Arc::new(gone));
     // Ids are sorted by time: the first one is the oldest.
     if state.gone.len() > GONE_MAX {
-        state.gone.pop_first();
+        let oldest = state.gone.keys().next().copied();
+        oldest.and_then(|oldest| state.gone.remove(&oldest));
     }
 }
 

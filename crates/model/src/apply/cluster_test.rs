@@ -96,7 +96,7 @@ fn a_token_needs_a_cluster_and_there_is_only_one() {
     assert_eq!(world.propose(join(1, "h2", 0)), Err(Refused::NoCluster));
     world.propose(create()).unwrap();
     assert!(matches!(world.propose(create()), Err(Refused::InCluster(_))));
-    assert_eq!(world.state.nodes[&NODE].key, Some(key(0)));
+    assert_eq!(world.state.nodes.get(&NODE).unwrap().key, Some(key(0)));
 }
 
 #[test]
@@ -177,10 +177,10 @@ fn a_node_leaves_in_two_steps_and_never_comes_back_under_its_id() {
     let gone = Command::NodeGone { node: node(1) };
     assert!(matches!(world.propose(gone.clone()), Err(Refused::Invalid(_))));
     world.propose(Command::NodeLeave { node: node(1) }).unwrap();
-    assert_eq!(world.state.nodes[&node(1)].membership, Membership::Leaving);
+    assert_eq!(world.state.nodes.get(&node(1)).unwrap().membership, Membership::Leaving);
     world.propose(Command::NodeLeave { node: node(1) }).unwrap();
     world.propose(gone).unwrap();
-    assert_eq!(world.state.gone[&node(1)].how, Gone::Left);
+    assert_eq!(world.state.gone.get(&node(1)).unwrap().how, Gone::Left);
     assert!(matches!(world.propose(join(1, "h2", 0)), Err(Refused::NodeGone { .. })));
     let started = Command::NodeStarted {
         node: node(1),
@@ -201,7 +201,7 @@ fn an_evicted_node_is_gone_at_once_and_cannot_start_itself_in() {
     let mut world = lab();
     world.propose(join(1, "h2", 0)).unwrap();
     world.propose(Command::NodeEvict { node: node(1) }).unwrap();
-    assert_eq!(world.state.gone[&node(1)].how, Gone::Evicted);
+    assert_eq!(world.state.gone.get(&node(1)).unwrap().how, Gone::Evicted);
     let stranger = Command::NodeStarted {
         node: node(9),
         name: "h9".parse().unwrap(),
@@ -230,7 +230,7 @@ fn a_state_of_a_single_host_from_before_there_were_clusters_is_read() {
     let mut state: crate::ClusterState = serde_json::from_value(json).unwrap();
     state.check_invariants().unwrap();
     // Only the time of joining is not known.
-    let joined = world.state.nodes[&NODE].joined;
+    let joined = world.state.nodes.get(&NODE).unwrap().joined;
     std::sync::Arc::make_mut(state.nodes.get_mut(&NODE).unwrap()).joined = joined;
     assert_eq!(state, world.state);
 }
