@@ -147,3 +147,51 @@ fn a_program_that_is_not_there_is_told() {
     let nobody = Launcher { program: "/nonexistent/launcher".into(), args: Vec::new() };
     assert!(spawn(&nobody, &plan, Vec::new()).is_err());
 }
+
+/// A plan for `sleep`, which does nothing for longer than a test takes.
+fn sleeper(group: &Path) -> JailPlan {
+    JailPlan {
+        program: "/usr/bin/sleep".into(),
+        args: vec!["600".to_owned()],
+        uid: 2_000_090_002,
+        hostname: "cell".to_owned(),
+        cgroup: group.to_owned(),
+        show: vec!["/etc/ld.so.cache".into()],
+        kvm: false,
+        keep_fds: Vec::new(),
+        output_fd: 20,
+        threads_max: 10,
+    }
+}
+
+#[test]
+fn the_program_is_in_its_group_from_the_first_and_sees_no_other() {
+    let program = env!("CARGO_BIN_EXE_vm-jail");
+    let launcher = Launcher { program: program.into(), args: Vec::new() };
+    let group = Group::make("member");
+    let (_read, write) = std::io::pipe().unwrap();
+    let pid = spawn(&launcher, &sleeper(&group.0), vec![(20, write.into())]).unwrap();
+    let inside = std::fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
+    assert_eq!(inside.trim(), pid.to_string(), "it, and not its launcher");
+    let space = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/cgroup")).unwrap();
+    assert_ne!(space(&pid.to_string()), space("self"));
+    // Seen from there, its own group is the top.
+    let mounts = Command::new("nsenter")
+        .args([format!("--target={pid}"), "--cgroup".to_owned()])
+        .args(["cat", &format!("/proc/{pid}/cgroup")])
+        .output()
+        .unwrap();
+    let seen = String::from_utf8(mounts.stdout).unwrap();
+    assert!(seen.lines().any(|line| line == "0::/"), "{seen}");
+}
+
+#[test]
+fn a_group_that_is_gone_takes_nobody_in() {
+    let program = env!("CARGO_BIN_EXE_vm-jail");
+    let launcher = Launcher { program: program.into(), args: Vec::new() };
+    let gone = Group::make("gone").0.clone();
+    assert!(!gone.exists());
+    let (_read, write) = std::io::pipe().unwrap();
+    let error = spawn(&launcher, &sleeper(&gone), vec![(20, write.into())]).unwrap_err();
+    assert!(error.step.contains("control group"), "{error}");
+}

@@ -11,6 +11,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use landlock::ABI;
@@ -41,6 +42,9 @@ use super::seccomp;
 
 /// Descriptors a machine may have open: each disk, adapter and viewer takes a few.
 const NOFILE: u64 = 4096;
+
+/// Flag of clone3 (linux/sched.h): the new process begins in the control group that is given.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// Highest capability number the kernel may know; asking for more ends the loop early.
 const CAP_MAX: u64 = 63;
@@ -73,26 +77,17 @@ fn launch() -> Result<u32, JailError> {
         return Err(JailError::new("check user", "not root"));
     }
     close_all_but(&plan)?;
-    std::fs::write(plan.cgroup.join("cgroup.procs"), "0")
-        .map_err(|error| JailError::new("join control group", error))?;
     nix::sched::unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWIPC
             | CloneFlags::CLONE_NEWUTS
-            | CloneFlags::CLONE_NEWCGROUP
             | CloneFlags::CLONE_NEWPID,
     )
     .map_err(|error| JailError::new("make namespaces", error))?;
     let (read, write) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|error| JailError::new("make pipe", error))?;
-    // SAFETY: one thread, and no stack is given, so this is fork with another parent.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0_usize, 0_usize, 0, 0)
-    };
-    if pid < 0 {
-        return Err(JailError::new("clone", std::io::Error::last_os_error()));
-    }
+    let pid = clone_into(&plan.cgroup)?;
     if pid == 0 {
         drop(read);
         let Err(error) = become_prisoner(&plan);
@@ -107,6 +102,30 @@ fn launch() -> Result<u32, JailError> {
         Some((step, why)) => Err(JailError::new(step, why)),
         None => u32::try_from(pid).map_err(|error| JailError::new("clone", error)),
     }
+}
+
+/// Forks into a control group, with the launcher's own parent as parent; 0 in the new process.
+///
+/// Born there, not moved there: the kernel moves a process only after all processors have passed a
+/// quiet point, which takes tens of milliseconds, one machine after the other. A group that was
+/// removed meanwhile takes nobody in.
+fn clone_into(group: &Path) -> Result<i64, JailError> {
+    let group = File::open(group).map_err(|error| JailError::new("open control group", error))?;
+    let flags = libc::CLONE_PARENT.unsigned_abs();
+    // SAFETY: all zeroes is a valid value of this plain C structure.
+    let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
+    // With this parent the signal at the end is the launcher's own, SIGCHLD, and none may be given.
+    args.flags = u64::from(flags) | CLONE_INTO_CGROUP;
+    args.cgroup = u64::from(group.as_raw_fd().unsigned_abs());
+    // SAFETY: one thread, and no stack is given, so this is fork with another parent; the structure
+    // lives and has the size given.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>()) };
+    if pid < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(JailError::new("start in control group", error));
+    }
+    Ok(pid)
 }
 
 /// Marks everything but the wanted descriptors to be closed by exec, so that nothing leaks in.
@@ -129,6 +148,9 @@ fn close_all_but(plan: &JailPlan) -> Result<(), JailError> {
 
 /// In the new process: goes into the cell and becomes the program. Returns only on failure.
 fn become_prisoner(plan: &JailPlan) -> Result<std::convert::Infallible, JailError> {
+    // Only now: the group that this process is in becomes the top of what it can see.
+    nix::sched::unshare(CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|error| JailError::new("make namespaces", error))?;
     nix::unistd::setsid().map_err(|error| JailError::new("setsid", error))?;
     nix::unistd::sethostname(&plan.hostname)
         .map_err(|error| JailError::new("set host name", error))?;

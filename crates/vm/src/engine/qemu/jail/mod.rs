@@ -3,10 +3,10 @@
 //! ```text
 //!   daemon ---------- spawn(): plan as JSON on stdin, descriptors mapped to agreed numbers
 //!     |                                                       (records "starting" before)
-//!   launcher (root)   joins the VM's control group; new mount, network, IPC, UTS, cgroup and
-//!     |               process-id namespaces; clone(CLONE_PARENT)
+//!   launcher (root)   new mount, network, IPC, UTS and process-id namespaces; clone3 into the VM's
+//!     |               control group, with CLONE_PARENT
 //!     |   \---------> reports the process id, or the failed step, on stdout; ends
-//!   process (pid 1)   root file system of its own: libraries and firmware read-only, four
+//!   process (pid 1)   cgroup namespace; root file system of its own: libraries, firmware, four
 //!                     harmless devices, an empty /tmp; no /proc, no /sys; limits; no groups, no
 //!                     capabilities, own uid, no new privileges; Landlock; seccomp; exec
 //! ```
