@@ -1,5 +1,6 @@
 //! Network adapters: which network, which address.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -122,16 +123,17 @@ fn first_free(subnet: Ipv4Subnet, used: &BTreeSet<Ipv4Addr>) -> Option<Ipv4Addr>
     subnet.guest_addresses().find(|address| !used.contains(address))
 }
 
-/// Adapters that VMs have and adapters that operations under way will give them.
-fn all_nics(state: &ClusterState) -> impl Iterator<Item = (VmId, NicSpec)> {
-    let have =
-        state.vms.values().flat_map(|vm| vm.spec.nics.iter().map(move |nic| (vm.id, nic.clone())));
+/// Adapters that VMs have and adapters that operations under way will give them. Looked through at
+/// each admission, so nothing is copied that stands in the state.
+fn all_nics(state: &ClusterState) -> impl Iterator<Item = (VmId, Cow<'_, NicSpec>)> {
+    let have = state.vms.values().flat_map(|vm| vm.spec.nics.iter().map(move |nic| (vm.id, nic)));
+    let have = have.map(|(vm, nic)| (vm, Cow::Borrowed(nic)));
     let get = state.ops.values().filter(|op| op.is_running()).filter_map(|op| match &op.request {
-        OpRequest::NicAdd { vm, nic } => Some((*vm, nic.clone())),
+        OpRequest::NicAdd { vm, nic } => Some((*vm, Cow::Borrowed(nic))),
         OpRequest::NicSet { vm, nic, change } => {
             let mut changed = state.vms.get(vm)?.spec.nic(*nic)?.clone();
             self::change(&mut changed, change);
-            Some((*vm, changed))
+            Some((*vm, Cow::Owned(changed)))
         }
         _ => None,
     });
@@ -144,7 +146,8 @@ fn used_addresses(
     but: Option<(VmId, NicId)>,
 ) -> BTreeSet<Ipv4Addr> {
     all_nics(state)
-        .filter(|(vm, nic)| nic.network.key() == network && Some((*vm, nic.id)) != but)
+        .filter(|(_, nic)| nic.network.as_str().eq_ignore_ascii_case(network))
+        .filter(|(vm, nic)| Some((*vm, nic.id)) != but)
         .filter_map(|(_, nic)| nic.address)
         .collect()
 }
