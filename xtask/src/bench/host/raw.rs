@@ -118,19 +118,41 @@ impl Drop for Machine {
     }
 }
 
-/// Asks the agent behind a socket until it answers.
-pub(super) fn first_heartbeat(socket: &Path, limit: Duration) -> Result<()> {
+/// Waits until the machine behind a control socket runs: QEMU answers there once it does, as it
+/// waits for nobody.
+pub(super) fn runs(socket: &Path, limit: Duration) -> Result<()> {
     let end = Instant::now() + limit;
-    let stream = loop {
+    let stream = connect(socket, end)?;
+    stream.set_read_timeout(Some(limit))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    (&stream).write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n")?;
+    let mut line = String::new();
+    while !line.contains("\"running\"") {
+        stop::check()?;
+        line.clear();
+        ensure!(reader.read_line(&mut line)? > 0, "raw QEMU has ended");
+        ensure!(Instant::now() < end, "raw QEMU does not run: {line}");
+    }
+    Ok(())
+}
+
+fn connect(socket: &Path, end: Instant) -> Result<UnixStream> {
+    loop {
         stop::check()?;
         match UnixStream::connect(socket) {
-            Ok(stream) => break stream,
+            Ok(stream) => return Ok(stream),
             Err(error) if Instant::now() > end => {
                 bail!("raw QEMU does not listen at {}: {error}", socket.display())
             }
             Err(_) => std::thread::sleep(LOOK_EVERY),
         }
-    };
+    }
+}
+
+/// Asks the agent behind a socket until it answers.
+pub(super) fn first_heartbeat(socket: &Path, limit: Duration) -> Result<()> {
+    let end = Instant::now() + limit;
+    let stream = connect(socket, end)?;
     stream.set_read_timeout(Some(STOP_EVERY))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
