@@ -324,6 +324,16 @@ endpoints! {
     NetworkDelete: Delete "/networks/{network}" ADMINISTRATOR, Json,
         (Nothing, Nothing) -> Nothing;
 
+    /// List volumes
+    VolumeList: Get "/volumes" VIEWER, Json, (Nothing, Nothing) -> Vec<types::VolumeView>;
+    /// Make a directory that every node mounts known as a volume
+    VolumeCreate: Post "/volumes" ADMINISTRATOR, Json,
+        (Nothing, types::VolumeCreateBody) -> types::VolumeView;
+    /// Show a volume
+    VolumeShow: Get "/volumes/{volume}" VIEWER, Json, (Nothing, Nothing) -> types::VolumeView;
+    /// Forget a volume that nothing lies on; its files stay
+    VolumeDelete: Delete "/volumes/{volume}" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
+
     /// List API tokens
     TokenList: Get "/tokens" ADMINISTRATOR, Json, (Nothing, Nothing) -> Vec<types::TokenView>;
     /// Make an API token; its secret is shown this once

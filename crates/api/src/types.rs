@@ -15,6 +15,7 @@ use model::Firmware;
 use model::Generation;
 use model::ImageFormat;
 use model::ImageId;
+use model::ImagePlace;
 use model::ImageSource;
 use model::ImageState;
 use model::MacAddr;
@@ -36,6 +37,8 @@ use model::TokenId;
 use model::UnixMillis;
 use model::Verb;
 use model::VmId;
+use model::VolumeId;
+use model::VolumeKind;
 use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -359,6 +362,12 @@ pub struct VmCreateBody {
     /// Keys for the guest.
     #[serde(default)]
     pub keys: BTreeMap<String, String>,
+    /// Name or id of the volume that its files shall lie on; this node's own disks if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// What to do when its node is lost.
+    #[serde(default, skip_serializing_if = "model::HaSpec::is_default")]
+    pub ha: model::HaSpec,
 }
 
 /// A disk to add.
@@ -483,6 +492,8 @@ pub struct ImageView {
     pub created: UnixMillis,
     /// Names of the VMs that use it.
     pub used_by: Vec<Name>,
+    /// Where its file lies.
+    pub place: ImagePlace,
 }
 
 /// An image to import.
@@ -496,6 +507,9 @@ pub struct ImageImportBody {
     /// Its format there; told by the file name's ending if left out.
     #[serde(default)]
     pub format: Option<ImageFormat>,
+    /// Name or id of the volume it shall lie on; this node's own disks if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
     /// The SHA-256 that the source must have, in hexadecimal.
     #[serde(default)]
     pub sha256: Option<String>,
@@ -667,6 +681,38 @@ pub struct NetworkCreateBody {
     /// What it is made of.
     #[serde(flatten)]
     pub kind: NetworkKind,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeView {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its name.
+    pub name: Name,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub kind: VolumeKind,
+    /// When it was made known.
+    pub created: UnixMillis,
+    /// Names of the VMs and images on it.
+    pub used_by: Vec<String>,
+    /// Its size, as this node sees it.
+    pub size: Option<Bytes>,
+    /// What is free on it, as this node sees it.
+    pub free: Option<Bytes>,
+    /// What is wrong with it on this node.
+    pub problem: Option<String>,
+}
+
+/// A volume to make known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeCreateBody {
+    /// Its name.
+    pub name: Name,
+    /// What it is made of.
+    #[serde(flatten)]
+    pub kind: VolumeKind,
 }
 
 /// An API token, without its secret.

@@ -130,6 +130,8 @@ pub(crate) enum Command {
     Image(commands::image::Args),
     /// Networks that machines are plugged into.
     Network(commands::network::Args),
+    /// Volumes: places for machines and images that several nodes reach.
+    Volume(commands::volume::Args),
     /// Tokens for the API's TLS port.
     Token(commands::token::Args),
     /// Operations: what is being done, and how it ended.
@@ -231,6 +233,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Vm(args) => commands::vm::run(args, context).await,
         Command::Image(args) => commands::image::run(args, context).await,
         Command::Network(args) => commands::network::run(args, context).await,
+        Command::Volume(args) => commands::volume::run(args, context).await,
         Command::Token(args) => commands::token::run(args, context).await,
         Command::Op(args) => commands::op::run(args, context).await,
         Command::Event(args) => commands::event::run(args, context).await,

@@ -14,6 +14,7 @@ use api::endpoint::OpList;
 use api::endpoint::TokenList;
 use api::endpoint::VmList;
 use api::endpoint::VmShow;
+use api::endpoint::VolumeList;
 use clap::CommandFactory;
 use clap_complete::CompleteEnv;
 use clap_complete::engine::ArgValueCandidates;
@@ -53,6 +54,8 @@ candidates! {
     images: ImageList, |image| image.name.to_string();
     /// Names of networks.
     networks: NetworkList, |network| network.name.to_string();
+    /// Names of volumes.
+    volumes: VolumeList, |volume| volume.name.to_string();
     /// Names of nodes.
     nodes: NodeList, |node| node.name.to_string();
     /// Names of tokens.

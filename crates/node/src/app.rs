@@ -30,6 +30,7 @@ use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
 use crate::truth::ProposeError;
 use crate::truth::Truth;
+use crate::volumes::Volumes;
 
 /// Handles to everything. Each part gets what it needs from here and no more.
 pub(crate) struct App {
@@ -43,6 +44,7 @@ pub(crate) struct App {
     pub(crate) hub: Hub,
     pub(crate) progresses: Arc<Progresses>,
     pub(crate) ports: Arc<SwitchPorts>,
+    pub(crate) volumes: Arc<Volumes>,
     pub(crate) samples: Arc<Samples>,
     pub(crate) reconcilers: Reconcilers,
     pub(crate) tls: Option<crate::tls::TlsInfo>,

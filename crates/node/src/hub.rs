@@ -93,7 +93,10 @@ impl Hub {
         }
         let mut gone: Vec<VmId> = Vec::new();
         if seen.len() > known {
-            gone.extend(seen.keys().filter(|vm| !state.vms.contains_key(*vm)));
+            // One that belongs to another node by now is gone from here: its driver ends what is
+            // left of its machine and touches none of its files.
+            let ours = |vm: &VmId| state.vms.get(vm).is_some_and(|vm| vm.owner == node);
+            gone.extend(seen.keys().filter(|vm| !ours(vm)));
         }
         if fresh.is_empty() && gone.is_empty() {
             return;

@@ -9,7 +9,10 @@ use std::time::Duration;
 use model::Bytes;
 use model::ClusterState;
 use model::ImageId;
+use model::ImagePlace;
+use model::ImageRecord;
 use model::ImageSource;
+use model::NodeId;
 use model::OpFailure;
 use model::OpId;
 use model::OpOutcome;
@@ -30,22 +33,28 @@ use vm::lifecycle::Progress;
 use crate::app::now;
 use crate::ledger::NodeLedger;
 use crate::ports::chain;
+use crate::volumes::Volumes;
 
 /// How long until an outcome that the state did not take is reported again.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Follows the state and carries image operations out, until the daemon ends.
 pub(crate) async fn follow(
-    store: ImageStore,
+    volumes: Arc<Volumes>,
     ledger: Arc<NodeLedger>,
     mut states: watch::Receiver<Arc<ClusterState>>,
 ) {
     let mut tasks: JoinSet<OpId> = JoinSet::new();
     let mut under_way: HashMap<OpId, watch::Sender<bool>> = HashMap::new();
-    sweep(&store, &states.borrow());
+    sweep(volumes.local_images(), ledger.node, &states.borrow());
     loop {
         let state = states.borrow_and_update().clone();
-        for op in state.ops.values().filter(|op| op.is_running() && op.request.image().is_some()) {
+        for op in state.ops.values().filter(|op| op.is_running()) {
+            let image = op.request.image().and_then(|image| state.images.get(&image));
+            let Some(place) = image.map(|image| image.place) else { continue };
+            if place.executor() != ledger.node {
+                continue;
+            }
             match under_way.get(&op.id) {
                 Some(cancel) => drop(cancel.send_if_modified(|was| {
                     let changed = !*was && op.cancel_requested();
@@ -55,7 +64,8 @@ pub(crate) async fn follow(
                 None => {
                     let (cancel, cancelled) = watch::channel(op.cancel_requested());
                     under_way.insert(op.id, cancel);
-                    tasks.spawn(perform(store.clone(), ledger.clone(), op.clone(), cancelled));
+                    let (ledger, op) = (ledger.clone(), op.clone());
+                    tasks.spawn(perform(volumes.clone(), place, ledger, op, cancelled));
                 }
             }
         }
@@ -70,9 +80,11 @@ pub(crate) async fn follow(
     }
 }
 
-/// Removes files of images that the state does not know.
-fn sweep(store: &ImageStore, state: &ClusterState) {
-    let known: HashSet<ImageId> = state.images.keys().copied().collect();
+/// Removes files of images that the state does not know, from this node's own directory. On a
+/// volume, only the node that imports an image removes what is left of it.
+fn sweep(store: &ImageStore, node: NodeId, state: &ClusterState) {
+    let here = |image: &&Arc<ImageRecord>| image.place == ImagePlace::Node { node };
+    let known: HashSet<ImageId> = state.images.values().filter(here).map(|it| it.id).collect();
     match store.sweep(&known) {
         Ok(swept) => {
             for path in swept.removed {
@@ -84,14 +96,23 @@ fn sweep(store: &ImageStore, state: &ClusterState) {
 }
 
 async fn perform(
-    store: ImageStore,
+    volumes: Arc<Volumes>,
+    place: ImagePlace,
     ledger: Arc<NodeLedger>,
     op: Arc<OpRecord>,
     cancelled: watch::Receiver<bool>,
 ) -> OpId {
     tracing::info!(op = %op.id, title = op.title(), "op begins");
-    let outcome = match &op.request {
-        OpRequest::ImageImport { image, source, format, sha256, .. } => {
+    let outcome = match (&op.request, volumes.images(place)) {
+        (_, Err(error)) => OpOutcome::Failed {
+            failure: OpFailure {
+                code: "volume".to_owned(),
+                message: chain(&error),
+                hint: "see the volume on its node: muster volume list".to_owned(),
+            },
+            power: None,
+        },
+        (OpRequest::ImageImport { image, source, format, sha256, .. }, Ok(store)) => {
             let request = ImportRequest {
                 id: *image,
                 source: match source {
@@ -103,7 +124,7 @@ async fn perform(
             };
             import(&store, &ledger, &op, request, cancelled).await
         }
-        OpRequest::ImageDelete { image } => match store.remove(*image) {
+        (OpRequest::ImageDelete { image }, Ok(store)) => match store.remove(*image) {
             Ok(()) => OpOutcome::Done,
             Err(error) => failed(&error),
         },

@@ -29,6 +29,7 @@ mod start;
 mod tls;
 pub mod truth;
 mod views;
+mod volumes;
 
 /// Runs the daemon until it is told to end, on a runtime of its own, with its log on standard error
 /// (`RUST_LOG` chooses what; JSON lines where `MUSTER_LOG=json`).

@@ -11,6 +11,7 @@ use std::time::Duration;
 use api::types::ReconcilerView;
 use model::Command;
 use model::Millis;
+use model::NodeId;
 use model::OpId;
 use model::OpRequest;
 use model::UnixMillis;
@@ -154,6 +155,7 @@ impl Reconcilers {
     /// worse.
     pub(crate) async fn strays(
         self,
+        node: NodeId,
         engine: Arc<dyn Engine>,
         truth: Arc<dyn Truth>,
         vms_dir: PathBuf,
@@ -163,8 +165,10 @@ impl Reconcilers {
                 Ok(strays) => {
                     let state = truth.state();
                     let mut result = Ok(());
-                    for stray in strays.iter().filter(|stray| !state.vms.contains_key(&stray.vm)) {
-                        if vms_dir.join(stray.vm.to_string()).exists() {
+                    let ours = |vm| state.vms.get(&vm).is_some_and(|vm| vm.owner == node);
+                    for stray in strays.iter().filter(|stray| !ours(stray.vm)) {
+                        let known = state.vms.contains_key(&stray.vm);
+                        if !known && vms_dir.join(stray.vm.to_string()).exists() {
                             result = Err(format!(
                                 "machine {} runs and the state does not know it; its files are \
                                  there",

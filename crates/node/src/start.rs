@@ -34,9 +34,6 @@ use vm::engine::qemu::QemuConfig;
 use vm::engine::qemu::QemuEngine;
 use vm::engine::qemu::jail::Launcher;
 use vm::image::DiskTool;
-use vm::image::ImageStore;
-use vm::image::ImageStoreConfig;
-use vm::image::SandboxUser;
 use vm::lifecycle::Host;
 
 use crate::app::App;
@@ -57,9 +54,8 @@ use crate::sample::Samples;
 use crate::tls;
 use crate::truth::LocalTruth;
 use crate::truth::Truth;
-
-/// `nobody` and `nogroup` of Debian: disk tools need no user of their own.
-const DISK_TOOL_USER: SandboxUser = SandboxUser { uid: 65534, gid: 65534 };
+use crate::volumes::DISK_TOOL_USER;
+use crate::volumes::Volumes;
 
 /// Runs the daemon until it is told to end. Machines go on without it.
 ///
@@ -107,9 +103,8 @@ pub(crate) async fn assemble(
     if let Err(error) = ports.reconcile().await {
         tracing::warn!(%error, "the host's network is not as it should be");
     }
-    let mut image_config = ImageStoreConfig::new(config.data_dir.join("images"));
-    image_config.sandbox_user = Some(DISK_TOOL_USER);
-    let images = ImageStore::open(image_config).context("the image directory cannot be used")?;
+    let volumes = Volumes::new(config.data_dir.clone(), truth.clone());
+    let volumes = Arc::new(volumes.context("the image directory cannot be used")?);
     let progresses = Arc::new(Progresses::default());
     let ledger = Arc::new(NodeLedger {
         node,
@@ -119,14 +114,15 @@ pub(crate) async fn assemble(
         events: events.clone(),
         progresses: progresses.clone(),
     });
-    let image_files = images.clone();
+    let (vm_dirs, vm_volumes, image_files) = (volumes.clone(), volumes.clone(), volumes.clone());
     let vm_host = Arc::new(Host {
         engine: engine.clone(),
         ledger: ledger.clone(),
         ports: ports.clone(),
         disks: DiskTool::new("/usr/bin/qemu-img", Some(DISK_TOOL_USER)),
-        vms_dir: config.data_dir.join("vms"),
-        image_path: Box::new(move |image| image_files.path(image)),
+        vms_dir: Box::new(move |vm| vm_dirs.vms_dir(vm)),
+        volume_ready: Box::new(move |vm| vm_volumes.ready(vm).map_err(|error| error.to_string())),
+        image_path: Box::new(move |image| image_files.image_path(image)),
         host_name: name.to_string(),
     });
     let tls_port = bind_tls(config, name.as_str()).await?;
@@ -141,25 +137,31 @@ pub(crate) async fn assemble(
         hub: Hub::default(),
         progresses,
         ports,
+        volumes,
         samples: Arc::new(Samples::default()),
         reconcilers: Reconcilers::default(),
         tls: tls_port.as_ref().map(|(_, _, info)| info.clone()),
     });
-    set_going(&app, vm_host, images, ledger);
+    set_going(&app, vm_host, ledger);
     Ok((app, tls_port))
 }
 
 /// Starts the background work.
-fn set_going(app: &App, vm_host: Arc<Host>, images: ImageStore, ledger: Arc<NodeLedger>) {
-    let App { truth, engine, hub, ports, samples, reconcilers, .. } = app;
+fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>) {
+    let App { truth, engine, hub, ports, samples, reconcilers, volumes, .. } = app;
     tokio::spawn(hub.clone().follow(app.node, vm_host, truth.watch()));
-    tokio::spawn(images::follow(images, ledger.clone(), truth.watch()));
+    tokio::spawn(images::follow(volumes.clone(), ledger.clone(), truth.watch()));
     tokio::spawn(samples.clone().follow(hub.clone(), ports.clone(), ledger.clone()));
     tokio::spawn(reconcilers.clone().engine(engine.clone()));
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
     tokio::spawn(reconcilers.clone().recycle(ledger, keep));
-    tokio::spawn(reconcilers.clone().strays(engine.clone(), truth.clone(), app.vms_dir()));
+    tokio::spawn(reconcilers.clone().strays(
+        app.node,
+        engine.clone(),
+        truth.clone(),
+        app.vms_dir(),
+    ));
 }
 
 /// Makes the directories and locks the data, so that no second daemon uses it.

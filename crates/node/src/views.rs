@@ -18,10 +18,12 @@ use api::types::RunView;
 use api::types::TokenView;
 use api::types::VmSummary;
 use api::types::VmView;
+use api::types::VolumeView;
 use model::Bytes;
 use model::CloudInit;
 use model::ClusterState;
 use model::DiskSource;
+use model::ImagePlace;
 use model::ImageRecord;
 use model::NetworkRecord;
 use model::NicSpec;
@@ -30,6 +32,7 @@ use model::Power;
 use model::TokenRecord;
 use model::UnixMillis;
 use model::VmRecord;
+use model::VolumeRecord;
 use vm::engine::Accel;
 use vm::guest::FreezeState;
 use vm::guest::Heartbeat as Beat;
@@ -124,7 +127,7 @@ impl App {
     }
 
     fn disk_views(&self, state: &ClusterState, vm: &VmRecord) -> Vec<DiskView> {
-        let files = VmFiles::new(&self.vms_dir(), vm.id);
+        let files = VmFiles::new(&self.volumes.vms_dir(vm), vm.id);
         vm.spec
             .disks
             .iter()
@@ -330,6 +333,30 @@ pub(crate) fn image_view(state: &ClusterState, image: &ImageRecord) -> ImageView
         state: image.state.clone(),
         created: image.created,
         used_by: state.users_of_image(image.id).into_iter().cloned().collect(),
+        place: image.place,
+    }
+}
+
+/// A volume, as this node sees it.
+pub(crate) fn volume_view(state: &ClusterState, volume: &VolumeRecord) -> VolumeView {
+    let problem = crate::volumes::check(volume).err().map(|error| error.to_string());
+    let (size, free) = crate::host::space(std::path::Path::new(volume.kind.path()));
+    let vms = state.vms.values().filter(|vm| vm.volume == Some(volume.id));
+    let lies_here =
+        |place| matches!(place, ImagePlace::Volume { volume: on, .. } if on == volume.id);
+    let images = state.images.values().filter(|image| lies_here(image.place));
+    VolumeView {
+        id: volume.id,
+        name: volume.name.clone(),
+        kind: volume.kind.clone(),
+        created: volume.created,
+        used_by: vms
+            .map(|vm| vm.name.to_string())
+            .chain(images.map(|image| image.name.to_string()))
+            .collect(),
+        size: problem.is_none().then_some(size),
+        free: problem.is_none().then_some(free),
+        problem,
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod top;
 pub(crate) mod util;
 pub(crate) mod version;
 pub(crate) mod vm;
+pub(crate) mod volume;
 pub(crate) mod whoami;
 
 use api::types::OpView;

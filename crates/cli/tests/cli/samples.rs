@@ -131,7 +131,15 @@ fn image() -> Value {
     json!({
         "id": OTHER, "name": "debian", "source": { "from": "file", "path": "/srv/debian.qcow2" },
         "format": "qcow2", "state": "ready", "virtual_size": 2_147_483_648_u64,
-        "file_size": 1_073_741_824, "sha256": SHA, "created": 1_000_000, "used_by": ["web-1"]
+        "file_size": 1_073_741_824, "sha256": SHA, "created": 1_000_000, "used_by": ["web-1"], "place": { "on": "node", "node": OTHER }
+    })
+}
+
+fn volume() -> Value {
+    json!({
+        "id": OTHER, "name": "shared", "kind": "share", "path": "/srv/muster",
+        "created": 1_000_000, "used_by": ["web-1"], "size": 1_000_000, "free": 500_000,
+        "problem": null
     })
 }
 
@@ -178,7 +186,9 @@ pub(crate) fn answer(id: &str) -> Answer {
         "NodeShow" => node(),
         "NetworkList" => json!([network()]),
         "NetworkCreate" | "NetworkShow" => network(),
-        "NetworkDelete" | "TokenRevoke" => json!({}),
+        "VolumeList" => json!([volume()]),
+        "VolumeCreate" | "VolumeShow" => volume(),
+        "NetworkDelete" | "TokenRevoke" | "VolumeDelete" => json!({}),
         "TokenList" => json!([token()]),
         "TokenCreate" => {
             let mut token = token();

@@ -39,7 +39,7 @@ async fn show(call: Call<ep::ImageShow>) -> Result<ImageView, ApiError> {
 
 async fn import(call: Call<ep::ImageImport>) -> Result<OpView, ApiError> {
     let body = call.body.clone();
-    let place = match &body.source {
+    let origin = match &body.source {
         ImageSource::File { path } => {
             if !path.starts_with('/') {
                 return Err(bad_request("the path of an image is absolute: it is the node's"));
@@ -53,7 +53,7 @@ async fn import(call: Call<ep::ImageImport>) -> Result<OpView, ApiError> {
             url
         }
     };
-    let file_name = place.split(['?', '#']).next().unwrap_or_default();
+    let file_name = origin.split(['?', '#']).next().unwrap_or_default();
     let format = match body.format.or_else(|| ImageFormat::from_extension(file_name)) {
         Some(format) => format,
         None => {
@@ -62,13 +62,21 @@ async fn import(call: Call<ep::ImageImport>) -> Result<OpView, ApiError> {
             ));
         }
     };
+    let node = call.app.node;
+    let place = match &body.volume {
+        None => ImagePlace::Node { node },
+        Some(volume) => {
+            let volume = call.app.truth.state().find_volume(volume)?.id;
+            ImagePlace::Volume { volume, by: node }
+        }
+    };
     let request = OpRequest::ImageImport {
         image: ImageId::new(new_uuid()),
         name: body.name,
         source: body.source,
         format,
         sha256: body.sha256.map(|sum| sum.to_ascii_lowercase()),
-        place: ImagePlace::Node { node: call.app.node },
+        place,
     };
     begin(&call, request, time::IMPORT).await
 }

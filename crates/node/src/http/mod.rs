@@ -18,6 +18,7 @@ mod serve;
 mod tests;
 mod tokens;
 mod vms;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -101,6 +102,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     events::mount(&mut mounts);
     nodes::mount(&mut mounts);
     networks::mount(&mut mounts);
+    volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);
     let missing: Vec<_> =
         TABLE.iter().map(|info| info.id).filter(|id| !mounts.mounted.contains(id)).collect();

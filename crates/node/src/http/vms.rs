@@ -145,6 +145,10 @@ async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {
             "see what the node says: muster node show",
         )
     })?;
+    let volume = match &call.body.volume {
+        None => None,
+        Some(volume) => Some(state.find_volume(volume)?.id),
+    };
     let request = OpRequest::VmCreate {
         vm: VmId::new(new_uuid()),
         name: call.body.name.clone(),
@@ -158,7 +162,7 @@ async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {
         },
         spec: Box::new(spec),
         owner: call.app.node,
-        volume: None,
+        volume,
     };
     begin(&call, request, time::LONG).await
 }
@@ -180,6 +184,7 @@ fn spec(state: &ClusterState, body: &VmCreateBody) -> Result<VmSpec, ApiError> {
         services: body.services,
         cloud_init: body.cloud_init.clone(),
         on_crash: body.on_crash,
+        ha: body.ha.clone(),
         description: body.description.clone(),
         tags: body.tags.clone(),
         keys: body.keys.clone(),

@@ -101,7 +101,9 @@ pub(crate) struct Run {
 impl Driver {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { host, vm, wanted, publisher, consoles, services } = parts;
-        let files = VmFiles::new(&host.vms_dir, vm);
+        let dir = wanted.borrow().as_ref().map(|wanted| (host.vms_dir)(&wanted.record));
+        // A driver begins with a record; without one there would be nothing to drive.
+        let files = VmFiles::new(&dir.unwrap_or_default(), vm);
         Self {
             host,
             vm,
@@ -300,7 +302,7 @@ impl Driver {
             let _ = self.clean_up().await;
             return;
         }
-        if self.untidy {
+        if self.untidy && self.volume_ready(record).is_ok() {
             self.tidy(record).await;
         }
         let Some(actual) = self.actual().await else { return };
@@ -374,6 +376,7 @@ impl Driver {
         let _ = self.end_machine().await;
         let (class, message) = match &error {
             Stop::Engine(error) => (error.class(), error.to_string()),
+            Stop::Volume(problem) => (ErrorClass::Refused, problem.clone()),
             other => (ErrorClass::Failed, other.to_string()),
         };
         self.publisher.phase_with_note(Phase::Failed, &message);
@@ -593,6 +596,11 @@ impl Driver {
         self.untidy = false;
     }
 
+    /// Whether the VM's files can be touched.
+    pub(crate) fn volume_ready(&self, record: &VmRecord) -> Result<(), Stop> {
+        (self.host.volume_ready)(record).map_err(Stop::Volume)
+    }
+
     fn copy_soon(&mut self, record: &Arc<VmRecord>) {
         if self.copied.as_ref().is_none_or(|copied| !Arc::ptr_eq(copied, record)) {
             self.copy_at.get_or_insert_with(|| Instant::now() + COPY_AFTER);
@@ -602,6 +610,9 @@ impl Driver {
     async fn copy_record(&mut self) {
         self.copy_at = None;
         let Some(record) = self.record() else { return };
+        if self.volume_ready(&record).is_err() {
+            return;
+        }
         let Ok(_turn) = COPIES.acquire().await else { return };
         let fresh = record.clone();
         let written = self.with_files(move |files| match files.dir().is_dir() {

@@ -5,6 +5,7 @@
 //!     vm.json             copy of the record, so that the VM can be registered again
 //!     layout.json         device addresses of the last run (engine::Layout)
 //!     generation-id       what the guest sees as VM generation id
+//!     run                 on a shared volume: the newest run that was given the right to these disks
 //!     uefi-vars.fd        UEFI variables
 //!     seed.iso            cloud-init disc, made anew at each start
 //!     disks/<disk id>.qcow2|raw
@@ -273,6 +274,29 @@ impl VmFiles {
             return Ok(());
         }
         self.write(&path, &fresh)
+    }
+
+    /// Writes down that this run uses the disks from here on, durably, unless a newer one has done so:
+    /// then that one's number.
+    ///
+    /// # Errors
+    /// What the system said, or that the file is damaged; the run must not begin then.
+    pub fn claim(&self, run: Generation) -> io::Result<Option<Generation>> {
+        let path = self.dir.join("run");
+        let there = match fs::read_to_string(&path) {
+            Ok(text) => {
+                text.trim().parse::<u64>().map(Generation::new).map_err(io::Error::other)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Generation::default(),
+            Err(error) => return Err(error),
+        };
+        if there > run {
+            return Ok(Some(there));
+        }
+        if there < run {
+            self.write(&path, format!("{run}\n").as_bytes())?;
+        }
+        Ok(None)
     }
 
     /// What the guest sees as VM generation id; made at the first start.

@@ -151,8 +151,12 @@ pub struct Host {
     pub ports: Arc<dyn Ports>,
     /// Makes and grows disk files.
     pub disks: DiskTool,
-    /// Directory with one directory for each VM.
-    pub vms_dir: PathBuf,
+    /// The directory in which a VM's own directory lies: this node's, or one on a shared volume.
+    pub vms_dir: Box<dyn Fn(&VmRecord) -> PathBuf + Send + Sync>,
+    /// Whether the volume of a VM is there and is the right one; if not, a sentence with a next
+    /// step. Nothing of a VM is touched without it: a volume that is not mounted is an empty
+    /// directory, and a VM must not be made anew in there.
+    pub volume_ready: Box<dyn Fn(&VmRecord) -> Result<(), String> + Send + Sync>,
     /// The file of an image.
     pub image_path: Box<dyn Fn(ImageId) -> PathBuf + Send + Sync>,
     /// Facts about this host that guests may read.

@@ -52,6 +52,9 @@ pub(crate) enum Stop {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The VM's volume is not there.
+    #[error("{0}")]
+    Volume(String),
     /// Something else, with its own words and next step.
     #[error("{message}")]
     Failed {
@@ -118,6 +121,10 @@ impl Driver {
     }
 
     async fn execute(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
+        // A machine can be ended without its files; everything else needs them.
+        if !matches!(task.op.request, OpRequest::VmOff { .. } | OpRequest::VmShutdown { .. }) {
+            self.volume_ready(record)?;
+        }
         match &task.op.request {
             OpRequest::VmCreate { .. } => self.create(record, task).await,
             OpRequest::VmStart { .. } => self.start(record, task).await,
@@ -335,6 +342,7 @@ fn failure_of(stop: &Stop) -> OpFailure {
             ("no_space", "free space on the node: muster node show".to_owned())
         }
         Stop::File { .. } => ("file", "check the data directory of the node".to_owned()),
+        Stop::Volume(_) => ("volume", "see the volume on this node: muster volume list".to_owned()),
         Stop::Failed { code, hint, .. } => (code, hint.clone()),
     };
     OpFailure { code: code.to_owned(), message: stop.to_string(), hint }

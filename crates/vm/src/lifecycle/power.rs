@@ -74,7 +74,11 @@ impl Driver {
     }
 
     async fn boot_within(&mut self, record: &VmRecord, task: Option<&Task<'_>>) -> Step<()> {
+        self.volume_ready(record)?;
         self.files.make().map_err(file("its directory cannot be made"))?;
+        if record.volume.is_some() {
+            self.claim(record)?;
+        }
         let restore = self.open_memory(record)?;
         let restored = restore.is_some();
         let nics = self.open_ports(record).await?;
@@ -101,6 +105,19 @@ impl Driver {
         };
         self.take(launched);
         self.make_ready(record, restored).await
+    }
+
+    /// Puts the right to run on the disk itself, where every node sees it (DESIGN.md section 4,
+    /// rule 1): a node that was away and missed that the VM went elsewhere finds it there.
+    fn claim(&self, record: &VmRecord) -> Step<()> {
+        let newer = self.files.claim(record.generation);
+        match newer.map_err(file("its generation cannot be written"))? {
+            None => Ok(()),
+            Some(newer) => Err(Stop::Volume(format!(
+                "its disks were used by run {newer} already, and this is run {}",
+                record.generation
+            ))),
+        }
     }
 
     /// From a machine that is launched to a guest that goes on. Can be done again.

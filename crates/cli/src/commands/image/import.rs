@@ -6,6 +6,7 @@ use api::model::ImageSource;
 use api::model::Name;
 use api::types::ImageImportBody;
 
+use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::operation;
@@ -28,6 +29,9 @@ pub(crate) struct Args {
     /// Its format: raw, qcow2, vhd, vhdx or vmdk; told by the file name's ending if left out.
     #[arg(long)]
     format: Option<ImageFormat>,
+    /// Volume it shall lie on; the node's own disks if left out.
+    #[arg(long, value_name = "NAME", add = complete::volumes())]
+    volume: Option<String>,
     /// The SHA-256 that the source must have, in hexadecimal.
     #[arg(long, value_name = "HEX", value_parser = sha256)]
     sha256: Option<String>,
@@ -38,6 +42,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         source: source(&args.source, context.is_remote())?,
         name: args.name,
         format: args.format,
+        volume: args.volume,
         sha256: args.sha256,
     };
     let op = context.send::<ImageImport>(&[], &body).await?;

@@ -7,6 +7,7 @@ use api::model::Bytes;
 use api::model::CrashPolicy;
 use api::model::DeviceProfile;
 use api::model::Firmware;
+use api::model::HaSpec;
 use api::model::Name;
 use api::model::Services;
 use api::types::DiskAddBody;
@@ -72,6 +73,10 @@ pub(crate) struct Args {
     /// Emulated devices for guests without virtio drivers: slow, no hot-plug.
     #[arg(long)]
     legacy: bool,
+    /// Volume that its files shall lie on, so that other nodes can start it; the node's own disks if
+    /// left out.
+    #[arg(long, value_name = "NAME", add = complete::volumes())]
+    volume: Option<String>,
     /// Leave it off when its process dies, instead of starting it again.
     #[arg(long)]
     stop_on_crash: bool,
@@ -142,5 +147,7 @@ fn body(args: Args) -> Result<VmCreateBody, CliError> {
         description: args.description,
         tags: args.tag,
         keys: args.key.into_iter().collect(),
+        volume: args.volume,
+        ha: HaSpec::default(),
     })
 }

@@ -203,7 +203,11 @@ impl World {
             ledger: Arc::new(ledger),
             ports: Arc::new(ProbePorts { seen: self.seen.clone(), gate }),
             disks: DiskTool::new("/usr/bin/qemu-img", None),
-            vms_dir: self.dir.path().join("vms"),
+            vms_dir: {
+                let dir = self.dir.path().join("vms");
+                Box::new(move |_| dir.clone())
+            },
+            volume_ready: Box::new(|_| Ok(())),
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
             host_name: "h1".to_owned(),
         });
