@@ -148,6 +148,8 @@ pub(crate) enum Command {
     Whoami(commands::whoami::Args),
     /// Run the daemon of this host.
     Daemon(daemon::Args),
+    /// A whole cluster on this machine, to try and to break.
+    Lab(commands::lab::Args),
     /// Completions, man pages, reference, API document.
     Util(commands::util::Args),
 }
@@ -161,6 +163,7 @@ pub(crate) fn main() -> ExitCode {
     let out = Output::new(&cli.global);
     let result = match cli.command {
         Command::Daemon(args) => daemon::run(args, &cli.global.socket),
+        Command::Lab(args) => commands::lab::run(args, !cli.global.no_wait, out),
         command => client(&cli.global, command, out),
     };
     match result {
@@ -242,7 +245,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Version(args) => commands::version::run(args, context).await,
         Command::Whoami(args) => commands::whoami::run(args, context).await,
         Command::Util(args) => commands::util::run(args, context).await,
-        Command::Daemon(_) => unreachable!("it has no client"),
+        Command::Daemon(_) | Command::Lab(_) => unreachable!("they are no clients"),
     }
 }
 

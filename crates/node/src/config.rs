@@ -37,6 +37,9 @@ pub struct Config {
     pub engine: EngineKind,
     /// Path of the QEMU program; searched for where it is not set.
     pub qemu: Option<PathBuf>,
+    /// Control group that was delegated to this daemon's machines, as a path from the v2 mount;
+    /// groups are made at the top of the mount where it is not set.
+    pub control_group: Option<PathBuf>,
     /// First host user id of machines: a VM's process runs as this plus its slot.
     pub uid_base: u32,
     /// How long a deleted VM stays in the recycle bin, in days.
@@ -69,6 +72,7 @@ impl Default for Config {
             networking: true,
             engine: EngineKind::Qemu,
             qemu: None,
+            control_group: None,
             uid_base: 2_000_000_000,
             recycle_days: 7,
             memory_reserve_mib: 512,

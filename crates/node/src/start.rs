@@ -267,6 +267,7 @@ fn engine(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
                 .with_context(|| format!("run_dir {}", config.run_dir.display()))?;
             let mut qemu = QemuConfig::new(run_dir, &tag(config).to_string(), launcher);
             qemu.uid_base = config.uid_base;
+            qemu.cgroup_parent.clone_from(&config.control_group);
             if let Some(program) = &config.qemu {
                 qemu.program.clone_from(program);
             }

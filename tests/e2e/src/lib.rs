@@ -18,6 +18,7 @@
 mod artifacts;
 mod cli;
 mod host;
+mod lab;
 mod netns;
 mod serial;
 mod traces;
@@ -29,6 +30,7 @@ pub use artifacts::muster_bin;
 pub use cli::Ran;
 pub use host::Host;
 pub use host::Options;
+pub use lab::TestLab;
 pub use netns::Netns;
 pub use serial::Serial;
 pub use traces::Traces;

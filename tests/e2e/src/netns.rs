@@ -16,14 +16,15 @@ pub struct Netns {
 
 impl Netns {
     /// Makes one, with only loopback in it.
-    pub(crate) fn new(name: String) -> Self {
+    pub fn new(name: String) -> Self {
         let this = Self { name };
         run(Command::new("ip").args(["netns", "add", &this.name]));
         run(this.command("ip").args(["link", "set", "lo", "up"]));
         this
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
+    /// The file that holds it.
+    pub fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
     }
 

@@ -15,7 +15,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vm", &["model"]),
     ("api", &["model"]),
     ("node", &["api", "cluster", "model", "peer", "placement", "switch", "vm"]),
-    ("cli", &["api", "node"]),
+    ("lab", &["api"]),
+    ("cli", &["api", "lab", "node"]),
     ("e2e", &["api"]),
     ("xtask", &[]),
 ];

@@ -2,6 +2,7 @@
 
 pub(crate) mod event;
 pub(crate) mod image;
+pub(crate) mod lab;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod op;

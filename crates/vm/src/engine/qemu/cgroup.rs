@@ -35,12 +35,9 @@ pub(super) struct Cgroups {
 }
 
 impl Cgroups {
-    /// Groups below `parent`, or, without one, below a group of our own at the top of the v2
-    /// mount. Makes nothing yet.
+    /// Groups below `parent` (where relative, a path from the v2 mount), or, without one, below a
+    /// group of our own at the top of the mount. Makes nothing yet.
     pub(super) fn find(parent: Option<&Path>, tag: &str) -> Result<Self, EngineError> {
-        if let Some(parent) = parent {
-            return Ok(Self { base: parent.join(format!("muster-{tag}")) });
-        }
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .map_err(EngineError::io("read /proc/self/mountinfo"))?;
         let mount = mounts.lines().find_map(|line| {
@@ -52,7 +49,9 @@ impl Cgroups {
             what: "a cgroup v2 mount".to_owned(),
             advice: "mount it: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
         })?;
-        Ok(Self { base: Path::new(mount).join(format!("muster-{tag}")) })
+        let mount = Path::new(mount);
+        let parent = parent.map_or_else(|| mount.to_owned(), |parent| mount.join(parent));
+        Ok(Self { base: parent.join(format!("muster-{tag}")) })
     }
 
     /// Directory of a machine's group.
