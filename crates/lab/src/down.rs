@@ -38,6 +38,7 @@ impl Lab {
         if !self.dir().is_dir() && !force {
             return self.state().map(drop);
         }
+        let begun = self.is_begun();
         let lock = if self.dir().is_dir() { Some(self.lock()?) } else { None };
         match self.try_state() {
             Ok(Some(mut state)) => {
@@ -45,6 +46,8 @@ impl Lab {
                 self.save(&state)?;
             }
             _ if force => {}
+            // Killed before the state was written: nothing is there but its beginnings.
+            Ok(None) if begun => {}
             Ok(None) => {
                 // Not even a lock is to stay where there was no lab.
                 let _ = fs::remove_file(self.path("lock"));
@@ -68,6 +71,13 @@ impl Lab {
         // Stays where the user has put something of their own into it.
         let _ = fs::remove_dir(self.dir());
         Ok(())
+    }
+
+    /// Whether the directory has entries, and all of them are a lab's.
+    fn is_begun(&self) -> bool {
+        let entries = fs::read_dir(self.dir()).into_iter().flatten().flatten();
+        let names: Vec<_> = entries.map(|entry| entry.file_name()).collect();
+        !names.is_empty() && names.iter().all(|name| is_ours(name))
     }
 
     /// The cable to the machine goes with the world, which the kernel takes apart in its own time.

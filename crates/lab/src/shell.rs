@@ -28,10 +28,16 @@ impl Lab {
     /// with the node's power.
     ///
     /// # Errors
-    /// The node has no power.
+    /// The node has no power, or hangs.
     pub fn shell(&self, node: NodeName, command: &[OsString]) -> Result<Inside, LabError> {
         let state = self.up_state()?;
         self.node_with_power(&state, node)?;
+        if self.node_group(node)?.frozen() {
+            return Err(LabError::conflict(
+                format!("{node} hangs, and what is started in it would hang with it"),
+                format!("let it go on first: muster lab thaw {node}"),
+            ));
+        }
         let args = self.inside(node, "shell")?;
         let mut inside = Command::new("sh");
         inside.args(&args).env("PATH", PATH).env("MUSTER_LAB_NODE", node.to_string());

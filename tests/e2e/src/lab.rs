@@ -49,7 +49,9 @@ impl TestLab {
 
     /// As [`TestLab::new`], with a network namespace in the place of the machine's own.
     pub fn on(machine: PathBuf) -> Self {
-        Self { machine: Some(machine), ..Self::new() }
+        let mut this = Self::new();
+        this.machine = Some(machine);
+        this
     }
 
     /// A lab that is up.

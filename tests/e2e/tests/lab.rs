@@ -209,6 +209,7 @@ async fn a_frozen_node_is_silent_and_goes_on_where_it_was() {
     asked.arg(frozen["socket"].as_str().unwrap()).args(["node", "list"]).stdout(Stdio::null());
     assert_eq!(asked.status().unwrap().code(), Some(124), "it answered");
     assert_eq!(lab.node("n2").await["answers"], true);
+    refused(&lab.run(&["exec", "n1", "--", "true"]).await, 5, "lab thaw");
     lab.run(&["thaw", "n1"]).await.ok();
     eventually("n1 answers", OWN, async || (lab.node("n1").await["answers"] == true).then_some(()))
         .await;
@@ -225,7 +226,7 @@ async fn killed_at_any_step_of_up_it_leaves_nothing_after_down() {
     let steps = ["switches", "n1:", "n2:", "n3:"];
     for step in steps {
         let mut up = lab.command();
-        let mut up = up.args(["up", "--nodes", "3", "--fake"]).stderr(Stdio::piped());
+        let up = up.args(["up", "--nodes", "3", "--fake"]).stderr(Stdio::piped());
         let mut child = up.stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains(step)), "{step}");
