@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use model::NodeId;
 use openraft::StorageError;
@@ -33,6 +34,7 @@ impl StoreBuilder<Types, Store, Machine, TempDir> for Builder {
             events: broadcast::channel(16).0,
             applied: watch::Sender::new(0),
             members: watch::Sender::new(MembersAt::default()),
+            was_member: AtomicBool::new(false),
             waiting: Mutex::new(HashMap::new()),
         });
         let machine =

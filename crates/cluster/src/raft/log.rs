@@ -29,7 +29,7 @@ use super::writer::Job;
 const ENTRIES_AT_ONCE_MAX: u64 = 1_024;
 
 impl Store {
-    async fn write(&self, job: Job) -> io::Result<()> {
+    pub(crate) async fn write(&self, job: Job) -> io::Result<()> {
         self.jobs.send(job).await.map_err(|_| closed())
     }
 

@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use futures::Stream;
 use futures::TryStreamExt;
@@ -75,6 +77,9 @@ pub(crate) struct Outlet {
     pub(crate) applied: watch::Sender<u64>,
     /// The members by the log as far as it is applied.
     pub(crate) members: watch::Sender<MembersAt>,
+    /// Whether this node has ever been one of them. Only then can it have been removed: a node that
+    /// joins reads of many members before itself.
+    pub(crate) was_member: AtomicBool,
     pub(crate) waiting: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
 }
 
@@ -98,6 +103,7 @@ pub(crate) struct Machine {
 struct Consequences {
     events: Vec<StoredEvent>,
     outcomes: Vec<(u64, Outcome)>,
+    state_changed: bool,
     members_changed: bool,
 }
 
@@ -146,6 +152,16 @@ impl Machine {
         self.members = members;
     }
 
+    /// Notes on disk that this node has become a member, the first time.
+    async fn note_membership(&self) -> io::Result<()> {
+        if self.member_ids.contains(&self.outlet.node)
+            && !self.outlet.was_member.swap(true, Ordering::Relaxed)
+        {
+            self.store.write(Job::Joined).await?;
+        }
+        Ok(())
+    }
+
     /// Makes the present state visible.
     fn show(&self) {
         let outlet = &self.outlet;
@@ -182,6 +198,7 @@ impl Machine {
         }
         let result = Arc::make_mut(&mut self.state).apply(proposal);
         if let Ok(applied) = &result {
+            then.state_changed = true;
             for event in &applied.events {
                 self.event_seq += 1;
                 then.events.push(StoredEvent { seq: self.event_seq, event: event.clone() });
@@ -198,11 +215,9 @@ impl Machine {
         lock(&self.store.files.tail)
             .events
             .extend(then.events.iter().filter(|event| event.seq > self.events_on_disk).cloned());
-        outlet.state.send_if_modified(|state| {
-            let changed = !Arc::ptr_eq(state, &self.state);
-            *state = self.state.clone();
-            changed
-        });
+        if then.state_changed {
+            outlet.state.send_replace(self.state.clone());
+        }
         if then.members_changed {
             outlet.members.send_replace(MembersAt::of(&self.members));
         }
@@ -249,6 +264,9 @@ impl RaftStateMachine<Types> for Machine {
             self.apply_entry(&entry, &mut then);
             responders.extend(responder);
         }
+        if then.members_changed {
+            self.note_membership().await?;
+        }
         self.conclude(then);
         for responder in responders {
             responder.send(());
@@ -274,6 +292,7 @@ impl RaftStateMachine<Types> for Machine {
         self.events_on_disk = image.event_seq;
         lock(&self.store.files.tail).events.clear();
         self.become_image(image, meta.last_log_id, meta.last_membership.clone());
+        self.note_membership().await?;
         self.show();
         let Outlet { node, boot, .. } = *self.outlet;
         let mut waiting = lock(&self.outlet.waiting);

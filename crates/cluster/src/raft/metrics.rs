@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::NodeId;
@@ -115,6 +116,7 @@ fn view(
     });
     let followers = raft.replication.iter().flatten();
     let applied_members = outlet.members.borrow();
+    let was_member = outlet.was_member.load(Ordering::Relaxed);
     let gone = removal(outlet.node, &applied_members);
     // Word of a removal that this node has outlived: it was taken in again.
     let heard = removed.filter(|at| {
@@ -133,7 +135,7 @@ fn view(
         snapshot: raft.snapshot.map(Position::of),
         followers: followers.map(|(id, at)| (id.0, next(at.map(|at| at.index)))).collect(),
         majority_seen,
-        removed: gone.or(heard.filter(|_| applied_members.at.is_some())),
+        removed: gone.or(heard).filter(|_| was_member),
         stopped: raft.running_state.as_ref().err().map(ToString::to_string),
     }
 }

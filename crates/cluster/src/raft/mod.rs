@@ -42,6 +42,7 @@ pub use store::EVENTS_AT_ONCE_MAX;
 pub use store::Loaded;
 pub use store::Store;
 pub use store::StoreError;
+pub use transport::NoPeers;
 pub use transport::PEER_BODY_BYTES_MAX;
 pub use transport::PeerMethod;
 pub use transport::PeerReply;

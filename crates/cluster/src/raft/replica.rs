@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use model::Applied;
@@ -241,6 +242,7 @@ impl Replica {
             events,
             applied: watch::Sender::new(0),
             members: watch::Sender::new(MembersAt::default()),
+            was_member: AtomicBool::new(!loaded.pristine && !loaded.identity.joining),
             waiting: Mutex::new(HashMap::new()),
         });
         let machine =

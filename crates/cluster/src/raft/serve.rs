@@ -51,6 +51,14 @@ fn reply(body: &impl Serialize) -> PeerReply {
     PeerReply { version: WIRE_VERSION, body: wire::write(body) }
 }
 
+/// A node may act by its own vote only.
+fn speaks_for_itself(from: NodeId, ballot: &Ballot) -> Result<(), String> {
+    if ballot.node == from {
+        return Ok(());
+    }
+    Err(format!("{from} may not act by the vote of {}", ballot.node))
+}
+
 #[async_trait]
 impl PeerService for Replica {
     async fn serve(&self, from: NodeId, request: PeerRequest) -> Result<PeerReply, String> {
@@ -73,10 +81,10 @@ impl Inner {
         body: &[u8],
     ) -> Result<PeerReply, String> {
         match method {
-            PeerMethod::Append => self.serve_append(wire::read(version, body)?).await,
+            PeerMethod::Append => self.serve_append(from, wire::read(version, body)?).await,
             PeerMethod::Vote => self.serve_vote(from, wire::read(version, body)?).await,
-            PeerMethod::Snapshot => self.serve_piece(version, body).await,
-            PeerMethod::Transfer => self.serve_transfer(wire::read(version, body)?).await,
+            PeerMethod::Snapshot => self.serve_piece(from, version, body).await,
+            PeerMethod::Transfer => self.serve_transfer(from, wire::read(version, body)?).await,
             PeerMethod::Propose => self.serve_proposal(from, wire::read(version, body)?).await,
             PeerMethod::Barrier => Ok(reply(&match self.removal_of(from) {
                 Some(at) => LeaderReply::Removed(at),
@@ -84,10 +92,7 @@ impl Inner {
             })),
             PeerMethod::Members => {
                 let RemovedNotice { at } = wire::read(version, body)?;
-                // Only of a node that was ever taken in: one that is joining knows no members.
-                if self.outlet.members.borrow().at.is_some_and(|own| own.index < at.index) {
-                    note_removed(&self.removed, at);
-                }
+                note_removed(&self.removed, at);
                 Ok(reply(&LeaderReply::At(at.index)))
             }
             PeerMethod::Lease | PeerMethod::Observations => {
@@ -101,7 +106,12 @@ impl Inner {
         removal(node, &self.outlet.members.borrow())
     }
 
-    async fn serve_append(&self, request: AppendRequest) -> Result<PeerReply, String> {
+    async fn serve_append(
+        &self,
+        from: NodeId,
+        request: AppendRequest,
+    ) -> Result<PeerReply, String> {
+        speaks_for_itself(from, &request.ballot)?;
         let mut entries = Vec::with_capacity(request.entries.len());
         let mut next = request.previous.map(|at| at.index + 1);
         for entry in request.entries {
@@ -138,9 +148,7 @@ impl Inner {
         {
             return Ok(reply(&Answer::<VoteReply>::Removed(at)));
         }
-        if request.ballot.node != from {
-            return Err("a node may ask for its own election only".to_owned());
-        }
+        speaks_for_itself(from, &request.ballot)?;
         let rpc = VoteRequest {
             vote: request.ballot.vote(),
             last_log_id: request.last.map(Position::log_id),
@@ -159,9 +167,15 @@ impl Inner {
         })))
     }
 
-    async fn serve_piece(&self, version: u16, body: &[u8]) -> Result<PeerReply, String> {
+    async fn serve_piece(
+        &self,
+        from: NodeId,
+        version: u16,
+        body: &[u8],
+    ) -> Result<PeerReply, String> {
         let (piece, content) = wire::read_piece(version, body)?;
         let wire::SnapshotPiece { ballot, head, offset } = piece;
+        speaks_for_itself(from, &ballot)?;
         if head.bytes > SNAPSHOT_BYTES_MAX {
             return Err(format!("a snapshot of {} bytes is too large", head.bytes));
         }
@@ -216,7 +230,12 @@ impl Inner {
         installed.map(|answer| Ballot::of(answer.vote)).map_err(|error| error.to_string())
     }
 
-    async fn serve_transfer(&self, request: TransferRequest) -> Result<PeerReply, String> {
+    async fn serve_transfer(
+        &self,
+        from: NodeId,
+        request: TransferRequest,
+    ) -> Result<PeerReply, String> {
+        speaks_for_itself(from, &request.from)?;
         let request = TransferLeaderRequest::new(
             request.from.vote(),
             RaftId(request.to),

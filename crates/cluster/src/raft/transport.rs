@@ -129,6 +129,17 @@ pub trait RaftTransport: Send + Sync + 'static {
     async fn send(&self, to: NodeId, request: PeerRequest) -> Result<PeerReply, TransportError>;
 }
 
+/// No way to anybody: for a host alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPeers;
+
+#[async_trait]
+impl RaftTransport for NoPeers {
+    async fn send(&self, to: NodeId, _request: PeerRequest) -> Result<PeerReply, TransportError> {
+        Err(TransportError::NotSent(format!("this node knows no way to {to}")))
+    }
+}
+
 /// The other end: answers the requests of peers.
 #[async_trait]
 pub trait PeerService: Send + Sync + 'static {

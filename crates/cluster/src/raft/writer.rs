@@ -20,6 +20,7 @@ use super::format::Ballot;
 use super::format::LogEntry;
 use super::format::Position;
 use super::format::StoredEvent;
+use super::format::decode;
 use super::format::encode;
 use super::format::seal;
 use super::store::EVENTS;
@@ -56,6 +57,8 @@ pub(crate) enum Job {
     Snapshot { place: SnapshotPlace, events: Vec<StoredEvent>, reply: oneshot::Sender<()> },
     /// Write what waits in the tail.
     Flush,
+    /// The node is a member: it does not wait for a join any more.
+    Joined,
     /// Forget everything, for another node.
     Empty { node: NodeId, reply: oneshot::Sender<(Identity, u64)> },
     /// Write what waits, let the file go, end the thread.
@@ -82,6 +85,7 @@ impl std::fmt::Debug for Job {
             Self::Piece { .. } => "piece",
             Self::Snapshot { .. } => "snapshot",
             Self::Flush => "flush",
+            Self::Joined => "joined",
             Self::Empty { .. } => "empty",
             Self::Stop { .. } => "stop",
         })
@@ -147,7 +151,7 @@ fn carry_out(files: &Files, jobs: &mut Vec<Job>) -> Result<(), redb::Error> {
     let appended = jobs.iter().filter_map(Job::end).max();
     let on_disk = lock(&files.cache).durable().max(appended.unwrap_or(0));
     let tail = take_tail(files, on_disk);
-    let written = tail.events.len();
+    let written = tail.events.back().map_or(0, |event| event.seq);
     if jobs.iter().all(|job| matches!(job, Job::Flush)) && written == 0 && tail.committed.is_none()
     {
         return Ok(());
@@ -172,8 +176,10 @@ fn carry_out(files: &Files, jobs: &mut Vec<Job>) -> Result<(), redb::Error> {
             *tail = Tail::default();
             *lock(&files.cache) = LogCache::default();
         } else {
-            let written = written.min(tail.events.len());
-            tail.events.drain(..written);
+            // By number: a snapshot may have taken the place of some meanwhile.
+            while tail.events.front().is_some_and(|event| event.seq <= written) {
+                tail.events.pop_front();
+            }
         }
     }
     for owed in owed {
@@ -268,6 +274,10 @@ impl Batch<'_> {
                 self.owed.push(Owed::Emptied(reply, identity, boot));
                 self.emptied = true;
             }
+            Job::Joined => {
+                let identity = self.identity()?;
+                self.meta("identity", &Identity { joining: false, ..identity })?;
+            }
             Job::Flush | Job::Stop { .. } => {}
         }
         Ok(())
@@ -277,6 +287,14 @@ impl Batch<'_> {
         let record = encode(&format!("meta/{key}"), value);
         self.write.open_table(META)?.insert(key, record.as_slice())?;
         Ok(())
+    }
+
+    fn identity(&self) -> Result<Identity, redb::Error> {
+        let meta = self.write.open_table(META)?;
+        let record = meta.get("identity")?.map(|value| value.value().to_vec());
+        Ok(record
+            .and_then(|record| decode("meta/identity", &record).ok())
+            .expect("opening has checked it"))
     }
 
     fn piece(&self, slot: u32, number: u32, content: &[u8]) -> Result<(), redb::Error> {
@@ -322,16 +340,13 @@ impl Batch<'_> {
         self.write.open_table(LOG)?.retain(|_, _| false)?;
         self.write.open_table(PIECES)?.retain(|_, _| false)?;
         self.write.open_table(EVENTS)?.retain(|_, _| false)?;
+        let identity = self.identity()?;
         let mut meta = self.write.open_table(META)?;
         let boots = number(&meta, "boots")? + 1;
         for key in ["vote", "purged", "committed", "snapshot"] {
             meta.remove(key)?;
         }
         meta.insert("boots", boots.to_le_bytes().as_slice())?;
-        let record = meta.get("identity")?.map(|value| value.value().to_vec());
-        let identity: Identity = record
-            .and_then(|record| super::format::decode("meta/identity", &record).ok())
-            .expect("opening has checked it");
         let identity = Identity { node, joining: true, ..identity };
         meta.insert("identity", encode("meta/identity", &identity).as_slice())?;
         Ok((identity, boots))

@@ -2,18 +2,20 @@
 
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
-
-use model::UnixMillis;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 
 use super::LONG;
 use super::Lab;
 use super::id;
 use super::sign_of_life;
+use crate::raft::NoPeers;
 use crate::raft::Replica;
 use crate::raft::Start;
 use crate::raft::Store;
-use crate::raft::memory::MemoryWire;
 
 /// Names the directory in the child process.
 const DIR: &str = "MUSTER_TEST_FAILING_DISK";
@@ -21,27 +23,32 @@ const DIR: &str = "MUSTER_TEST_FAILING_DISK";
 const SIGABRT: i32 = 6;
 
 /// The child: writes until the disk is full, and says what was acknowledged.
-async fn fill(dir: &std::path::Path) {
+async fn fill(dir: &Path) {
     let (store, loaded) = Store::open(&dir.join("state.redb"), id(1)).unwrap();
     let replica = Replica::start(Start {
         store,
         loaded,
-        transport: MemoryWire::new().transport(id(1)),
+        transport: Arc::new(NoPeers),
         timing: super::TIMING,
         state: tokio::sync::watch::Sender::default(),
         events: tokio::sync::broadcast::channel(16).0,
     })
     .await
     .unwrap();
-    let mut out = std::fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(dir.join("acknowledged"))
-        .unwrap();
-    for n in 1.. {
-        replica.propose(sign_of_life(n), LONG).await.unwrap();
-        writeln!(out, "{n}").unwrap();
+    let said = std::fs::File::create(dir.join("acknowledged")).unwrap();
+    let (said, next) = (Arc::new(said), Arc::new(AtomicU64::new(1)));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..64 {
+        let (replica, said, next) = (replica.clone(), said.clone(), next.clone());
+        tasks.spawn(async move {
+            loop {
+                let n = next.fetch_add(1, Ordering::Relaxed);
+                replica.propose(sign_of_life(n), LONG).await.unwrap();
+                (&*said).write_all(b"x").unwrap();
+            }
+        });
     }
+    tasks.join_next().await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,21 +60,20 @@ async fn a_failed_write_ends_the_process_and_loses_nothing() {
     let mut lab = Lab::new();
     let path = lab.path(1);
     let dir = path.parent().unwrap();
+    let name = "raft::tests::failing_disk::a_failed_write_ends_the_process_and_loses_nothing";
     // Files of the child end at 2 MiB; beyond that its writes fail.
     let child = Command::new("/bin/sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$@\"", "sh"])
         .arg(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "raft::tests::failing_disk::a_failed_write_ends_the_process_and_loses_nothing",
-        ])
+        .args(["--exact", name])
         .env(DIR, dir)
         .output()
         .unwrap();
     assert_eq!(child.status.signal(), Some(SIGABRT), "{child:?}");
-    let acknowledged = std::fs::read_to_string(dir.join("acknowledged")).unwrap();
-    let last: u64 = acknowledged.lines().last().unwrap().parse().unwrap();
+    let acknowledged = std::fs::metadata(dir.join("acknowledged")).unwrap().len();
     let node = lab.start(1).await.unwrap();
-    let started = node.state().nodes[&id(1)].started;
-    assert!(started >= UnixMillis::new(last), "{last} was acknowledged, {started:?} is there");
+    let events = node.store().last_events(1).unwrap();
+    let there = events.first().map_or(0, |event| event.seq);
+    assert!(acknowledged > 0, "nothing was written before the disk was full");
+    assert!(there >= acknowledged, "{acknowledged} were acknowledged, {there} are there");
 }

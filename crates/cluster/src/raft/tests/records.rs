@@ -64,7 +64,7 @@ fn lines() -> String {
     let proposal = Proposal {
         at: UnixMillis::new(1_700_000_000_000),
         actor: Actor::new("uid 1000 (anna)"),
-        command: Command::NodeStarted { node: id(2), name: "h2".parse().unwrap() },
+        command: Command::CancelOp { op: model::OpId::new(uuid::Uuid::from_u128(8)) },
     };
     let event = Event {
         at: UnixMillis::new(1_700_000_000_000),
