@@ -11,4 +11,5 @@
 //! and never used), words of the daemon on the guard's socket, and the output of fence agents.
 
 pub mod detect;
+pub mod lease;
 pub mod raft;
