@@ -26,6 +26,7 @@ use model::NodeId;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
+use tokio::io::ReadHalf;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -436,9 +437,8 @@ impl Port {
 
     /// Serves the calls of one connection until it ends.
     async fn calls(self: Arc<Self>, stream: TlsStream<TcpStream>, admitted: Admitted) {
-        let Admitted { node, facts, budget } = admitted;
         let patience = self.config.patience.frame;
-        let (mut reader, mut writer) = tokio::io::split(stream);
+        let (reader, mut writer) = tokio::io::split(stream);
         let (outbox, mut frames) = mpsc::channel::<Frame>(OUTBOX_MAX);
         let writing = async move {
             while let Some(frame) = frames.recv().await {
@@ -448,74 +448,76 @@ impl Port {
                 }
             }
         };
-        let reading = async {
-            let mut running = JoinSet::new();
-            let mut open = HashSet::new();
-            loop {
-                let room = async |header: &Header| {
-                    let kilobytes = header.length.div_ceil(1024).max(1);
-                    budget.kilobytes.clone().acquire_many_owned(kilobytes).await
-                };
-                let frame = tokio::select! {
-                    read = read_frame(&mut reader, BODY_BYTES_MAX, patience, room) => read,
-                    Some(ended) = running.join_next() => {
-                        if let Ok(call) = ended {
-                            open.remove(&call);
-                        }
-                        continue;
-                    }
-                };
-                let (frame, bytes) = match frame {
-                    Ok((frame, Ok(bytes))) => (frame, bytes),
-                    Ok((_, Err(_))) => return,
-                    Err(error) => {
-                        tracing::debug!(%node, %error, "a peer's connection ended");
-                        if let ReadError::TooLarge { .. } | ReadError::Malformed(_) = error {
-                            let refusal = Refusal::malformed(error.to_string());
-                            let _ = outbox.send(refused(0, &refusal)).await;
-                        }
-                        return;
-                    }
-                };
-                let call = frame.header.call;
-                if let Err(refusal) = self.check_call(node, &facts, &frame, &mut open) {
-                    tracing::info!(%node, %refusal, "a peer's connection is ended");
-                    let _ = outbox.send(refused(call, &refusal)).await;
-                    return;
-                }
-                let Ok(place) = budget.calls.clone().try_acquire_owned() else {
-                    open.remove(&call);
-                    let refusal = Refusal::new(
-                        RefusalCode::Busy,
-                        "too many calls of this node are under way",
-                        "try again in a moment",
-                    );
-                    if outbox.send(refused(call, &refusal)).await.is_err() {
-                        return;
-                    }
-                    continue;
-                };
-                let handler = self.handler.clone();
-                let outbox = outbox.clone();
-                running.spawn(async move {
-                    let answer = answer(&*handler, node, frame).await;
-                    // Who has gone does not need the answer.
-                    let _ = outbox.send(answer).await;
-                    drop((place, bytes));
-                    call
-                });
-            }
-        };
-        // The last answers are written after the reading has ended.
-        let reading = async move {
-            reading.await;
-        };
+        let reading = self.read_calls(reader, outbox, admitted);
         let mut writing = std::pin::pin!(writing);
         tokio::select! {
             () = &mut writing => {}
+            // The last answers are written after the reading has ended.
             () = reading => {
                 let _ = timeout(FAREWELL_TIMEOUT, writing).await;
             }
+        }
+    }
+
+    /// Takes calls and has them answered, until the peer goes or must go.
+    async fn read_calls(
+        &self,
+        mut reader: ReadHalf<TlsStream<TcpStream>>,
+        outbox: mpsc::Sender<Frame>,
+        admitted: Admitted,
+    ) {
+        let Admitted { node, facts, budget } = admitted;
+        let patience = self.config.patience.frame;
+        let mut running = JoinSet::new();
+        let mut open = HashSet::new();
+        loop {
+            let room = async |header: &Header| {
+                let kilobytes = header.length.div_ceil(1024).max(1);
+                budget.kilobytes.clone().acquire_many_owned(kilobytes).await
+            };
+            let frame = tokio::select! {
+                read = read_frame(&mut reader, BODY_BYTES_MAX, patience, room) => read,
+                Some(ended) = running.join_next() => {
+                    if let Ok(call) = ended {
+                        open.remove(&call);
+                    }
+                    continue;
+                }
+            };
+            let (frame, bytes) = match frame {
+                Ok((frame, Ok(bytes))) => (frame, bytes),
+                Ok((_, Err(_))) => return,
+                Err(error) => {
+                    tracing::debug!(%node, %error, "a peer's connection ended");
+                    if let ReadError::TooLarge { .. } | ReadError::Malformed(_) = error {
+                        let refusal = Refusal::malformed(error.to_string());
+                        let _ = outbox.send(refused(0, &refusal)).await;
+                    }
+                    return;
+                }
+            };
+            let call = frame.header.call;
+            if let Err(refusal) = self.check_call(node, &facts, &frame, &mut open) {
+                tracing::info!(%node, %refusal, "a peer's connection is ended");
+                let _ = outbox.send(refused(call, &refusal)).await;
+                return;
+            }
+            let Ok(place) = budget.calls.clone().try_acquire_owned() else {
+                open.remove(&call);
+                if outbox.send(refused(call, &busy())).await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let handler = self.handler.clone();
+            let outbox = outbox.clone();
+            running.spawn(async move {
+                let answer = answer(&*handler, node, frame).await;
+                // Who has gone does not need the answer.
+                let _ = outbox.send(answer).await;
+                drop((place, bytes));
+                call
+            });
         }
     }
 
@@ -559,6 +561,14 @@ async fn answer(handler: &dyn Handler, from: NodeId, frame: Frame) -> Frame {
 
 fn deadline() -> Refusal {
     Refusal::new(RefusalCode::Deadline, "it took longer than the caller waits", "try again")
+}
+
+fn busy() -> Refusal {
+    Refusal::new(
+        RefusalCode::Busy,
+        "too many calls of this node are under way",
+        "try again in a moment",
+    )
 }
 
 fn refused(call: u32, refusal: &Refusal) -> Frame {
