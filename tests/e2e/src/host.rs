@@ -304,6 +304,7 @@ impl Host {
             source: ImageSource::File { path },
             format: Some(ImageFormat::Raw),
             sha256: None,
+            volume: None,
         };
         self.op::<ep::ImageImport>(&[], &body).await;
     }

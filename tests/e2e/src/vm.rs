@@ -56,6 +56,8 @@ fn blank(name: &str) -> VmCreateBody {
         description: String::new(),
         tags: Vec::new(),
         keys: Default::default(),
+        volume: None,
+        ha: Default::default(),
     }
 }
 

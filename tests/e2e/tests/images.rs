@@ -32,7 +32,7 @@ use e2e::failure;
 fn body(name: &str, path: &Path, format: Option<ImageFormat>) -> ImageImportBody {
     let path = path.to_string_lossy().into_owned();
     let source = ImageSource::File { path };
-    ImageImportBody { name: name.parse().unwrap(), source, format, sha256: None }
+    ImageImportBody { name: name.parse().unwrap(), source, format, sha256: None, volume: None }
 }
 
 fn qemu_img(args: &[&str]) {
@@ -186,7 +186,7 @@ fn stalling_server(host: &Host, stop: Arc<AtomicBool>) -> (String, std::thread::
 fn download(name: &str, url: String) -> ImageImportBody {
     let source = ImageSource::Url { url };
     let format = Some(ImageFormat::Raw);
-    ImageImportBody { name: name.parse().unwrap(), source, format, sha256: None }
+    ImageImportBody { name: name.parse().unwrap(), source, format, sha256: None, volume: None }
 }
 
 #[tokio::test]

@@ -141,6 +141,9 @@ pub trait Ports: Send + Sync + 'static {
     async fn refresh(&self);
 }
 
+/// Tells whether the volume of a VM is there; if not, a sentence with a next step.
+pub type VolumeReady = Box<dyn Fn(&VmRecord) -> Result<(), String> + Send + Sync>;
+
 /// What drivers of one host share.
 pub struct Host {
     /// The machine engine.
@@ -156,7 +159,7 @@ pub struct Host {
     /// Whether the volume of a VM is there and is the right one; if not, a sentence with a next
     /// step. Nothing of a VM is touched without it: a volume that is not mounted is an empty
     /// directory, and a VM must not be made anew in there.
-    pub volume_ready: Box<dyn Fn(&VmRecord) -> Result<(), String> + Send + Sync>,
+    pub volume_ready: VolumeReady,
     /// The file of an image.
     pub image_path: Box<dyn Fn(ImageId) -> PathBuf + Send + Sync>,
     /// Facts about this host that guests may read.
