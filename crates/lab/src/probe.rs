@@ -4,6 +4,7 @@
 //! that neither a frozen nor a broken node matters: what is tried is the network.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
@@ -76,9 +77,8 @@ impl Lab {
         for &(from, to, wire) in ways {
             let receiver = self.socket_in(to, state.net.of(wire, to))?;
             let address = receiver.local_addr().map_err(LabError::io("bind in", self.dir()))?;
-            if !senders.contains_key(&(from, wire)) {
-                let sender = self.socket_in(from, state.net.of(wire, from))?;
-                senders.insert((from, wire), sender);
+            if let Entry::Vacant(free) = senders.entry((from, wire)) {
+                free.insert(self.socket_in(from, state.net.of(wire, from))?);
             }
             let wanted = state.faults.lets_pass(from, to, wire);
             lanes.push(Lane { way: (from, to, wire), receiver, address, wanted, passes: false });
