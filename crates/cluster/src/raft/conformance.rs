@@ -13,9 +13,9 @@ use tempfile::TempDir;
 use tokio::sync::broadcast;
 use tokio::sync::watch;
 
+use super::applier::Machine;
+use super::applier::Outlet;
 use super::format::MembersAt;
-use super::machine::Machine;
-use super::machine::Outlet;
 use super::store::Store;
 use super::types::RaftId;
 use super::types::Types;

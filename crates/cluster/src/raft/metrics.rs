@@ -15,10 +15,10 @@ use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::applier::Outlet;
 use super::format::Members;
 use super::format::MembersAt;
 use super::format::Position;
-use super::machine::Outlet;
 use super::network::removal;
 use super::replica::Timing;
 use super::types::Types;

@@ -1,11 +1,11 @@
 //! The replicated state machine.
 
+mod applier;
 mod cache;
 #[cfg(test)]
 mod conformance;
 mod format;
 mod log;
-mod machine;
 mod mark;
 pub mod memory;
 mod metrics;

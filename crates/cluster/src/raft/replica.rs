@@ -38,12 +38,12 @@ use tokio::sync::oneshot;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::applier::Machine;
+use super::applier::Outcome;
+use super::applier::Outlet;
 use super::format::MembersAt;
 use super::format::Position;
 use super::format::StoredEvent;
-use super::machine::Machine;
-use super::machine::Outcome;
-use super::machine::Outlet;
 use super::metrics;
 use super::metrics::Metrics;
 use super::metrics::Role;

@@ -11,10 +11,10 @@ use openraft::raft::TransferLeaderRequest;
 use openraft::raft::VoteRequest;
 use serde::Serialize;
 
+use super::applier::read_image;
 use super::format::Ballot;
 use super::format::Position;
 use super::format::SnapshotHead;
-use super::machine::read_image;
 use super::network::note_removed;
 use super::network::removal;
 use super::replica::Inner;
