@@ -236,6 +236,9 @@ endpoints! {
     /// Take a virtual machine out of the recycle bin
     VmUndelete: Post "/vms/{vm}/undelete" ADMINISTRATOR, Json,
         (Nothing, types::UndeleteBody) -> types::VmView;
+    /// Take a virtual machine in again from its directory, after the state was lost
+    VmRegister: Post "/registrations" ADMINISTRATOR, Json,
+        (Nothing, types::VmRegisterBody) -> types::VmView;
     /// Start a virtual machine, or resume one that is saved
     VmStart: Post "/vms/{vm}/start" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
     /// Ask the guest to shut down

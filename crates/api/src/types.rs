@@ -288,6 +288,14 @@ pub struct GuestView {
     pub filesystems: Vec<FilesystemView>,
     /// Whether its file systems are frozen.
     pub frozen: bool,
+    /// Processors that its kernel uses.
+    pub cpus_online: Option<u64>,
+    /// Processors that it has and does not use.
+    pub cpus_offline: Option<u64>,
+    /// Memory that its kernel uses, in whole blocks of (mostly) 128 MiB.
+    pub memory_online: Option<Bytes>,
+    /// Memory that it has and does not use, in whole blocks.
+    pub memory_offline: Option<Bytes>,
 }
 
 /// A file system in a guest.
@@ -424,6 +432,17 @@ pub struct VmDeleteQuery {
     /// Remove it from the recycle bin, with its disks, for good.
     #[serde(default)]
     pub purge: bool,
+}
+
+/// A VM to take in again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmRegisterBody {
+    /// Its directory on the node: one in the node's directory of VMs, with its `vm.json` in it.
+    pub dir: String,
+    /// A new name, where the old one is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
 }
 
 /// How to take a VM out of the recycle bin.

@@ -10,6 +10,7 @@ use crate::ClusterId;
 use crate::Exit;
 use crate::FenceProof;
 use crate::Generation;
+use crate::ImageRecord;
 use crate::JoinTokenId;
 use crate::Millis;
 use crate::Name;
@@ -29,6 +30,7 @@ use crate::Speaker;
 use crate::TokenId;
 use crate::UnixMillis;
 use crate::VmId;
+use crate::VmRecord;
 use crate::VolumeId;
 use crate::VolumeKind;
 
@@ -114,6 +116,14 @@ pub enum Command {
         vm: VmId,
         /// A new name, where the old one is in use.
         name: Option<Name>,
+    },
+    /// Take a VM in again that the state has lost, as its node has found it in its directory.
+    VmRegister {
+        /// What was found. Slot, power and operations are given anew; `saved` only if that memory
+        /// may still be used; the generation is above all that the directory knows.
+        record: Box<VmRecord>,
+        /// Images that its disks are copies of and that the state has lost, too.
+        images: Vec<ImageRecord>,
     },
     /// Make a network.
     NetworkCreate {

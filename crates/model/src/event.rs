@@ -63,6 +63,9 @@ pub enum EventKind {
     /// A VM came back from the recycle bin.
     #[serde(rename = "vm.undeleted")]
     VmUndeleted,
+    /// A VM that the state had lost came back from its directory.
+    #[serde(rename = "vm.registered")]
+    VmRegistered,
     /// A VM and its disks are gone for good.
     #[serde(rename = "vm.purged")]
     VmPurged,
@@ -241,6 +244,7 @@ impl EventKind {
             Self::VmRestarting => "vm.restarting",
             Self::VmDeleted => "vm.deleted",
             Self::VmUndeleted => "vm.undeleted",
+            Self::VmRegistered => "vm.registered",
             Self::VmPurged => "vm.purged",
             Self::VmObserved => "vm.observed",
             Self::VmWarning => "vm.warning",

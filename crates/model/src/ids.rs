@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 /// Text that is not an id of the wanted kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is not a {kind} id (a UUID such as 0191f6a0-7c1e-7d2a-8f00-0123456789ab)")]
+#[error("'{text}' is no {kind} id (a UUID such as 0191f6a0-7c1e-7d2a-8f00-0123456789ab)")]
 pub struct IdError {
     /// What kind of id was wanted.
     pub kind: &'static str,

@@ -13,7 +13,7 @@ use crate::Verb;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// No such thing.
-    #[error("there is no {what} {which}")]
+    #[error("there is no {what} {which}", what = thing(what))]
     NotFound {
         /// What kind of thing.
         what: &'static str,
@@ -201,6 +201,16 @@ fn power_word(power: Power) -> &'static str {
     }
 }
 
+/// What people call a thing that the command line knows by a shorter word.
+fn thing(what: &str) -> &str {
+    match what {
+        "op" => "operation",
+        "nic" => "network adapter",
+        "vm" => "VM",
+        other => other,
+    }
+}
+
 impl Refused {
     /// A stable word for programs.
     pub const fn code(&self) -> &'static str {
@@ -239,6 +249,9 @@ impl Refused {
     /// What to do next.
     pub fn hint(&self) -> String {
         match self {
+            Self::NotFound { what: what @ ("disk" | "nic"), .. } => {
+                format!("list what there is: muster vm {what} list NAME")
+            }
             Self::NotFound { what, .. } => format!("list what there is: muster {what} list"),
             Self::NameTaken { .. } => "choose another name".to_owned(),
             Self::IdTaken(_) | Self::Name(_) | Self::Spec(_) | Self::Invalid(_) => {
@@ -290,5 +303,25 @@ impl Refused {
                 .to_owned(),
             Self::OwnsVms { .. } => "move or delete them first: muster vm list".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Refused;
+
+    #[test]
+    fn what_is_missing_has_the_name_that_people_use_and_a_command_that_lists_it() {
+        let words = |what| {
+            let refused = Refused::NotFound { what, which: "x".to_owned() };
+            (refused.to_string(), refused.hint())
+        };
+        let list = |command: &str| format!("list what there is: muster {command}");
+        assert_eq!(words("op"), ("there is no operation x".into(), list("op list")));
+        assert_eq!(words("vm"), ("there is no VM x".into(), list("vm list")));
+        let nic = ("there is no network adapter x".into(), list("vm nic list NAME"));
+        assert_eq!(words("nic"), nic);
+        let id = "x".parse::<crate::OpId>().unwrap_err().to_string();
+        assert!(id.starts_with("'x' is no operation id ("), "{id}");
     }
 }

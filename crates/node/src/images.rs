@@ -38,6 +38,9 @@ use crate::volumes::Volumes;
 /// How long until an outcome that the state did not take is reported again.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
+/// What to do about an import that failed on the way.
+const GO_ON: &str = "import it again: it goes on where it stopped, if the source is still the same";
+
 /// Follows the state and carries image operations out, until the daemon ends.
 pub(crate) async fn follow(
     volumes: Arc<Volumes>,
@@ -87,6 +90,12 @@ fn sweep(store: &ImageStore, node: NodeId, state: &ClusterState) {
     let known: HashSet<ImageId> = state.images.values().filter(here).map(|it| it.id).collect();
     match store.sweep(&known) {
         Ok(swept) => {
+            for path in swept.unknown {
+                tracing::warn!(
+                    path = %path.display(),
+                    "an image that the state does not know stays: machines may need it"
+                );
+            }
             for path in swept.removed {
                 tracing::info!(path = %path.display(), "a file of no image was removed");
             }
@@ -151,7 +160,7 @@ async fn import(
     mut cancelled: watch::Receiver<bool>,
 ) -> OpOutcome {
     let image = request.id;
-    let mut job = store.import(request);
+    let mut job = store.import(request.clone());
     let mut progress = job.progress();
     let deadline = Duration::from_millis(op.deadline.since(now()).get());
     let deadline = tokio::time::Instant::now() + deadline;
@@ -173,10 +182,18 @@ async fn import(
             }
             () = tokio::time::sleep_until(deadline) => {
                 out_of_time = true;
-                job.cancel(CancelMode::Discard);
+                job.cancel(CancelMode::Keep);
                 break job.wait().await;
             }
         }
+    };
+    // The state forgets an image whose import failed. What was fetched may serve the next one.
+    let kept = match &result {
+        Err(error) if error.is_resumable() => store.keep(&request).unwrap_or_else(|error| {
+            tracing::warn!(%image, %error, "what was fetched cannot be kept");
+            false
+        }),
+        _ => false,
     };
     let outcome = match result {
         Ok(done) => {
@@ -190,14 +207,23 @@ async fn import(
             failure: OpFailure {
                 code: "deadline".to_owned(),
                 message: "the import took too long".to_owned(),
-                hint: "import it from a nearer place".to_owned(),
+                hint: if kept {
+                    GO_ON.to_owned()
+                } else {
+                    "import it from a nearer place".to_owned()
+                },
             },
             power: None,
         },
         Err(ImageError::Cancelled(_)) => OpOutcome::Cancelled { power: None },
-        Err(error) => failed(&error),
+        Err(error) => match failed(&error) {
+            OpOutcome::Failed { failure, power } if kept => OpOutcome::Failed {
+                failure: OpFailure { hint: GO_ON.to_owned(), ..failure },
+                power,
+            },
+            outcome => outcome,
+        },
     };
-    // The state forgets an image whose import failed, so nothing of it may stay.
     if let Err(error) = store.remove(image) {
         tracing::warn!(%image, %error, "files of a failed import are left");
     }

@@ -135,6 +135,7 @@ pub(crate) async fn assemble(
         events,
         engine,
         hub: Hub::default(),
+        images: images.clone(),
         progresses,
         ports,
         volumes,

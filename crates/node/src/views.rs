@@ -297,7 +297,11 @@ impl App {
                     used: it.used.map(Bytes::new),
                 })
                 .collect(),
-            frozen: seen.freeze == FreezeState::Frozen,
+            frozen: seen.freeze != FreezeState::Thawed,
+            cpus_online: facts.processors.map(|it| it.in_use()),
+            cpus_offline: facts.processors.map(|it| it.idle()),
+            memory_online: facts.memory.map(|it| Bytes::new(it.in_use())),
+            memory_offline: facts.memory.map(|it| Bytes::new(it.idle())),
         }
     }
 

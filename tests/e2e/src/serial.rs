@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio::time::timeout_at;
 
 use crate::GUEST;
+use crate::wait::patient;
 
 /// A connection to a guest's serial console.
 pub struct Serial {
@@ -32,7 +33,7 @@ impl Serial {
     /// # Panics
     /// When `limit` is over or the console ends.
     pub async fn expect(&mut self, text: &str, limit: Duration) -> String {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + patient(limit);
         loop {
             if let Some(found) = self.seen[self.at..].find(text) {
                 let before = self.seen[self.at..self.at + found].to_owned();

@@ -10,6 +10,12 @@ use api::types::OpView;
 /// Pause between two looks. A wait ends by what it sees, not by this.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Limits times `$MUSTER_PATIENCE`, for a machine that is much slower or busier than most.
+pub(crate) fn patient(limit: Duration) -> Duration {
+    let factor = std::env::var("MUSTER_PATIENCE").ok().and_then(|it| it.parse().ok());
+    limit * factor.unwrap_or(1)
+}
+
 /// Looks again and again until there is something to see.
 ///
 /// # Panics
@@ -19,7 +25,7 @@ pub async fn eventually<T>(
     limit: Duration,
     mut look: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let start = Instant::now();
+    let (start, limit) = (Instant::now(), patient(limit));
     loop {
         if let Some(seen) = look().await {
             return seen;

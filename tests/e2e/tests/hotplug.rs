@@ -226,6 +226,50 @@ async fn processors_come_and_go_and_stay_so_after_a_stop() {
     says(&mut shell, "cat /sys/devices/system/cpu/online", "0-1").await;
 }
 
+/// What a control group says of processor time, if the host has that controller.
+fn limits(host: &Host) -> Option<(String, String)> {
+    let group = std::path::PathBuf::from(host.traces().groups.pop_first().expect("a group"));
+    let read = |file: &str| std::fs::read_to_string(group.join(file)).ok();
+    Some((read("cpu.weight")?.trim().to_owned(), read("cpu.max")?.trim().to_owned()))
+}
+
+#[tokio::test]
+async fn processor_weight_and_cap_change_while_it_runs_and_stay_so_after_a_stop() {
+    let host = Host::start().await;
+    host.import_tiny().await;
+    let vm = host.boot(&tiny("w")).await;
+    let before = vm.run().await;
+    let change =
+        VmChange { cpu_weight: Some(300), cpu_cap_percent: Some(150), ..VmChange::default() };
+    vm.set(change).await;
+    let set = async |vm: &Vm<'_>| {
+        let (view, run) = (vm.show().await, vm.run().await);
+        assert_eq!((view.cpus.weight, view.cpus.cap_percent), (300, Some(150)));
+        match limits(&host) {
+            Some(limits) => assert_eq!(limits, ("300".to_owned(), "150000 100000".to_owned())),
+            // The limit that does not hold is named, now as at the start.
+            None => assert!(
+                run.missing_limits.iter().any(|it| it.contains("processor weight and cap")),
+                "{run:?}"
+            ),
+        }
+        run
+    };
+    let run = set(&vm).await;
+    assert_eq!((run.pid, &run.missing_limits), (before.pid, &before.missing_limits));
+    if limits(&host).is_none() {
+        let log = host.log_tail();
+        assert!(log.contains("a limit does not hold"), "a change without effect is told: {log}");
+    }
+    vm.off().await;
+    vm.start().await;
+    set(&vm).await;
+    let change = VmChange { cpu_cap_percent: Some(0), ..VmChange::default() };
+    vm.set(change).await;
+    assert_eq!(vm.show().await.cpus.cap_percent, None);
+    assert!(limits(&host).is_none_or(|limits| limits.1 == "max 100000"));
+}
+
 /// What the balloon holds in the guest, in MiB. Its `MemTotal` stays, since it may take memory
 /// back when it is short.
 const BALLOON: &str = "awk '/^balloon_inflate/ { a = $2 } /^balloon_deflate/ { b = $2 } \

@@ -253,3 +253,69 @@ async fn a_killed_daemon_leaves_no_half_image() {
     stop.store(true, Ordering::Relaxed);
     server.join().unwrap();
 }
+
+/// A server that breaks off after `first` bytes, four times more before the first one, and then
+/// serves what is asked for. Tells the `Range` of each request.
+fn breaking_server(
+    host: &Host,
+    body: Vec<u8>,
+    first: usize,
+) -> (String, std::sync::mpsc::Receiver<String>) {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let (seen, ranges) = std::sync::mpsc::sync_channel(64);
+    // It ends with the test's process.
+    let _server = host.netns().inside(move || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        sender.send(listener.local_addr().unwrap()).unwrap();
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let count = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..count]).to_ascii_lowercase();
+            let range = request.lines().find_map(|line| line.strip_prefix("range: bytes="));
+            let from = range.and_then(|it| it.trim_end_matches('-').parse::<usize>().ok());
+            let _ = seen.try_send(range.unwrap_or("-").to_owned());
+            let (at, total) = (from.unwrap_or(0), body.len());
+            let status = match from {
+                None => "200 OK".to_owned(),
+                Some(at) => format!(
+                    "206 Partial Content\r\ncontent-range: bytes {at}-{}/{total}",
+                    total - 1
+                ),
+            };
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-length: {}\r\netag: \"one\"\r\n\
+                 accept-ranges: bytes\r\nconnection: close\r\n\r\n",
+                total - at
+            );
+            let served = match number {
+                0 => &body[..first],
+                1..=4 => &[],
+                _ => &body[at..],
+            };
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(served));
+        }
+    });
+    let address = receiver.recv().unwrap();
+    (format!("http://{address}/disk.raw"), ranges)
+}
+
+#[tokio::test]
+async fn a_failed_import_goes_on_at_its_offset_when_it_is_asked_for_again() {
+    let host = Host::start_fake().await;
+    let body: Vec<u8> = (0..4_u32 << 20).map(|n| (n >> 9) as u8 | 1).collect();
+    let (url, ranges) = breaking_server(&host, body, 3 << 20);
+    let op = host.try_op::<ep::ImageImport>(&[], &download("d", url.clone())).await.unwrap();
+    assert!(failure(&op).hint.contains("goes on where it stopped"), "{op:?}");
+    assert!(host.client().get::<ep::ImageList>(&[]).await.unwrap().is_empty());
+    let before: Vec<_> = ranges.try_iter().collect();
+    assert_eq!(before[0], "-");
+    host.op::<ep::ImageImport>(&[], &download("d", url)).await;
+    let after: Vec<_> = ranges.try_iter().collect();
+    assert_eq!(after, [format!("{}-", 3 << 20)], "{before:?}");
+    let image = host.client().get::<ep::ImageShow>(&["d"]).await.unwrap();
+    let ImageState::Ready { virtual_size, .. } = image.state else { panic!("{image:?}") };
+    assert_eq!(virtual_size, Bytes::mib(4));
+    let kept = host.traces().files.into_iter().filter(|it| it.contains("kept")).count();
+    assert_eq!(kept, 0);
+}

@@ -49,6 +49,9 @@ const ON_EVENT: &str = include_str!("../../guests/tiny/on-event");
 const LEASE: &str = include_str!("../../guests/tiny/lease");
 const SHUTDOWN: &str = include_str!("../../guests/tiny/shutdown");
 const MODULES: &str = include_str!("../../guests/tiny/modules");
+/// Modules that the kernel asks for when something of theirs is mounted: a start is not to wait for
+/// them.
+const MODULES_ON_DEMAND: [&str; 2] = ["ext4", "crc32c_generic"];
 const GUESTLOAD: &str = include_str!("../../guests/tiny/guestload.c");
 
 pub(super) fn recipe() -> Vec<&'static [u8]> {
@@ -153,7 +156,12 @@ fn copy_modules(debian: &Path, tree: &Path) -> Result<()> {
     tool("depmod", &["-b", &debian.to_string_lossy(), &version])?;
     let index = fs::read_to_string(all.join("modules.dep"))?;
     let to = tree.join("lib/modules").join(&version);
-    for wanted in MODULES.split_whitespace() {
+    let builtin = fs::read_to_string(all.join("modules.builtin"))?;
+    let builtin: Vec<String> = builtin.lines().map(module_name).collect();
+    for wanted in MODULES.split_whitespace().chain(MODULES_ON_DEMAND) {
+        if builtin.iter().any(|it| it == wanted) {
+            continue;
+        }
         let line = index
             .lines()
             .find(|line| module_name(line.split(':').next().unwrap_or_default()) == wanted)

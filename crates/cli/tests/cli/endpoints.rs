@@ -17,6 +17,7 @@ const VERBS: &[(&str, &str)] = &[
     ("VmSet", "vm set web-1 --cpus 2"),
     ("VmDelete", "vm delete web-1"),
     ("VmUndelete", "vm undelete web-1"),
+    ("VmRegister", "vm register /var/lib/muster/vms/1"),
     ("VmStart", "vm start web-1"),
     ("VmShutdown", "vm shutdown web-1"),
     ("VmOff", "vm off web-1"),

@@ -171,7 +171,7 @@ pub(crate) fn answer(id: &str) -> Answer {
         "OpenApi" => json!({ "openapi": "3.1.0" }),
         "WhoAmI" => json!({ "actor": "root", "role": "administrator" }),
         "VmList" => json!([summary("web-1", "running"), summary("web-2", "off")]),
-        "VmShow" | "VmUndelete" => vm(),
+        "VmShow" | "VmUndelete" | "VmRegister" => vm(),
         "VmFreeze" => json!({ "filesystems": 1, "frozen": true, "consistency": null }),
         "VmThaw" => json!({ "filesystems": 1, "frozen": false, "consistency": "crash" }),
         "VmScreenshot" => return Answer::Raw(b"\x89PNG picture".to_vec()),

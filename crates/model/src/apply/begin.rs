@@ -310,7 +310,12 @@ fn created_at(cx: &Context<'_>) -> UnixMillis {
     cx.proposal.at
 }
 
-fn admit_create(state: &ClusterState, vm: VmId, name: &Name, spec: &VmSpec) -> Result<(), Refused> {
+pub(crate) fn admit_create(
+    state: &ClusterState,
+    vm: VmId,
+    name: &Name,
+    spec: &VmSpec,
+) -> Result<(), Refused> {
     if state.vms.len() >= VMS_MAX {
         return Err(Refused::Limit { what: "VMs", most: VMS_MAX });
     }
@@ -331,7 +336,7 @@ fn admit_create(state: &ClusterState, vm: VmId, name: &Name, spec: &VmSpec) -> R
 
 /// The lowest number that no VM has. Numbers above the count of VMs need not be looked at: one
 /// below is free then.
-fn free_slot(state: &ClusterState) -> u32 {
+pub(crate) fn free_slot(state: &ClusterState) -> u32 {
     let mut used = vec![false; state.vms.len() + 1];
     for vm in state.vms.values() {
         if let Some(slot) = used.get_mut(vm.slot as usize) {
@@ -353,15 +358,7 @@ fn import(
     let OpRequest::ImageImport { source, format, sha256, place, .. } = request else {
         return Err(Refused::Invalid("not an import".to_owned()));
     };
-    if state.images.len() >= IMAGES_MAX {
-        return Err(Refused::Limit { what: "images", most: IMAGES_MAX });
-    }
-    if state.images.contains_key(&image) {
-        return Err(Refused::IdTaken(image.to_string()));
-    }
-    if state.images.values().any(|other| other.name.key() == name.key()) {
-        return Err(Refused::NameTaken { what: "image", name: name.clone() });
-    }
+    admit_image(state, image, name)?;
     if let Some(sum) = sha256
         && (sum.len() != 64 || !sum.bytes().all(|b| b.is_ascii_hexdigit()))
     {
@@ -383,6 +380,24 @@ fn import(
     };
     state.images.insert(image, Arc::new(record));
     Ok(name.clone())
+}
+
+/// Checks that there may be another image, of this id and name.
+pub(crate) fn admit_image(
+    state: &ClusterState,
+    image: ImageId,
+    name: &Name,
+) -> Result<(), Refused> {
+    if state.images.len() >= IMAGES_MAX {
+        return Err(Refused::Limit { what: "images", most: IMAGES_MAX });
+    }
+    if state.images.contains_key(&image) {
+        return Err(Refused::IdTaken(image.to_string()));
+    }
+    if state.images.values().any(|other| other.name.key() == name.key()) {
+        return Err(Refused::NameTaken { what: "image", name: name.clone() });
+    }
+    Ok(())
 }
 
 fn delete_image(state: &mut ClusterState, op: OpId, image: ImageId) -> Result<Name, Refused> {

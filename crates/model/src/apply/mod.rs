@@ -10,6 +10,7 @@ mod cluster_test;
 mod finish;
 mod ha;
 mod nics;
+mod register;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,9 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
             finish::exited(state, &mut cx, *vm, *generation, exit)
         }
         Command::VmUndelete { vm, name } => things::undelete(state, &mut cx, *vm, name.as_ref()),
+        Command::VmRegister { record, images } => {
+            register::register(state, &mut cx, record, images)
+        }
         Command::NetworkCreate { network, name, kind } => {
             things::network_create(state, &mut cx, *network, name, kind)
         }

@@ -44,6 +44,7 @@ use crate::Speaker;
 use crate::UnixMillis;
 use crate::VmChange;
 use crate::VmId;
+use crate::VmRecord;
 use crate::VmSpec;
 
 pub(super) struct World {
@@ -123,6 +124,10 @@ impl World {
         let op = self.begin(request).unwrap();
         self.finish(op, OpOutcome::Done).unwrap();
         op
+    }
+
+    fn vm(&self, n: u128) -> VmRecord {
+        VmRecord::clone(self.state.vm(vm_id(n)).unwrap())
     }
 
     pub(super) fn create(&mut self, n: u128, name: &str) -> VmId {
@@ -262,6 +267,87 @@ fn the_recycle_bin_frees_the_name_and_gives_the_vm_back() {
     world.propose(back).unwrap();
     world.run(OpRequest::VmStart { vm });
     assert_eq!(world.power(vm), Power::Running);
+}
+
+fn registration(record: &VmRecord, name: &str) -> Command {
+    let record = VmRecord { name: name.parse().unwrap(), ..record.clone() };
+    Command::VmRegister { record: Box::new(record), images: Vec::new() }
+}
+
+#[test]
+fn a_vm_that_was_lost_is_registered_again_and_only_once() {
+    let mut old = World::new();
+    let mut spec = VmSpec::new(1, Bytes::mib(128));
+    spec.nics.push(nic(7));
+    old.run(create_request(1, "a", spec));
+    old.run(OpRequest::VmStart { vm: vm_id(1) });
+    let lost = VmRecord { generation: Generation::new(9), ..old.vm(1) };
+
+    // A state that knows nothing, and where another VM has the name, the slot and the address.
+    let mut world = World::new();
+    let mut spec = VmSpec::new(1, Bytes::mib(128));
+    spec.nics.push(nic(8));
+    world.run(create_request(2, "a", spec));
+    let taken = world.vm(2);
+    assert_eq!((taken.slot, taken.spec.nics[0].address), (lost.slot, lost.spec.nics[0].address));
+    let again = world.propose(registration(&lost, "a"));
+    assert!(matches!(again, Err(Refused::NameTaken { .. })), "{again:?}");
+    world.propose(registration(&lost, "b")).unwrap();
+    let back = world.vm(1);
+    assert_eq!((back.power, back.generation), (Power::Off, Generation::new(9)));
+    assert!(back.slot != taken.slot && back.spec.nics[0].address != taken.spec.nics[0].address);
+    let again = world.propose(registration(&lost, "c"));
+    assert!(matches!(again, Err(Refused::IdTaken(_))), "{again:?}");
+    world.run(OpRequest::VmStart { vm: vm_id(1) });
+    assert_eq!(world.vm(1).generation, Generation::new(10));
+}
+
+#[test]
+fn a_registration_needs_what_the_vm_needs_and_brings_lost_images_along() {
+    let mut world = World::new();
+    let mut lost = World::new();
+    let vm = lost.create(1, "a");
+    let mut record = lost.vm(1);
+    let image = ImageId::new(Uuid::from_u128(50));
+    record.spec.disks.push(DiskSpec {
+        id: DiskId::new(Uuid::from_u128(51)),
+        name: "root".parse().unwrap(),
+        size: Bytes::gib(1),
+        source: DiskSource::Image { image },
+        format: DiskFormat::Qcow2,
+        read_only: false,
+    });
+    assert!(world.propose(registration(&record, "a")).is_err(), "its image is not there");
+    let ready = |size| crate::ImageState::Ready {
+        virtual_size: size,
+        file_size: size,
+        sha256: "0".repeat(64),
+    };
+    let image = |state| crate::ImageRecord {
+        id: image,
+        name: "recovered-1".parse().unwrap(),
+        source: ImageSource::File { path: "/x".to_owned() },
+        format: ImageFormat::Qcow2,
+        state,
+        place: crate::ImagePlace::Node { node: NODE },
+        created: UnixMillis::new(1),
+    };
+    let mut with = |image: crate::ImageRecord| {
+        let record = Box::new(record.clone());
+        world.propose(Command::VmRegister { record, images: vec![image] })
+    };
+    let op = OpId::new(Uuid::from_u128(9));
+    assert!(with(image(crate::ImageState::Importing { op })).is_err());
+    assert!(with(image(ready(Bytes::gib(2)))).is_err(), "the disk is smaller than its image");
+    with(image(ready(Bytes::gib(1)))).unwrap();
+    assert_eq!(world.state.images.len(), 1);
+    world.run(OpRequest::VmStart { vm });
+    // A network that is gone is made first.
+    let mut record = lost.vm(1);
+    record.id = vm_id(3);
+    record.spec.nics.push(NicSpec { network: "lab".parse().unwrap(), ..nic(3) });
+    let refused = world.propose(registration(&record, "n"));
+    assert!(matches!(refused, Err(Refused::NotFound { what: "network", .. })), "{refused:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod images;
 mod networks;
 mod nodes;
 mod ops;
+mod register;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -95,6 +96,7 @@ struct Mounts {
 pub(crate) fn router(app: Arc<App>) -> Router {
     let mut mounts = Mounts { app, router: Router::new(), mounted: BTreeSet::new() };
     vms::mount(&mut mounts);
+    register::mount(&mut mounts);
     devices::mount(&mut mounts);
     consoles::mount(&mut mounts);
     images::mount(&mut mounts);

@@ -287,3 +287,44 @@ async fn bad_requests_get_a_typed_answer() {
         .unwrap_err();
     assert_eq!(error.kind, ErrorKind::TooLarge);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_admitted_by_size_maximum_and_what_is_left() {
+    let daemon = daemon().await;
+    let admin = &daemon.admin;
+    let host = crate::host::memory().total;
+    let create = async |name: &str, memory: u64, max: u64| {
+        let body = serde_json::json!({ "name": name, "memory": memory, "memory_max": max });
+        let body: VmCreateBody = serde_json::from_value(body).unwrap();
+        admin.send::<ep::VmCreate>(&[], &body).await
+    };
+    let mib = 1 << 20;
+    let beyond = (host.get() / (2 * mib) + 1) * 2 * mib;
+    for (memory, max) in [(beyond, beyond), (128 * mib, beyond)] {
+        let error = create("big", memory, max).await.unwrap_err();
+        assert_eq!((error.kind, error.code.as_str()), (ErrorKind::BadRequest, "host_memory"));
+    }
+    // A maximum within the host promises nothing: two may hope for the same memory.
+    let most = (host.get() - 1) / (2 * mib) * 2 * mib;
+    for name in ["a", "b"] {
+        daemon.done(create(name, 128 * mib, most).await.unwrap()).await;
+    }
+    let memory = |memory: u64| model::VmChange {
+        memory: Some(model::Bytes::new(memory)),
+        ..model::VmChange::default()
+    };
+    let max = model::VmChange {
+        memory_max: Some(model::Bytes::new(beyond)),
+        ..model::VmChange::default()
+    };
+    let error = admin.send::<ep::VmSet>(&["a"], &max).await.unwrap_err();
+    assert_eq!(error.code, "host_memory");
+    daemon.done(admin.get::<ep::VmStart>(&["a"]).await.unwrap()).await;
+    // What a running VM is to get must be there.
+    let error = admin.send::<ep::VmSet>(&["a"], &memory(most)).await.unwrap_err();
+    assert_eq!((error.kind, error.code.as_str()), (ErrorKind::Conflict, "host_memory"));
+    daemon.done(admin.send::<ep::VmSet>(&["a"], &memory(256 * mib)).await.unwrap()).await;
+    daemon.done(admin.send::<ep::VmSet>(&["b"], &memory(most)).await.unwrap()).await;
+    let error = admin.get::<ep::VmStart>(&["b"]).await.unwrap_err();
+    assert_eq!(error.code, "host_memory");
+}

@@ -22,6 +22,7 @@ use model::Millis;
 use model::OpId;
 use model::OpRequest;
 use model::Pinned;
+use model::Power;
 use model::VmId;
 use model::VmRecord;
 use model::VmSpec;
@@ -136,7 +137,7 @@ async fn show(call: Call<ep::VmShow>) -> Result<VmView, ApiError> {
 async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {
     let state = call.app.truth.state();
     let spec = spec(&state, &call.body)?;
-    fits_host(&spec)?;
+    fits_host(&spec.memory)?;
     let ability = call.app.ability().await.map_err(|error| {
         ApiError::new(
             ErrorKind::Unavailable,
@@ -202,26 +203,32 @@ fn spec(state: &ClusterState, body: &VmCreateBody) -> Result<VmSpec, ApiError> {
     Ok(spec)
 }
 
-/// A VM that could never be started here is refused at once.
-fn fits_host(spec: &VmSpec) -> Result<(), ApiError> {
+/// A VM that could never be started here is refused at once, and so is a maximum that it could
+/// never reach. The maximum promises nothing: what a VM has is promised when it starts, and what it
+/// gets beyond that when it gets it (see [`has_room`]).
+fn fits_host(memory: &MemorySpec) -> Result<(), ApiError> {
     let host = host::memory().total;
-    if spec.memory.size <= host {
+    let (what, hint) = if memory.size > host {
+        (format!("{} of memory is", memory.size), "give it less memory")
+    } else if memory.max > host {
+        (format!("a maximum of {} of memory is", memory.max), "lower its maximum")
+    } else {
         return Ok(());
-    }
-    Err(ApiError::new(
-        ErrorKind::BadRequest,
-        "host_memory",
-        format!("{} of memory is more than this host has ({host})", spec.memory.size),
-        "give it less memory",
-    ))
+    };
+    let message = format!("{what} more than this host has ({host})");
+    Err(ApiError::new(ErrorKind::BadRequest, "host_memory", message, hint))
 }
 
 async fn set(call: Call<ep::VmSet>) -> Result<OpView, ApiError> {
     let vm = find_vm(&call)?;
-    if let Some(size) = call.body.memory {
-        let mut spec = vm.spec.clone();
-        spec.memory.size = size;
-        fits_host(&spec)?;
+    let (was, change) = (vm.spec.memory, &call.body);
+    if change.memory.is_some() || change.memory_max.is_some() {
+        let size = change.memory.unwrap_or(was.size);
+        let max = change.memory_max.unwrap_or(was.max).max(size);
+        fits_host(&MemorySpec { size, max, balloon: None })?;
+        if size > was.size && matches!(vm.power, Power::Running | Power::Paused) {
+            has_room(&call.app, &vm, size.saturating_sub(was.size))?;
+        }
     }
     let request = OpRequest::VmSet {
         vm: vm.id,
@@ -267,34 +274,34 @@ async fn undelete(call: Call<ep::VmUndelete>) -> Result<VmView, ApiError> {
 
 async fn start(call: Call<ep::VmStart>) -> Result<OpView, ApiError> {
     let vm = find_vm(&call)?;
-    has_room(&call.app, &vm)?;
+    has_room(&call.app, &vm, vm.spec.memory.size)?;
     begin(&call, OpRequest::VmStart { vm: vm.id }, time::LONG).await
 }
 
 async fn resume(call: Call<ep::VmResume>) -> Result<OpView, ApiError> {
     let vm = find_vm(&call)?;
-    if vm.power == model::Power::Saved {
-        has_room(&call.app, &vm)?;
+    if vm.power == Power::Saved {
+        has_room(&call.app, &vm, vm.spec.memory.size)?;
     }
     begin(&call, OpRequest::VmResume { vm: vm.id }, time::LONG).await
 }
 
 /// Memory is promised once: a host that swaps serves nobody.
-fn has_room(app: &App, vm: &VmRecord) -> Result<(), ApiError> {
+fn has_room(app: &App, vm: &VmRecord, needs: Bytes) -> Result<(), ApiError> {
     let total = host::memory().total;
     let reserve = Bytes::mib(app.config.memory_reserve_mib);
     let promised = promised(&app.truth.state());
     let room = total.saturating_sub(reserve).saturating_sub(promised);
-    if vm.spec.memory.size <= room {
+    if needs <= room {
         return Ok(());
     }
     Err(ApiError::new(
         ErrorKind::Conflict,
         "host_memory",
         format!(
-            "{} needs {}; this host has {total}, of which {promised} are promised to others and \
+            "{} needs {needs}; this host has {total}, of which {promised} are promised and \
              {reserve} kept for itself",
-            vm.name, vm.spec.memory.size
+            vm.name
         ),
         "shut another VM down, or give this one less: muster vm set NAME --memory SIZE",
     ))

@@ -48,6 +48,7 @@ pub use layout::Layout;
 pub use plan::AccelChoice;
 pub use plan::BalloonPlan;
 pub use plan::ClockPolicy;
+pub use plan::CpuLimits;
 pub use plan::CpuPlan;
 pub use plan::DiskBus;
 pub use plan::DiskKind;
@@ -158,6 +159,9 @@ pub trait Machine: Send + Sync {
     /// process is gone; [`MachineEvent::Exited`] follows.
     async fn kill(&self) -> Result<(), EngineError>;
 
+    /// Facts about this run, as they are now.
+    fn run(&self) -> RunInfo;
+
     /// Where devices are attached; to be stored with the machine's configuration and given back in
     /// [`LaunchPlan::layout`], so that devices keep their addresses (a guest names its adapters by
     /// them). Must be stored *with the saved state* for a restore.
@@ -221,6 +225,11 @@ pub trait Machine: Send + Sync {
     /// [`EngineError::OutOfRange`]; [`EngineError::Unsupported`] under emulation for a processor
     /// that was taken away in this run: it comes back with a stop and start.
     async fn set_vcpus(&self, count: u32) -> Result<(), EngineError>;
+
+    /// Sets share and cap of processor time; the guest is not asked and sees nothing. Returns what
+    /// this host cannot enforce of them, in the words of [`RunInfo::missing_limits`]: empty when
+    /// both hold. [`Inventory::cpu_limits`] tells what was asked for last.
+    async fn set_cpu_limits(&self, limits: CpuLimits) -> Result<Vec<String>, EngineError>;
 
     /// Asks the guest to keep only `target` bytes of its present memory in use (balloon).
     async fn balloon(&self, target: Bytes) -> Result<(), EngineError>;

@@ -222,6 +222,28 @@ pub struct IsolationPlan {
     pub memory_limit: Option<Bytes>,
 }
 
+/// Processor time of a machine's process against the others on its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct CpuLimits {
+    /// Share of processor time against other VMs, 1 to 10,000; 100 is the default.
+    pub weight: u32,
+    /// Most processor time, in hundredths of one processor (150 is one and a half).
+    pub cap_percent: Option<u32>,
+}
+
+impl Default for CpuLimits {
+    fn default() -> Self {
+        Self { weight: 100, cap_percent: None }
+    }
+}
+
+impl IsolationPlan {
+    /// The part that can change while the machine runs.
+    pub fn cpu(&self) -> CpuLimits {
+        CpuLimits { weight: self.cpu_weight, cap_percent: self.cpu_cap_percent }
+    }
+}
+
 impl Default for IsolationPlan {
     fn default() -> Self {
         Self { slot: 0, cpu_weight: 100, cpu_cap_percent: None, memory_limit: None }

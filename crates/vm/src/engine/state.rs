@@ -10,6 +10,7 @@ use model::VmId;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::CpuLimits;
 use super::EngineError;
 use super::ExitInfo;
 use super::Launched;
@@ -129,6 +130,8 @@ pub struct Inventory {
     pub nics: BTreeMap<NicId, DeviceState>,
     /// Processors.
     pub vcpus: VcpuState,
+    /// Share and cap of processor time, as they were asked for last.
+    pub cpu_limits: CpuLimits,
 }
 
 /// Where an attached device is between coming and going.

@@ -3,6 +3,8 @@
 use serde_json::Value;
 
 use super::client::AgentError;
+use super::parts::PartKind;
+use super::parts::Parts;
 
 /// Adapters, addresses, file systems and users kept; more are of no use to anybody who looks.
 const ITEMS_MAX: usize = 64;
@@ -28,6 +30,19 @@ pub struct GuestFacts {
     pub interfaces: Vec<InterfaceFacts>,
     /// Its mounted file systems.
     pub filesystems: Vec<FilesystemFacts>,
+    /// Its processors.
+    pub processors: Option<Parts>,
+    /// Its memory, in blocks.
+    pub memory: Option<Parts>,
+}
+
+impl GuestFacts {
+    pub(super) fn put_parts(&mut self, kind: PartKind, parts: Parts) {
+        match kind {
+            PartKind::Processors => self.processors = Some(parts),
+            PartKind::Memory => self.memory = Some(parts),
+        }
+    }
 }
 
 /// A guest's operating system.

@@ -19,6 +19,8 @@ use super::freeze::FreezeState;
 use super::heartbeat::Heartbeat;
 use super::host::Exchange;
 use super::host::HostFacts;
+use super::parts::PartKind;
+use super::parts::Parts;
 use super::probe::ExecOutput;
 use super::probe::ExecRequest;
 use super::shell::Shell;
@@ -151,6 +153,8 @@ pub(super) enum Request {
     SyncTime(Reply<()>),
     Freeze(Reply<Frozen>),
     Thaw(Reply<Consistency>),
+    BringOnline(PartKind, Reply<Parts>),
+    TakeOffline(u64, Reply<Parts>),
     Exec(Box<ExecRequest>, Reply<ExecOutput>),
 }
 
@@ -247,6 +251,24 @@ impl GuestServices {
     /// See [`ServiceError`]; the copy counts as [`Consistency::Crash`] then.
     pub async fn thaw(&self) -> Result<Consistency, ServiceError> {
         self.ask(Request::Thaw).await
+    }
+
+    /// Brings all processors or all memory that the guest has into use, and tells what it has then.
+    /// What the guest refuses stays out of use.
+    ///
+    /// # Errors
+    /// See [`ServiceError`]: most guests do this by themselves, so it may not matter.
+    pub async fn bring_online(&self, kind: PartKind) -> Result<Parts, ServiceError> {
+        self.ask(|reply| Request::BringOnline(kind, reply)).await
+    }
+
+    /// Takes the highest processors out of use so that `keep` stay in it, as far as the guest can,
+    /// and tells what it has then.
+    ///
+    /// # Errors
+    /// See [`ServiceError`].
+    pub async fn take_offline(&self, keep: u32) -> Result<Parts, ServiceError> {
+        self.ask(|reply| Request::TakeOffline(u64::from(keep), reply)).await
     }
 
     /// Runs a program in the guest (tests only, see [`super::probe`]).

@@ -15,6 +15,9 @@ use super::facts::AgentInfo;
 use super::facts::GuestFacts;
 use super::facts::Question;
 use super::host;
+use super::parts;
+use super::parts::PartKind;
+use super::parts::Parts;
 use super::probe::ExecOutput;
 use super::probe::ExecRequest;
 
@@ -22,12 +25,21 @@ use super::probe::ExecRequest;
 const COMMAND_DEADLINE: Duration = Duration::from_secs(5);
 /// Setting the clock runs `hwclock`, which waits for a second to begin, twice.
 const SET_TIME_DEADLINE: Duration = Duration::from_secs(15);
+/// How often the clock is set in a row.
+const SET_TIME_ATTEMPTS_MAX: u32 = 3;
+/// How far off a clock may be that was set, in nanoseconds: half a second.
+const TIME_OFF_MAX: i64 = 500_000_000;
+/// A processor or block of memory comes and goes in tens of milliseconds, ten times that under
+/// emulation, and one command switches some.
+const SWITCH_DEADLINE: Duration = Duration::from_secs(20);
 /// A refusal to shut down comes at once; the shutdown itself closes the port or says nothing.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(2);
 
 pub(super) struct Session {
     client: AgentClient,
     info: AgentInfo,
+    /// Size of a block of memory, once the guest has told it.
+    block: Option<u64>,
 }
 
 impl Session {
@@ -45,7 +57,7 @@ impl Session {
     /// Asks an agent that has answered what it can do.
     pub(super) async fn begin(mut client: AgentClient) -> Result<Self, AgentError> {
         let reply = client.call("guest-info", None, CallLimits::within(COMMAND_DEADLINE)).await?;
-        Ok(Self { client, info: AgentInfo::parse(&reply)? })
+        Ok(Self { client, info: AgentInfo::parse(&reply)?, block: None })
     }
 
     pub(super) fn info(&self) -> &AgentInfo {
@@ -72,10 +84,85 @@ impl Session {
         self.client.send_only(command, Some(arguments), SHUTDOWN_DEADLINE).await
     }
 
-    pub(super) async fn set_time(&mut self, unix_nanos: i64) -> Result<(), AgentError> {
-        let arguments = json!({ "time": unix_nanos });
-        let limits = CallLimits::within(SET_TIME_DEADLINE);
-        self.call_within("guest-set-time", Some(arguments), limits).await.map(drop)
+    /// Sets the guest's clock to what `now` says, and sees that it is so: a guest that was slow to
+    /// take the order got an old time.
+    pub(super) async fn set_time(&mut self, now: impl Fn() -> i64) -> Result<(), AgentError> {
+        for _ in 0..SET_TIME_ATTEMPTS_MAX {
+            let arguments = json!({ "time": now() });
+            let limits = CallLimits::within(SET_TIME_DEADLINE);
+            self.call_within("guest-set-time", Some(arguments), limits).await?;
+            let asked = now();
+            let Ok(guest) = self.call("guest-get-time", None).await else { return Ok(()) };
+            let Some(guest) = guest.as_i64() else { return Ok(()) };
+            // It was read between the question and now.
+            if (asked.saturating_sub(TIME_OFF_MAX)..=now().saturating_add(TIME_OFF_MAX))
+                .contains(&guest)
+            {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// How many processors or blocks of memory the guest has.
+    pub(super) async fn parts(&mut self, kind: PartKind) -> Result<Parts, AgentError> {
+        let found = self.get_parts(kind).await?;
+        Ok(Parts::of(&found, self.unit(kind).await?))
+    }
+
+    /// Brings everything online that is there. What the guest refuses stays as it is.
+    pub(super) async fn bring_online(&mut self, kind: PartKind) -> Result<Parts, AgentError> {
+        let off = parts::offline(&self.get_parts(kind).await?);
+        self.switch(kind, &off, true).await?;
+        self.parts(kind).await
+    }
+
+    /// Takes the highest processors out of use, so that `keep` stay in it.
+    pub(super) async fn take_offline(&mut self, keep: u64) -> Result<Parts, AgentError> {
+        let kind = PartKind::Processors;
+        let surplus = parts::surplus(&self.get_parts(kind).await?, keep);
+        self.switch(kind, &surplus, false).await?;
+        self.parts(kind).await
+    }
+
+    async fn switch(
+        &mut self,
+        kind: PartKind,
+        ids: &[u64],
+        online: bool,
+    ) -> Result<(), AgentError> {
+        for some in ids.chunks(parts::SWITCHED_AT_ONCE) {
+            let limits = CallLimits::within(SWITCH_DEADLINE);
+            let arguments = kind.arguments(some, online);
+            match self.call_within(kind.set(), Some(arguments), limits).await {
+                // One that cannot be switched must not keep the others from it.
+                Ok(_) | Err(AgentError::Refused { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_parts(&mut self, kind: PartKind) -> Result<Vec<parts::Part>, AgentError> {
+        let limits =
+            CallLimits { deadline: COMMAND_DEADLINE, reply_bytes: super::client::OUTPUT_BYTES_MAX };
+        kind.parse(&self.call_within(kind.get(), None, limits).await?)
+    }
+
+    /// Size of one part.
+    async fn unit(&mut self, kind: PartKind) -> Result<u64, AgentError> {
+        if kind == PartKind::Processors {
+            return Ok(1);
+        }
+        if let Some(block) = self.block {
+            return Ok(block);
+        }
+        let command = "guest-get-memory-block-info";
+        let reply = self.call(command, None).await?;
+        let size = reply.get("size").and_then(Value::as_u64).filter(|size| *size > 0);
+        let size = size.ok_or(AgentError::WrongShape { command, detail: "no size" })?;
+        self.block = Some(size);
+        Ok(size)
     }
 
     pub(super) async fn freeze(&mut self, limit: Duration) -> Result<u64, AgentError> {

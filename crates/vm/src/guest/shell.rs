@@ -23,6 +23,8 @@ use super::freeze::FreezeMachine;
 use super::heartbeat::HeartbeatMachine;
 use super::host::Exchange;
 use super::host::HostFacts;
+use super::parts::PartKind;
+use super::parts::Parts;
 use super::services::Clock;
 use super::services::Connect;
 use super::services::Frozen;
@@ -77,6 +79,7 @@ enum Errand {
     /// A guest that was left frozen, by a daemon that died, is thawed.
     FindFrozen,
     Ask(Question),
+    Count(PartKind),
     /// Write the host's file if it is not there.
     FindHostFile,
     WriteHostFile,
@@ -264,6 +267,9 @@ impl Shell {
         if round == Round::Addresses {
             return;
         }
+        let countable = |kind: &PartKind| commands.is_some_and(|it| it.allows(kind.get()));
+        let kinds = [PartKind::Processors, PartKind::Memory].into_iter();
+        self.round.extend(kinds.filter(countable).map(Errand::Count));
         if self.host.is_some() && self.exchange != Exchange::Refused {
             self.round.push_back(Errand::FindHostFile);
         }
@@ -281,6 +287,10 @@ impl Shell {
                 other => other.map(drop),
             },
             Errand::Ask(question) => session.ask(question, &mut self.facts).await,
+            Errand::Count(kind) => {
+                let counted = session.parts(kind).await;
+                counted.map(|parts| self.facts.put_parts(kind, parts))
+            }
             Errand::FindHostFile => {
                 let found = match self.exchange {
                     Exchange::Written(path) => session.has_file(path).await,
@@ -364,7 +374,7 @@ impl Shell {
             }
             Request::SyncTime(reply) => {
                 let (on, clock) = (self.services.time_sync, Arc::clone(&self.clock));
-                let set = async |s: &mut Session| s.set_time(clock.unix_nanos()).await;
+                let set = async |s: &mut Session| s.set_time(|| clock.unix_nanos()).await;
                 let done = self.with("time synchronisation", on, set).await;
                 let _ = reply.send(done);
             }
@@ -377,6 +387,15 @@ impl Shell {
             }
             Request::Thaw(reply) => {
                 let done = self.thaw().await;
+                let _ = reply.send(done);
+            }
+            Request::BringOnline(kind, reply) => {
+                let done = self.switch_parts(kind, async |s| s.bring_online(kind).await).await;
+                let _ = reply.send(done);
+            }
+            Request::TakeOffline(keep, reply) => {
+                let kind = PartKind::Processors;
+                let done = self.switch_parts(kind, async |s| s.take_offline(keep).await).await;
                 let _ = reply.send(done);
             }
             Request::Exec(request, reply) => {
@@ -418,6 +437,21 @@ impl Shell {
         let done = command(session).await;
         self.note(&done);
         Ok(done?)
+    }
+
+    /// No service of its own: it belongs to a change of hardware that somebody has asked for.
+    async fn switch_parts(
+        &mut self,
+        kind: PartKind,
+        command: impl AsyncFnOnce(&mut Session) -> Result<Parts, AgentError>,
+    ) -> Result<Parts, ServiceError> {
+        if self.paused {
+            return Err(ServiceError::NoContact);
+        }
+        let parts = self.with("processors and memory", true, command).await?;
+        self.facts.put_parts(kind, parts);
+        self.publish();
+        Ok(parts)
     }
 
     async fn freeze(&mut self) -> Result<Frozen, ServiceError> {

@@ -18,6 +18,7 @@ mod error;
 mod fetch;
 pub mod format;
 pub mod inspect;
+mod kept;
 mod pipeline;
 mod qemu_img;
 mod space;

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
+use model::ImageId;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -22,6 +23,7 @@ use super::format::SourceFormat;
 use super::inspect;
 use super::inspect::ImageHeader;
 use super::inspect::VIRTUAL_SIZE_BYTES_MAX;
+use super::kept;
 use super::qemu_img::Run;
 use super::space;
 use super::stage::Stage;
@@ -30,7 +32,6 @@ use super::store;
 use super::store::ImportPhase;
 use super::store::ImportProgress;
 use super::store::ImportRequest;
-use super::store::ImportSource;
 use super::store::Imported;
 use super::store::Shared;
 
@@ -54,7 +55,7 @@ pub(super) async fn run(
     let expected = request.sha256.as_deref().map(parse_sha256).transpose()?;
     let ready = shared.image_path(request.id);
     if ready.exists() {
-        return finished(shared, request).await;
+        return finished(shared, request.id, request.format).await;
     }
     let dir = shared.stage_dir(request.id);
     let stage = fetch(shared, request, source, cancel, progress).await?;
@@ -73,7 +74,7 @@ pub(super) async fn run(
     progress.send_replace(at(ImportPhase::Checking, 0, None));
     check(shared, &dir, &header, cancel).await?;
     publish(shared, request, &dir, sha256).await?;
-    finished(shared, request).await
+    finished(shared, request.id, request.format).await
 }
 
 fn at(phase: ImportPhase, done: u64, total: Option<u64>) -> ImportProgress {
@@ -98,10 +99,8 @@ async fn fetch(
     progress: &watch::Sender<ImportProgress>,
 ) -> Result<Stage, ImageError> {
     let dir = shared.stage_dir(request.id);
-    let asked = match &request.source {
-        ImportSource::File(path) => format!("{} file {}", request.format, path.display()),
-        ImportSource::Url(url) => format!("{} url {url}", request.format),
-    };
+    shared.take_kept(request)?;
+    let asked = kept::asked(request);
     progress.send_replace(at(ImportPhase::Fetching, 0, None));
     let (make, every, stop) = (dir.clone(), shared.config.checkpoint_bytes, cancel.clone());
     let mut stage = blocking(&dir, move || Stage::open(&make, &asked, every, &stop)).await?;
@@ -374,9 +373,12 @@ async fn publish(
 }
 
 /// What is there now; removes what is left of the staging directory.
-async fn finished(shared: &Shared, request: &ImportRequest) -> Result<Imported, ImageError> {
-    let (path, stage) = (shared.image_path(request.id), shared.stage_dir(request.id));
-    let (note, format) = (shared.hash_path(request.id), request.format);
+pub(super) async fn finished(
+    shared: &Shared,
+    id: ImageId,
+    format: SourceFormat,
+) -> Result<Imported, ImageError> {
+    let (path, stage, note) = (shared.image_path(id), shared.stage_dir(id), shared.hash_path(id));
     blocking(&shared.config.dir, move || {
         super::stage::remove(&stage)?;
         let file = store::open_made(&path)?;

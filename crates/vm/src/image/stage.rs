@@ -232,6 +232,11 @@ impl Stage {
     }
 }
 
+/// Whether there is something in a staging directory with which an import can go on.
+pub(super) fn has_bytes(dir: &Path) -> bool {
+    read_state(dir).is_some_and(|state| state.durable > 0 && state.identity.is_some())
+}
+
 /// Removes a staging directory, if it is there.
 pub(super) fn remove(dir: &Path) -> Result<(), ImageError> {
     match fs::remove_dir_all(dir) {

@@ -11,7 +11,8 @@
 //! `<id>.part/` is an import under way or
 //! one that stopped (see `stage`). Any other entry is not ours. A crash at any point leaves one of
 //! the two; the next import with the same id goes on or begins again, and [`ImageStore::sweep`]
-//! removes what nobody asks for any more.
+//! removes imports that nobody asks for any more. `kept-*` is what failed imports have fetched (see
+//! `kept`).
 
 use std::collections::HashSet;
 use std::fs;
@@ -153,8 +154,10 @@ pub struct Imported {
 /// What a [`ImageStore::sweep`] removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// Images and staging directories of unknown ids.
+    /// Staging directories of unknown ids.
     pub removed: Vec<PathBuf>,
+    /// Images of unknown ids, which stay.
+    pub unknown: Vec<PathBuf>,
     /// Entries that could not be removed, with the reason.
     pub failed: Vec<(PathBuf, String)>,
 }
@@ -197,6 +200,17 @@ impl ImageStore {
         self.shared.image_path(id)
     }
 
+    /// What the file of a ready image is; `None` if there is none.
+    ///
+    /// # Errors
+    /// The file is there and is not sound.
+    pub async fn look(&self, id: ImageId) -> Result<Option<Imported>, ImageError> {
+        if !self.path(id).exists() {
+            return Ok(None);
+        }
+        pipeline::finished(&self.shared, id, SourceFormat::Qcow2).await.map(Some)
+    }
+
     /// Starts an import, or goes on with one that stopped. If the image is there already, the job
     /// ends at once with what it is.
     ///
@@ -229,8 +243,21 @@ impl ImageStore {
         sync_dir(&self.shared.config.dir)
     }
 
-    /// Removes images and staging directories whose id is not in `known`, except those that are
-    /// being imported now. Entries that are not ours are left alone.
+    /// Keeps what an import has fetched that failed in a way that may pass, for the next import of
+    /// the same source. False if there is nothing; then, as after any other failure, it is to be
+    /// removed.
+    ///
+    /// # Errors
+    /// `Busy` while it is being imported; host errors.
+    pub fn keep(&self, request: &ImportRequest) -> Result<bool, ImageError> {
+        let _claim = Claim::take(&self.shared, request.id)?;
+        self.shared.keep(request)
+    }
+
+    /// Removes staging directories whose id is not in `known`, except those that are being imported
+    /// now, and tells which images are unknown. Those stay: disks of machines may be thin copies
+    /// of them, and if the database was lost they are all that is left. Entries that are not ours
+    /// are left alone.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -243,12 +270,19 @@ impl ImageStore {
             if known.contains(&id) {
                 continue;
             }
+            if path.extension().is_some_and(|it| it != "part") {
+                if path.extension().is_some_and(|it| it == "qcow2") {
+                    swept.unknown.push(path);
+                }
+                continue;
+            }
             match self.remove(id) {
                 Ok(()) => swept.removed.push(path),
                 Err(ImageError::Busy) => {}
                 Err(error) => swept.failed.push((path, error.to_string())),
             }
         }
+        self.shared.prune_kept();
         Ok(swept)
     }
 }

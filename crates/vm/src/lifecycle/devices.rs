@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use model::Bytes;
+use model::CpuSpec;
 use model::DiskId;
 use model::DiskSource;
 use model::DiskSpec;
@@ -17,8 +18,10 @@ use model::VmChange;
 use model::VmRecord;
 use tokio::time::Instant;
 
+use crate::engine::CpuLimits;
 use crate::engine::EngineError;
 use crate::engine::MachineEvent;
+use crate::guest::PartKind;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
 use crate::lifecycle::ops::Stop;
@@ -29,10 +32,10 @@ use crate::lifecycle::ops::race;
 use crate::lifecycle::plan;
 
 /// How often the guest's part of a change is looked at when no event tells.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long before an operation's deadline it gives up by itself, so that undoing has time.
-const SPARE: Duration = Duration::from_secs(2);
+pub(crate) const SPARE: Duration = Duration::from_secs(2);
 
 impl Driver {
     /// Makes a disk's file, unless an earlier daemon has.
@@ -295,6 +298,9 @@ impl Driver {
             return Ok(OpOutcome::Done);
         }
         let spec = &record.spec;
+        if change.cpu_weight.is_some() || change.cpu_cap_percent.is_some() {
+            self.set_cpu_limits(cpu_limits(&spec.cpus, change)).await?;
+        }
         if let Some(count) = change.cpus {
             self.set_cpus(task, count).await?;
         }
@@ -315,8 +321,13 @@ impl Driver {
     pub(crate) async fn undo_set(&self, record: &VmRecord, change: &VmChange) {
         let Ok(machine) = self.machine() else { return };
         let spec = &record.spec;
+        if change.cpu_weight.is_some() || change.cpu_cap_percent.is_some() {
+            let before = cpu_limits(&spec.cpus, &VmChange::default());
+            self.give_back(machine.set_cpu_limits(before).await.map(drop));
+        }
         if change.cpus.is_some() {
             self.give_back(machine.set_vcpus(spec.cpus.count).await);
+            self.bring_back_online(PartKind::Processors).await;
         }
         if change.memory.is_some() {
             self.give_back(machine.set_memory(spec.memory.size).await);
@@ -333,15 +344,28 @@ impl Driver {
         }
     }
 
+    async fn set_cpu_limits(&self, limits: CpuLimits) -> Step<()> {
+        let machine = self.machine()?;
+        let missing = machine.set_cpu_limits(limits).await?;
+        for what in &missing {
+            self.note(model::Severity::Warning, format!("a limit does not hold: {what}"));
+        }
+        self.publisher.in_run(|run| run.info = machine.run());
+        Ok(())
+    }
+
     async fn set_cpus(&mut self, task: &Task<'_>, count: u32) -> Step<()> {
         let machine = self.machine()?;
         self.progress(task, "changing processors", 0, u64::from(count));
+        if count < machine.inventory().await?.vcpus.plugged {
+            self.take_offline(task, count).await?;
+        }
         machine.set_vcpus(count).await?;
         loop {
             let now = machine.inventory().await?.vcpus.plugged;
             self.publisher.in_run(|run| run.cpus = now);
             if now == count {
-                return Ok(());
+                return self.await_online(task, PartKind::Processors, u64::from(count)).await;
             }
             if self.no_time_left(task) {
                 return Err(failed(
@@ -360,13 +384,20 @@ impl Driver {
 
     async fn set_memory(&mut self, task: &Task<'_>, size: Bytes) -> Step<()> {
         let machine = self.machine()?;
+        // What leaves the guest is not to be brought back by us.
+        let grows = size > machine.memory_state().await?.present;
         machine.set_memory(size).await?;
         loop {
+            if grows {
+                // A guest that leaves it offline takes no more after the first gigabyte.
+                self.bring_online(task, PartKind::Memory).await?;
+            }
             let memory = machine.memory_state().await?;
             self.publisher.in_run(|run| run.memory = memory.present);
             self.progress(task, "changing memory", memory.present.get(), size.get());
             if memory.present == memory.requested {
-                return Ok(());
+                let wanted = if grows { memory.present.get() } else { return Ok(()) };
+                return self.await_online(task, PartKind::Memory, wanted).await;
             }
             if self.no_time_left(task) {
                 return Err(failed(
@@ -397,6 +428,17 @@ impl Driver {
         let layout = self.machine()?.layout();
         let written = self.with_files(move |files| files.write_layout(&layout));
         written.await.map_err(file("its layout cannot be written"))
+    }
+}
+
+/// Share and cap of processor time after a change.
+fn cpu_limits(before: &CpuSpec, change: &VmChange) -> CpuLimits {
+    CpuLimits {
+        weight: change.cpu_weight.unwrap_or(before.weight),
+        cap_percent: match change.cpu_cap_percent {
+            Some(cap) => (cap != 0).then_some(cap),
+            None => before.cap_percent,
+        },
     }
 }
 

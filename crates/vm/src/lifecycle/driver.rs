@@ -258,6 +258,10 @@ impl Driver {
                 self.publisher.phase_with_note(Phase::Paused, "its storage cannot be written");
                 self.services_paused(true);
             }
+            Ok(RunState::Prelaunch) => {
+                self.publisher.phase(Phase::Starting);
+                self.services_paused(true);
+            }
             Ok(_) => {
                 self.publisher.phase(Phase::Paused);
                 self.services_paused(true);

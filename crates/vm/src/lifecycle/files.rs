@@ -40,6 +40,9 @@ use crate::engine::Layout;
 /// End of the name of a disk that leaves its VM.
 const ASIDE: &str = ".removed";
 
+/// Highest run that a file's name may speak of: there must be room to count on.
+const RUN_MAX: u64 = 1 << 48;
+
 /// Paths and small files of one VM.
 #[derive(Debug, Clone)]
 pub struct VmFiles {
@@ -204,12 +207,7 @@ impl VmFiles {
         }
         for entry in entries(&self.dir) {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let run = name
-                .strip_prefix("memory-")
-                .and_then(|rest| rest.split('.').next())
-                .and_then(|run| run.parse::<u64>().ok())
-                .map(Generation::new);
-            let over = match run {
+            let over = match run_of(&name) {
                 Some(run) => {
                     run <= record.generation
                         && record.saved.is_none_or(|saved| saved.generation != run)
@@ -340,6 +338,27 @@ impl VmFiles {
     fn sync_dir(&self) -> io::Result<()> {
         File::open(&self.dir)?.sync_all()
     }
+}
+
+impl VmFiles {
+    /// The latest run of which something is in the directory; 0 where there is nothing.
+    pub(crate) fn latest_run(&self) -> Generation {
+        let runs = entries(&self.dir)
+            .into_iter()
+            .filter_map(|entry| run_of(&entry.file_name().to_string_lossy()));
+        runs.max().unwrap_or_default()
+    }
+
+    /// Whether a saved memory of that run is there as a whole, which says that it was not used.
+    pub(crate) fn has_memory(&self, run: Generation) -> bool {
+        self.memory(run).is_file() && self.read_memory_layout(run).is_ok()
+    }
+}
+
+/// The run that a memory file is of.
+fn run_of(name: &str) -> Option<Generation> {
+    let run = name.strip_prefix("memory-")?.split('.').next()?;
+    run.parse().ok().filter(|run| *run <= RUN_MAX).map(Generation::new)
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> io::Result<T> {

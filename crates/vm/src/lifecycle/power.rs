@@ -55,6 +55,7 @@ impl Driver {
             if run.info.generation == record.generation {
                 // An earlier daemon got this far. It puts the memory away before the guest goes on,
                 // so memory that is still in its place is what this machine was made from.
+                self.publisher.phase(Phase::Starting);
                 let restored =
                     record.saved.is_some_and(|saved| self.files.memory(saved.generation).exists());
                 self.make_ready(record, restored).await?;
@@ -78,6 +79,11 @@ impl Driver {
         self.files.make().map_err(file("its directory cannot be made"))?;
         if record.volume.is_some() {
             self.claim(record)?;
+        }
+        if record.saved.is_none() {
+            // Of a save that is over. Its disks change from here on, so it must not be there when
+            // the VM is ever registered again.
+            self.files.drop_memory();
         }
         let restore = self.open_memory(record)?;
         let restored = restore.is_some();

@@ -132,7 +132,7 @@ impl Driver {
         }
     }
 
-    fn guest(&self) -> Option<GuestServices> {
+    pub(crate) fn guest(&self) -> Option<GuestServices> {
         self.services.borrow().clone()
     }
 

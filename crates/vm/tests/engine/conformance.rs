@@ -7,6 +7,7 @@ use model::DiskId;
 use model::VmId;
 use uuid::Uuid;
 use vm::engine::Adopted;
+use vm::engine::CpuLimits;
 use vm::engine::CpuPlan;
 use vm::engine::DeviceState;
 use vm::engine::EngineError;
@@ -48,6 +49,7 @@ both!(
     a_machine_survives_its_engine,
     a_saved_machine_comes_back_where_it_was,
     devices_are_attached_and_told,
+    processor_limits_change_while_it_runs,
     what_cannot_be_is_refused,
     a_dead_machine_says_so,
 );
@@ -58,6 +60,9 @@ async fn a_machine_lives_from_launch_to_reap(rig: Rig) {
     let vm = plan.vm;
     let Launched { machine, mut events, run } = engine.launch(plan).await.unwrap();
     assert_eq!((run.vm, run.generation.get()), (vm, 7));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let age_ms = now.as_millis().abs_diff(u128::from(run.started_ms));
+    assert!(age_ms < 600_000, "it was started {age_ms} ms ago");
     assert_eq!(machine.query_status().await.unwrap(), RunState::Prelaunch);
     machine.cont().await.unwrap();
     event(&mut events, |event| *event == MachineEvent::Resumed).await;
@@ -214,6 +219,32 @@ async fn devices_are_attached_and_told(rig: Rig) {
     machine.set_memory(Bytes::new(Bytes::mib(200).get() + 4096)).await.unwrap();
     assert_eq!(machine.memory_state().await.unwrap().requested, Bytes::mib(200));
     engine.reap(vm).await.unwrap();
+}
+
+async fn processor_limits_change_while_it_runs(rig: Rig) {
+    let engine = rig.engine();
+    let mut plan = rig.plan().await;
+    let vm = plan.vm;
+    (plan.isolation.cpu_weight, plan.isolation.cpu_cap_percent) = (200, Some(50));
+    let Launched { machine, run, .. } = engine.launch(plan).await.unwrap();
+    machine.cont().await.unwrap();
+    let limits = machine.inventory().await.unwrap().cpu_limits;
+    assert_eq!(limits, CpuLimits { weight: 200, cap_percent: Some(50) });
+    let limits = CpuLimits { weight: 10, cap_percent: None };
+    let missing = machine.set_cpu_limits(limits).await.unwrap();
+    // What this host lacks it lacked at the start, and in the same words.
+    assert!(missing.iter().all(|it| run.missing_limits.contains(it)), "{missing:?} {run:?}");
+    assert_eq!(machine.run(), run);
+    assert_eq!(machine.inventory().await.unwrap().cpu_limits, limits);
+    drop((machine, engine));
+
+    let engine = rig.engine();
+    let Adopted::Running(Launched { machine, .. }) = engine.adopt(vm).await.unwrap() else {
+        panic!("the machine is gone");
+    };
+    assert_eq!(machine.inventory().await.unwrap().cpu_limits, limits);
+    engine.reap(vm).await.unwrap();
+    assert!(matches!(machine.set_cpu_limits(limits).await, Err(EngineError::Exited)));
 }
 
 async fn what_cannot_be_is_refused(rig: Rig) {

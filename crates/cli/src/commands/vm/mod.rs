@@ -10,6 +10,7 @@ mod list;
 mod nic;
 mod off;
 mod pause;
+mod register;
 mod reset;
 mod resume;
 mod save;
@@ -43,6 +44,7 @@ noun! {
     Set(set),
     Delete(delete),
     Undelete(undelete),
+    Register(register),
     Console(console),
     Screenshot(screenshot),
     Freeze(freeze),

@@ -1,6 +1,7 @@
 //! `muster vm show`.
 
 use api::endpoint::VmShow;
+use api::model::Bytes;
 use api::model::Services;
 use api::types::DiskView;
 use api::types::GuestView;
@@ -132,6 +133,15 @@ fn present_run(sheet: &mut Sheet<'_>, run: &RunView) {
     sheet.toned("not enforced", run.missing_limits.join("; "), Tone::Busy);
 }
 
+/// What the guest's kernel uses of its hardware, and what it leaves idle.
+fn uses<T: std::fmt::Display>(sheet: &mut Sheet<'_>, name: &str, used: Option<T>, idle: Option<T>) {
+    let Some(used) = used else { return };
+    match idle {
+        Some(idle) => sheet.toned(name, format!("{used} online, {idle} offline"), Tone::Busy),
+        None => sheet.row(name, format!("{used} online")),
+    };
+}
+
 fn guest(sheet: &mut Sheet<'_>, guest: &GuestView, out: &Output) {
     if matches!(guest.heartbeat, Heartbeat::Off) && guest.os.is_none() {
         return;
@@ -147,6 +157,9 @@ fn guest(sheet: &mut Sheet<'_>, guest: &GuestView, out: &Output) {
     sheet.opt("agent", guest.agent.as_ref());
     sheet.opt("time zone", guest.timezone.as_ref());
     sheet.row("users", guest.users.join(", "));
+    uses(sheet, "processors", guest.cpus_online, guest.cpus_offline.filter(|it| *it > 0));
+    let idle = guest.memory_offline.filter(|it| *it > Bytes::ZERO);
+    uses(sheet, "memory blocks", guest.memory_online, idle);
     if guest.frozen {
         sheet.toned("file systems", "frozen", Tone::Busy);
     }

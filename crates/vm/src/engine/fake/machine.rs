@@ -27,6 +27,7 @@ use super::Fault;
 use super::lock;
 use crate::engine::BalloonPlan;
 use crate::engine::BalloonStats;
+use crate::engine::CpuLimits;
 use crate::engine::DeviceState;
 use crate::engine::DiskBus;
 use crate::engine::DiskPlan;
@@ -82,6 +83,7 @@ pub(super) struct FakeVm {
     disks: BTreeMap<DiskId, FakeDisk>,
     nics: BTreeMap<NicId, FakeNic>,
     vcpus: VcpuState,
+    cpu_limits: CpuLimits,
     memory: MemoryState,
     balloon: Option<Bytes>,
     save: SaveProgress,
@@ -117,7 +119,8 @@ impl FakeVm {
         plan: LaunchPlan,
         saved: Option<SavedDoc>,
     ) -> Result<Self, EngineError> {
-        let LaunchPlan { profile, disks, nics, layout, memory, cpus, balloon, .. } = plan;
+        let LaunchPlan { profile, disks, nics, layout, memory, cpus, balloon, isolation, .. } =
+            plan;
         let ports = Ports::place(&layout, profile, &disks, &nics, saved.is_some())?;
         let block = match profile {
             Profile::Virtio if memory.max > memory.size => Bytes::mib(2),
@@ -135,6 +138,7 @@ impl FakeVm {
             disks: BTreeMap::new(),
             nics: BTreeMap::new(),
             vcpus: VcpuState { plugged, max: cpus.max },
+            cpu_limits: isolation.cpu(),
             memory: MemoryState {
                 boot: memory.size,
                 requested: present,
@@ -332,6 +336,10 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    fn run(&self) -> RunInfo {
+        lock(&self.vm).run.clone()
+    }
+
     fn layout(&self) -> Layout {
         lock(&self.vm).layout.clone()
     }
@@ -346,6 +354,7 @@ impl Machine for FakeMachine {
                 disks: vm.disks.iter().map(|(id, disk)| (*id, state(disk.unplugging))).collect(),
                 nics: vm.nics.iter().map(|(id, nic)| (*id, state(nic.unplugging))).collect(),
                 vcpus: vm.vcpus,
+                cpu_limits: vm.cpu_limits,
             })
         })
     }
@@ -540,6 +549,13 @@ impl Machine for FakeMachine {
                 vm.emit(MachineEvent::VcpusChanged(count));
             }
             Ok(())
+        })
+    }
+
+    async fn set_cpu_limits(&self, limits: CpuLimits) -> Result<Vec<String>, EngineError> {
+        self.with("cgroup", |vm| {
+            vm.cpu_limits = limits;
+            Ok(Vec::new())
         })
     }
 

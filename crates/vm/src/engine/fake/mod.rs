@@ -20,6 +20,8 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use model::VmId;
@@ -330,12 +332,13 @@ impl Engine for FakeEngine {
         if vms.get(&vm).is_some_and(|fake| lock(fake).exit.is_none()) {
             return Err(EngineError::AlreadyRunning(vm));
         }
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = RunInfo {
             vm,
             pid,
             generation: plan.generation,
             accel: Accel::Tcg,
-            started_ms: 0,
+            started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
             uid: 2_000_000_000 + plan.isolation.slot,
             missing_limits: Vec::new(),
         };

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use model::VmId;
 
+use crate::engine::CpuLimits;
 use crate::engine::EngineError;
 use crate::engine::IsolationPlan;
 
@@ -91,12 +92,11 @@ impl Cgroups {
             let _ = fs::write(top.join("cgroup.subtree_control"), format!("+{controller}"));
             let _ = fs::write(self.base.join("cgroup.subtree_control"), format!("+{controller}"));
         }
-        let cap = isolation.cpu_cap_percent.map(|percent| u64::from(percent) * 1000);
-        let cap = cap.map_or("max 100000".to_owned(), |micros| format!("{micros} 100000"));
+        let [weight, cap] = cpu_settings(isolation.cpu());
         let limit = isolation.memory_limit.map_or(memory, model::Bytes::get);
         let settings = [
-            ("cpu", "cpu.weight", isolation.cpu_weight.clamp(1, 10_000).to_string()),
-            ("cpu", "cpu.max", cap),
+            ("cpu", weight.0, weight.1),
+            ("cpu", cap.0, cap.1),
             ("memory", "memory.max", limit.to_string()),
             ("pids", "pids.max", threads.to_string()),
         ];
@@ -112,6 +112,21 @@ impl Cgroups {
         }
         missing.extend(failed);
         Ok(missing)
+    }
+
+    /// Sets share and cap of processor time of a machine that runs; returns what could not be set.
+    pub(super) fn set_cpu(&self, vm: VmId, limits: CpuLimits) -> Vec<String> {
+        let absent: Vec<String> = self.missing().into_iter().filter(|it| about_cpu(it)).collect();
+        if !absent.is_empty() {
+            return absent;
+        }
+        let dir = self.of(vm);
+        let settings = cpu_settings(limits).into_iter();
+        let failed = settings.filter_map(|(file, value)| {
+            let error = fs::write(dir.join(file), &value).err()?;
+            Some(format!("{file} = {value}: {error}"))
+        });
+        failed.collect()
     }
 
     /// Machines that have a group.
@@ -165,5 +180,67 @@ impl Cgroups {
     /// Removes the instance's own group if no machine is left in it.
     pub(super) fn tidy(&self) {
         let _ = fs::remove_dir(&self.base);
+    }
+}
+
+/// Files of the cpu controller, and what to write into them.
+fn cpu_settings(limits: CpuLimits) -> [(&'static str, String); 2] {
+    let cap = limits.cap_percent.map(|percent| u64::from(percent) * 1000);
+    let cap = cap.map_or("max 100000".to_owned(), |micros| format!("{micros} 100000"));
+    [("cpu.weight", limits.weight.clamp(1, 10_000).to_string()), ("cpu.max", cap)]
+}
+
+/// Whether a missing limit is one that [`Cgroups::set_cpu`] sets.
+pub(super) fn about_cpu(missing: &str) -> bool {
+    missing.starts_with("cpu.") || missing.starts_with(CONTROLLERS[0].1)
+}
+
+#[cfg(test)]
+mod tests {
+    use model::Bytes;
+    use uuid::Uuid;
+
+    use super::Cgroups;
+    use super::VmId;
+    use super::about_cpu;
+    use super::fs;
+    use crate::engine::CpuLimits;
+    use crate::engine::IsolationPlan;
+
+    /// Groups in an ordinary directory, which says that it has these controllers.
+    fn groups(controllers: &str) -> (tempfile::TempDir, Cgroups) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), controllers).unwrap();
+        let groups = Cgroups::find(Some(dir.path()), "test").unwrap();
+        (dir, groups)
+    }
+
+    #[test]
+    fn limits_are_set_at_the_start_and_changed_later() {
+        let (_dir, groups) = groups("cpuset cpu io memory pids\n");
+        let vm = VmId::new(Uuid::from_u128(1));
+        let plan =
+            IsolationPlan { cpu_weight: 30, cpu_cap_percent: Some(150), ..Default::default() };
+        let missing = groups.make(vm, &plan, Bytes::gib(1).get(), 64).unwrap();
+        assert_eq!(missing, [""; 0]);
+        let read = |file: &str| fs::read_to_string(groups.of(vm).join(file)).unwrap();
+        assert_eq!((read("cpu.weight"), read("cpu.max")), ("30".into(), "150000 100000".into()));
+        assert_eq!((read("memory.max"), read("pids.max")), ("1073741824".into(), "64".into()));
+        let limits = CpuLimits { weight: 4000, cap_percent: None };
+        assert_eq!(groups.set_cpu(vm, limits), [""; 0]);
+        assert_eq!((read("cpu.weight"), read("cpu.max")), ("4000".into(), "max 100000".into()));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_set_is_named() {
+        let (_dir, groups) = groups("memory pids\n");
+        let vm = VmId::new(Uuid::from_u128(1));
+        let missing = groups.make(vm, &IsolationPlan::default(), 1, 1).unwrap();
+        assert_eq!(missing, groups.set_cpu(vm, CpuLimits::default()));
+        assert!(missing.len() == 1 && about_cpu(&missing[0]), "{missing:?}");
+        // The controller is there and the group is not.
+        let (_dir, groups) = super::tests::groups("cpu memory pids\n");
+        let failed = groups.set_cpu(vm, CpuLimits::default());
+        assert!(failed.len() == 2 && failed.iter().all(|it| about_cpu(it)), "{failed:?}");
     }
 }

@@ -225,6 +225,7 @@ impl QemuEngine {
         let boot_id = process::boot_id().map_err(EngineError::io("read the boot id"))?;
         let mut record = Record::new(run, boot_id, plan.profile, plan.memory);
         let virtio = plan.profile == Profile::Virtio;
+        record.cpu_limits = plan.isolation.cpu();
         record.balloon = virtio && plan.balloon == BalloonPlan::Present;
         record.chains = plan.disks.iter().map(|disk| (disk.id, disk.chain.len())).collect();
         record.links = plan.nics.iter().map(|nic| (nic.id, nic.link_up)).collect();

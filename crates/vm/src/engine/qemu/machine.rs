@@ -23,6 +23,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::args;
+use super::cgroup::Cgroups;
 use super::image;
 use super::process::Process;
 use super::qmp::Qmp;
@@ -65,6 +66,7 @@ pub(super) const FDSET_STATE: i32 = 900;
 pub(super) struct Shared {
     pub(super) qmp: Qmp,
     pub(super) dir: RunDir,
+    pub(super) cgroups: Cgroups,
     pub(super) process: Process,
     pub(super) serial: Serial,
     pub(super) events: EventSink,

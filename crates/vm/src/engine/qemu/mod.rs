@@ -168,6 +168,7 @@ impl QemuEngine {
         let shared = Arc::new(Shared {
             qmp,
             dir,
+            cgroups: self.cgroups.clone(),
             process,
             serial: Serial::start(serial),
             events: sink,

@@ -27,6 +27,7 @@ use model::VmId;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::engine::CpuLimits;
 use crate::engine::EngineError;
 use crate::engine::Layout;
 use crate::engine::MemoryPlan;
@@ -59,6 +60,9 @@ pub(super) struct Record {
     /// Most processors that were plugged at one time in this process.
     #[serde(default)]
     pub(super) cpus_peak: u32,
+    /// Share and cap of processor time, as they were asked for last.
+    #[serde(default)]
+    pub(super) cpu_limits: CpuLimits,
     /// Cables.
     pub(super) links: BTreeMap<NicId, bool>,
 }
@@ -76,6 +80,7 @@ impl Record {
             balloon: false,
             chains: BTreeMap::new(),
             cpus_peak: 0,
+            cpu_limits: CpuLimits::default(),
             links: BTreeMap::new(),
         }
     }

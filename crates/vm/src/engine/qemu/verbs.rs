@@ -15,12 +15,14 @@ use serde_json::json;
 use tokio::net::UnixStream;
 
 use super::args;
+use super::cgroup;
 use super::image;
 use super::machine::FDSET_STATE;
 use super::machine::QemuMachine;
 use super::machine::Save;
 use crate::engine::Accel;
 use crate::engine::BalloonStats;
+use crate::engine::CpuLimits;
 use crate::engine::DeviceState;
 use crate::engine::DiskBus;
 use crate::engine::DiskPlan;
@@ -31,6 +33,7 @@ use crate::engine::Machine;
 use crate::engine::MemoryState;
 use crate::engine::NicPlan;
 use crate::engine::Profile;
+use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::engine::SavePhase;
 use crate::engine::SaveProgress;
@@ -197,6 +200,10 @@ impl Machine for QemuMachine {
         self.shared.end().await
     }
 
+    fn run(&self) -> RunInfo {
+        self.shared.lock().record.run.clone()
+    }
+
     fn layout(&self) -> Layout {
         self.shared.lock().record.layout.clone()
     }
@@ -220,6 +227,7 @@ impl Machine for QemuMachine {
                 plugged: u32::try_from(plugged).unwrap_or(inner.cpus.0),
                 max: inner.cpus.1,
             },
+            cpu_limits: inner.record.cpu_limits,
         })
     }
 
@@ -419,6 +427,26 @@ impl Machine for QemuMachine {
             unless_pending(self.shared.run("device_del", id).await)?;
         }
         Ok(())
+    }
+
+    async fn set_cpu_limits(&self, limits: CpuLimits) -> Result<Vec<String>, EngineError> {
+        if self.shared.process.ended() {
+            return Err(EngineError::Exited);
+        }
+        let vm = {
+            let mut inner = self.shared.lock();
+            inner.record.cpu_limits = limits;
+            inner.record.run.vm
+        };
+        let missing = self.shared.cgroups.set_cpu(vm, limits);
+        {
+            let told = &mut self.shared.lock().record.run.missing_limits;
+            told.retain(|text| !cgroup::about_cpu(text));
+            // In the place where the start has them.
+            told.splice(0..0, missing.iter().cloned());
+        }
+        self.shared.store()?;
+        Ok(missing)
     }
 
     async fn balloon(&self, target: Bytes) -> Result<(), EngineError> {

@@ -49,6 +49,10 @@ pub(super) struct Guest {
     pub(super) frozen: bool,
     pub(super) hostname: String,
     pub(super) time: Option<i64>,
+    /// Processors, online or not. The first cannot be taken off.
+    pub(super) processors: Vec<bool>,
+    /// Blocks of memory of 128 MiB, online or not.
+    pub(super) blocks: Vec<bool>,
     /// Commands that the agent says it does not allow.
     pub(super) blocked: Vec<&'static str>,
     /// An agent from before QEMU 4.0 does not repeat ids.
@@ -67,7 +71,12 @@ pub(super) struct FakePort {
 
 impl FakePort {
     pub(super) fn new() -> Self {
-        let guest = Guest { hostname: "debian".into(), ..Guest::default() };
+        let guest = Guest {
+            hostname: "debian".into(),
+            processors: vec![true],
+            blocks: vec![true],
+            ..Guest::default()
+        };
         Self {
             guest: Arc::new(Mutex::new(guest)),
             up: watch::channel(true).0,
@@ -172,7 +181,7 @@ enum Answer {
     Close,
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 23] = [
     "guest-sync-delimited",
     "guest-ping",
     "guest-info",
@@ -190,6 +199,12 @@ const COMMANDS: [&str; 17] = [
     "guest-shutdown",
     "guest-set-time",
     "guest-fsfreeze-freeze",
+    "guest-get-time",
+    "guest-get-vcpus",
+    "guest-set-vcpus",
+    "guest-get-memory-blocks",
+    "guest-get-memory-block-info",
+    "guest-set-memory-blocks",
 ];
 
 impl Guest {
@@ -249,6 +264,7 @@ impl Guest {
             }
             "guest-exec-status" => json!({ "exited": true, "exitcode": 0, "out-data": "b2s=" }),
             "guest-shutdown" => Value::Null,
+            "guest-get-time" => json!(self.time),
             "guest-set-time" => {
                 self.time = arguments["time"].as_i64();
                 json!({})
@@ -260,6 +276,17 @@ impl Guest {
             "guest-fsfreeze-thaw" => {
                 self.frozen = false;
                 json!(2)
+            }
+            "guest-get-vcpus" => list("logical-id", &self.processors),
+            "guest-get-memory-blocks" => list("phys-index", &self.blocks),
+            "guest-get-memory-block-info" => json!({ "size": 128 << 20 }),
+            "guest-set-vcpus" => {
+                switch(&mut self.processors, "logical-id", &arguments["vcpus"])?;
+                json!(arguments["vcpus"].as_array().unwrap().len())
+            }
+            "guest-set-memory-blocks" => {
+                switch(&mut self.blocks, "phys-index", &arguments["mem-blks"])?;
+                json!([])
             }
             "guest-fsfreeze-status" => json!(if self.frozen { "frozen" } else { "thawed" }),
             _ => return Err("CommandNotFound"),
@@ -280,6 +307,20 @@ impl Guest {
         self.open.insert(handle, path);
         Ok(json!(handle))
     }
+}
+
+fn list(id: &str, parts: &[bool]) -> Value {
+    let item =
+        |(at, online): (usize, &bool)| json!({ id: at, "online": online, "can-offline": at > 0 });
+    parts.iter().enumerate().map(item).collect()
+}
+
+fn switch(parts: &mut [bool], id: &str, items: &Value) -> Result<(), &'static str> {
+    for item in items.as_array().unwrap() {
+        let at = usize::try_from(item[id].as_u64().unwrap()).unwrap();
+        *parts.get_mut(at).ok_or("GenericError")? = item["online"].as_bool().unwrap();
+    }
+    Ok(())
 }
 
 #[async_trait]

@@ -23,6 +23,8 @@ use crate::guest::HOST_FILE;
 use crate::guest::HOST_FILE_FALLBACK;
 use crate::guest::Heartbeat;
 use crate::guest::HostFacts;
+use crate::guest::PartKind;
+use crate::guest::Parts;
 use crate::guest::ServiceError;
 use crate::guest::probe::ExecRequest;
 
@@ -165,9 +167,9 @@ async fn an_idle_guest_costs_few_messages_and_no_wake_ups() {
     status.mark_unchanged();
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert!(!status.has_changed().unwrap(), "nothing changed, nobody is woken");
-    // A ping in five seconds, six questions a minute.
+    // A ping in five seconds, eight questions a minute.
     let messages = port.guest().seen.len() - before;
-    assert!((170..=190).contains(&messages), "{messages}");
+    assert!((190..=210).contains(&messages), "{messages}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,6 +213,58 @@ async fn an_agent_that_allows_less_still_gets_what_it_allows() {
     services.tell(Some(host("db"))).unwrap();
     until(&services, |status| status.exchange == Exchange::Refused).await;
     assert_eq!(services.status().borrow().heartbeat, Heartbeat::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_plugged_is_brought_online_and_counted() {
+    let port = FakePort::new();
+    let services = start(&port);
+    until(&services, |status| status.facts.as_ref().is_some_and(|facts| facts.memory.is_some()))
+        .await;
+    port.guest().processors.extend([false; 40]);
+    port.guest().blocks.extend([false, false]);
+    let parts = services.bring_online(PartKind::Processors).await.unwrap();
+    assert_eq!(parts, Parts { online: 41, offline: 0, unit: 1 });
+    let parts = services.bring_online(PartKind::Memory).await.unwrap();
+    assert_eq!((parts.in_use() >> 20, parts.offline), (384, 0));
+    // Nobody has to wait for the next look to see it.
+    let facts = services.status().borrow().facts.clone().unwrap();
+    assert_eq!((facts.processors.unwrap().online, facts.memory.unwrap().online), (41, 3));
+
+    let parts = services.take_offline(39).await.unwrap();
+    assert_eq!((parts.online, parts.offline), (39, 2));
+    assert_eq!(port.guest().processors[38..], [true, false, false]);
+
+    // A guest that refuses keeps what it has; one that stands is not asked.
+    port.quirk("guest-set-vcpus", 1, Quirk::Error("GenericError"));
+    let parts = services.bring_online(PartKind::Processors).await.unwrap();
+    assert_eq!((parts.online, parts.offline), (39, 2));
+    services.set_paused(true).unwrap();
+    let paused = services.bring_online(PartKind::Processors).await;
+    assert!(matches!(paused, Err(ServiceError::NoContact)), "{paused:?}");
+    services.set_paused(false).unwrap();
+    port.quirk("guest-get-vcpus", 1, Quirk::Returns(json!([{ "logical-id": "x" }])));
+    assert!(services.bring_online(PartKind::Processors).await.is_err());
+    assert_eq!(services.status().borrow().heartbeat, Heartbeat::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_too_late_is_set_again() {
+    let port = FakePort::new();
+    let services = start(&port);
+    until(&services, |status| status.heartbeat == Heartbeat::Ok).await;
+    let late = json!(FixedClock.unix_nanos() - 3_000_000_000);
+    port.quirk("guest-get-time", 1, Quirk::Returns(late.clone()));
+    services.sync_time().await.unwrap();
+    assert_eq!(port.count("guest-set-time"), 2);
+    services.sync_time().await.unwrap();
+    assert_eq!(port.count("guest-set-time"), 3);
+    // A clock that cannot be held is not fought with, and a liar neither.
+    for lie in [late, json!("noon"), json!(i64::MIN)] {
+        port.quirk("guest-get-time", 9, Quirk::Returns(lie));
+        services.sync_time().await.unwrap();
+    }
+    assert_eq!(port.count("guest-set-time"), 3 + 3 + 1 + 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -171,6 +171,56 @@ async fn a_kept_import_goes_on_after_a_new_start() {
 }
 
 #[tokio::test]
+async fn what_a_failed_import_has_fetched_serves_the_next_of_the_same_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = disk(6);
+    let server = Server::start(raw.clone(), vec![Act::HangAfter(4 * MIB)]).await;
+    let source = ImportSource::Url(server.url("disk.raw"));
+    let first = request(1, source.clone(), SourceFormat::Raw);
+    let mut config = config(dir.path());
+    config.http.idle = Duration::from_millis(300);
+    config.fetch_attempts_max = 0;
+    let failing = ImageStore::open(config).unwrap();
+    let error = failing.import(first.clone()).wait().await.unwrap_err();
+    assert!(error.is_resumable(), "{error}");
+    assert!(failing.keep(&first).unwrap());
+    assert!(!failing.keep(&first).unwrap(), "kept once");
+    failing.remove(id(1)).unwrap();
+    // It survives the next start, and another source has nothing of it.
+    let store = store(dir.path());
+    store.sweep(&HashSet::new()).unwrap();
+    let path = dir.path().join("other.raw");
+    std::fs::write(&path, disk(1)).unwrap();
+    let other = request(3, ImportSource::File(path), SourceFormat::Raw);
+    assert!(content(&store.import(other).wait().await.unwrap().path) == disk(1));
+    let imported = store.import(request(2, source.clone(), SourceFormat::Raw)).wait().await;
+    assert!(content(&imported.unwrap().path) == raw);
+    assert_eq!(server.ranges(), ["-".to_owned(), format!("bytes={}-", 4 * MIB)]);
+    let images = entries(&dir.path().join("images"));
+    assert!(!images.iter().any(|name| name.starts_with("kept-")), "{images:?}");
+}
+
+#[tokio::test]
+async fn few_halves_are_kept_and_only_those_with_something_in_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(disk(2), Vec::new()).await;
+    let mut config = config(dir.path());
+    config.http.idle = Duration::from_millis(300);
+    config.fetch_attempts_max = 0;
+    let store = ImageStore::open(config).unwrap();
+    for n in 1..=6 {
+        let act = if n == 6 { Act::Silent } else { Act::HangAfter(MIB) };
+        server.state.lock().unwrap().acts.push(act);
+        let source = ImportSource::Url(server.url(&format!("{n}.raw")));
+        let request = request(n, source, SourceFormat::Raw);
+        store.import(request.clone()).wait().await.unwrap_err();
+        assert_eq!(store.keep(&request).unwrap(), n != 6, "{n}");
+    }
+    let images = entries(&dir.path().join("images"));
+    assert_eq!(images.iter().filter(|name| name.starts_with("kept-")).count(), 4, "{images:?}");
+}
+
+#[tokio::test]
 async fn a_local_copy_goes_on_only_if_the_file_is_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("disk.raw");
@@ -214,7 +264,7 @@ async fn redirects_are_followed_but_not_for_ever() {
 }
 
 #[tokio::test]
-async fn sweep_removes_what_nobody_knows_and_nothing_else() {
+async fn sweep_removes_half_imports_that_nobody_knows_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let store = store(dir.path());
     let images = dir.path().join("images");
@@ -229,9 +279,14 @@ async fn sweep_removes_what_nobody_knows_and_nothing_else() {
     std::fs::write(images.join("README"), "mine").unwrap();
     let swept = store.sweep(&HashSet::from([id(1), id(4)])).unwrap();
     assert!(swept.failed.is_empty());
+    assert_eq!(swept.removed, [images.join(format!("{}.part", id(3)))]);
+    // The disk of a machine may need it.
+    assert_eq!(swept.unknown, [images.join(format!("{}.qcow2", id(2)))]);
     let left = [
         format!("{}.qcow2", id(1)),
         format!("{}.sha256", id(1)),
+        format!("{}.qcow2", id(2)),
+        format!("{}.sha256", id(2)),
         format!("{}.part", id(4)),
         "README".to_owned(),
     ];

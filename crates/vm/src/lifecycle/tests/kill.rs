@@ -20,6 +20,7 @@ use super::nic;
 use super::probe::Gate;
 use super::shutdown;
 use super::spec;
+use crate::lifecycle::Phase;
 
 /// More calls than any operation makes: a test that gets here does not end.
 const CALLS_MAX: usize = 500;
@@ -59,6 +60,10 @@ async fn at_each_call<W: Future<Output = World>>(
         let finished = tokio::select! {
             call = gate.stopped() => {
                 calls.insert(call);
+                if matches!(ends.request, OpRequest::VmStart { .. }) {
+                    let seen = world.status().phase;
+                    assert_ne!(seen, Phase::Paused, "pass {stop_at}: before or after {call}");
+                }
                 false
             }
             () = tokio::time::sleep(Duration::from_secs(10)) => true,
@@ -198,7 +203,12 @@ async fn removing_an_adapter_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn growing_ends() {
-    let change = VmChange { cpus: Some(3), memory: Some(Bytes::mib(192)), ..VmChange::default() };
+    let change = VmChange {
+        cpus: Some(3),
+        cpu_cap_percent: Some(70),
+        memory: Some(Bytes::mib(192)),
+        ..VmChange::default()
+    };
     let request = OpRequest::VmSet { vm: VM, change: Box::new(change), if_revision: None };
     let stopped = &[Power::Running];
     everywhere(World::with_running, Ends { request, done: Some(Power::Running), stopped }).await;

@@ -362,7 +362,9 @@ impl World {
         let nics: BTreeSet<NicId> = vm.spec.nics.iter().map(|nic| nic.id).collect();
         assert_eq!(inventory.disks.into_keys().collect::<BTreeSet<_>>(), disks);
         assert_eq!(inventory.nics.into_keys().collect::<BTreeSet<_>>(), nics);
-        assert_eq!(inventory.vcpus.plugged, vm.spec.cpus.count);
+        let (cpus, limits) = (vm.spec.cpus, inventory.cpu_limits);
+        assert_eq!(inventory.vcpus.plugged, cpus.count);
+        assert_eq!((limits.weight, limits.cap_percent), (cpus.weight, cpus.cap_percent));
         assert_eq!(machine.memory_state().await.unwrap().present, vm.spec.memory.size);
         assert_eq!(self.files().read_layout().unwrap(), machine.layout(), "the layout is kept");
     }

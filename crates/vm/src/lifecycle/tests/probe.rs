@@ -32,6 +32,7 @@ use super::lock;
 use crate::engine::Ability;
 use crate::engine::Adopted;
 use crate::engine::BalloonStats;
+use crate::engine::CpuLimits;
 use crate::engine::DiskPlan;
 use crate::engine::Engine;
 use crate::engine::EngineError;
@@ -43,6 +44,7 @@ use crate::engine::Layout;
 use crate::engine::Machine;
 use crate::engine::MemoryState;
 use crate::engine::NicPlan;
+use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::engine::SaveProgress;
 use crate::engine::Stray;
@@ -337,6 +339,10 @@ impl Machine for ProbeMachine {
         result
     }
 
+    fn run(&self) -> RunInfo {
+        self.machine.run()
+    }
+
     fn layout(&self) -> Layout {
         self.machine.layout()
     }
@@ -397,6 +403,10 @@ impl Machine for ProbeMachine {
 
     async fn set_vcpus(&self, count: u32) -> Result<(), EngineError> {
         through!(self, "set_vcpus", self.machine.set_vcpus(count))
+    }
+
+    async fn set_cpu_limits(&self, limits: CpuLimits) -> Result<Vec<String>, EngineError> {
+        through!(self, "set_cpu_limits", self.machine.set_cpu_limits(limits))
     }
 
     async fn balloon(&self, target: Bytes) -> Result<(), EngineError> {

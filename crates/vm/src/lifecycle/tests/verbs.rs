@@ -75,6 +75,8 @@ async fn hardware_changes_while_it_runs_and_stays_after_save_and_start() {
     world.run(OpRequest::DiskResize { vm: VM, disk: disk(2).id, size: Bytes::mib(2) }).await;
     let change = VmChange {
         cpus: Some(2),
+        cpu_weight: Some(400),
+        cpu_cap_percent: Some(150),
         memory: Some(Bytes::mib(192)),
         balloon: Some(Bytes::mib(160)),
         ..VmChange::default()
