@@ -76,8 +76,9 @@ async fn thaw(vm: &Vm<'_>) -> FreezeView {
 async fn begin_writing(shell: &mut Serial) {
     let note = |file: &str| format!("cut -d' ' -f1 /proc/uptime >>{file}; usleep 200000");
     let (written, awake) = (note("/run/written"), note("/run/awake"));
-    let writer =
-        format!("(while :; do echo x >>/mnt/file; {written}; done) </dev/null >/dev/null 2>&1 & true");
+    let writer = format!(
+        "(while :; do echo x >>/mnt/file; {written}; done) </dev/null >/dev/null 2>&1 & true"
+    );
     let other = format!("(while :; do {awake}; done) </dev/null >/dev/null 2>&1 & true");
     shell.run(&writer).await;
     shell.run(&other).await;
