@@ -8,6 +8,8 @@ use api::client::Client;
 use api::client::Target;
 use api::endpoint::Endpoint;
 use api::endpoint::Nothing;
+use tokio::signal::unix::Signal;
+use tokio::sync::Mutex;
 
 use crate::cli::GlobalArgs;
 use crate::error::CliError;
@@ -22,6 +24,9 @@ pub(crate) struct Context {
     pub(crate) out: Output,
     /// Whether to wait for operations.
     pub(crate) wait: bool,
+    /// Ctrl-C, from the first operation on that was waited for: from then on it no longer ends the
+    /// program by itself, so it must be looked at whatever is done next.
+    pub(crate) interrupts: Mutex<Option<Signal>>,
 }
 
 /// An answer, as it came and as it is understood.
@@ -36,7 +41,8 @@ pub(crate) struct Reply<T> {
 impl Context {
     /// Reads the global options.
     pub(crate) fn new(global: &GlobalArgs, out: Output) -> Result<Self, CliError> {
-        Ok(Self { client: Client::new(target(global)?), out, wait: !global.no_wait })
+        let client = Client::new(target(global)?);
+        Ok(Self { client, out, wait: !global.no_wait, interrupts: Mutex::default() })
     }
 
     /// Whether the daemon is on another machine, or at least reached as if it were.
@@ -80,7 +86,8 @@ impl Context {
         query: &E::Query,
         body: &E::Body,
     ) -> Result<Reply<E::Reply>, CliError> {
-        let raw = self.client.call_raw(&E::INFO, path, query, body).await?.to_vec();
+        let asked = self.client.call_raw(&E::INFO, path, query, body);
+        let raw = self.unless_interrupted(asked).await?.to_vec();
         let raw = if raw.is_empty() { b"{}".to_vec() } else { raw };
         let value = serde_json::from_slice(&raw).map_err(|error| {
             ApiError::new(
@@ -91,6 +98,27 @@ impl Context {
             )
         })?;
         Ok(Reply { raw, value })
+    }
+
+    /// Waits for an answer, at most until Ctrl-C where that is ours to look at. Whoever waits for
+    /// an operation looks by themselves.
+    async fn unless_interrupted<T>(
+        &self,
+        asked: impl Future<Output = Result<T, ApiError>>,
+    ) -> Result<T, CliError> {
+        let mut held = self.interrupts.try_lock();
+        let Some(interrupts) = held.as_mut().ok().and_then(|held| held.as_mut()) else {
+            return Ok(asked.await?);
+        };
+        tokio::select! {
+            // One that was pressed before the question is heeded before it.
+            biased;
+            _ = interrupts.recv() => Err(CliError::interrupted(
+                "interrupted between two steps; what was begun goes on, the rest is not done",
+                "see what is under way: muster op list",
+            )),
+            answer = asked => Ok(answer?),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ Examples:
   muster daemon --data-dir /srv/muster --run-dir /run/muster")]
 pub(crate) struct Args {
     /// Configuration file; /etc/muster/config.toml is read if it exists and no other is named.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "MUSTER_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Where images, disks and the state are kept.
     #[arg(long, value_name = "DIR")]

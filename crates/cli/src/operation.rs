@@ -135,8 +135,14 @@ async fn follow(context: &Context, op: Reply<OpView>) -> Result<Reply<OpView>, C
     if !op.value.is_running() {
         return Ok(op);
     }
-    let interrupts = signal(SignalKind::interrupt())
-        .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}"), ""))?;
+    let mut held = context.interrupts.lock().await;
+    let interrupts =
+        match &mut *held {
+            Some(interrupts) => interrupts,
+            none => none.insert(signal(SignalKind::interrupt()).map_err(|error| {
+                CliError::failed(format!("cannot watch for Ctrl-C: {error}"), "")
+            })?),
+        };
     let progress = Progress::new(&context.out, &op.value.title);
     let mut waiter = Waiter { context, progress, interrupts, op, stopping: false };
     let result = waiter.wait().await;
@@ -156,7 +162,7 @@ async fn follow(context: &Context, op: Reply<OpView>) -> Result<Reply<OpView>, C
 struct Waiter<'a> {
     context: &'a Context,
     progress: Progress,
-    interrupts: Signal,
+    interrupts: &'a mut Signal,
     op: Reply<OpView>,
     stopping: bool,
 }

@@ -21,7 +21,8 @@ pub struct Ran {
 }
 
 impl Ran {
-    pub(crate) fn new(output: &Output) -> Self {
+    /// What there is to see of a program that has ended.
+    pub fn new(output: &Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -47,6 +47,9 @@ use crate::traces;
 const DIR: &str = "/tmp/muster-e2e-";
 const NETNS: &str = "m-";
 
+/// End of the name of the namespace beside a host's.
+const WORLD: &str = "-w";
+
 /// User ids of one host's machines: its slots are counted from zero.
 const UIDS: u32 = 32;
 
@@ -65,13 +68,21 @@ pub struct Options {
     pub networking: bool,
     /// The data directory is a small file system in memory, of so many MiB.
     pub data_mib: Option<u32>,
+    /// QEMU is what [`Host::qemu_is`] says; nothing at first.
+    pub own_qemu: bool,
     /// Further lines of the configuration.
     pub extra: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { engine: "qemu", networking: true, data_mib: None, extra: String::new() }
+        Self {
+            engine: "qemu",
+            networking: true,
+            data_mib: None,
+            own_qemu: false,
+            extra: String::new(),
+        }
     }
 }
 
@@ -108,6 +119,16 @@ impl Host {
     /// # Panics
     /// If it does not come up.
     pub async fn start_with(options: Options) -> Self {
+        let mut host = Self::prepare(&options);
+        host.restart().await;
+        host
+    }
+
+    /// A host whose daemon somebody else will start.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn prepare(options: &Options) -> Self {
         static SWEEP: Once = Once::new();
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         SWEEP.call_once(sweep);
@@ -125,8 +146,7 @@ impl Host {
             daemon: None,
             netns,
         };
-        host.lay_out(&options, &id);
-        host.restart().await;
+        host.lay_out(options, &id);
         host
     }
 
@@ -141,9 +161,13 @@ impl Host {
             assert!(mount.status().is_ok_and(|it| it.success()), "{mount:?}");
             self.data_is_mounted = true;
         }
+        let qemu = match options.own_qemu {
+            true => format!("qemu = {:?}\n", self.qemu_path()),
+            false => String::new(),
+        };
         let config = format!(
             "data_dir = {:?}\nrun_dir = {:?}\nnode_name = \"host-{id}\"\nengine = \"{}\"\n\
-             networking = {}\nuid_base = {}\n{}\n",
+             networking = {}\nuid_base = {}\n{qemu}{}\n",
             self.data_dir(),
             self.run_dir(),
             options.engine,
@@ -206,6 +230,15 @@ impl Host {
         &self.netns
     }
 
+    /// Another network beside this host's, joined to it by a cable: `wan0` here, `eth0` there.
+    pub fn world(&self) -> Netns {
+        let world = Netns::new(format!("{}{WORLD}", self.netns.name()));
+        self.netns.sh(&format!("ip link add wan0 type veth peer name eth0 netns {}", world.name()));
+        self.netns.sh("ip link set wan0 up");
+        world.sh("ip link set eth0 up");
+        world
+    }
+
     /// The API's socket.
     pub fn socket(&self) -> PathBuf {
         self.run_dir().join("api.sock")
@@ -226,7 +259,27 @@ impl Host {
         self.dir.join(name)
     }
 
-    fn config_path(&self) -> PathBuf {
+    /// Puts a program in QEMU's place, or takes QEMU away.
+    ///
+    /// # Panics
+    /// If the host has no QEMU of its own, or the file cannot be changed.
+    pub fn qemu_is(&self, program: Option<&Path>) {
+        let (path, new) = (self.qemu_path(), self.dir.join("qemu.new"));
+        match program {
+            Some(program) => {
+                std::os::unix::fs::symlink(program, &new).expect("/tmp can be written");
+                fs::rename(new, path).expect("/tmp can be written");
+            }
+            None => fs::remove_file(path).expect("there is a QEMU"),
+        }
+    }
+
+    fn qemu_path(&self) -> PathBuf {
+        self.dir.join("qemu")
+    }
+
+    /// The daemon's configuration.
+    pub fn config_path(&self) -> PathBuf {
         self.dir.join("config.toml")
     }
 
@@ -454,7 +507,9 @@ fn sweep() {
         let uids = fs::read_to_string(dir.join("uids")).ok().and_then(|it| it.parse().ok());
         uids.into_iter().for_each(end_processes);
         let _ = Command::new("umount").arg(dir.join("data")).output();
-        let _ = Command::new("ip").args(["netns", "delete", &format!("{NETNS}{id}")]).output();
+        for name in [format!("{NETNS}{id}"), format!("{NETNS}{id}{WORLD}")] {
+            let _ = Command::new("ip").args(["netns", "delete", &name]).output();
+        }
         let _ = fs::remove_dir_all(&dir);
     }
 }

@@ -23,6 +23,10 @@ impl Netns {
         this
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The file that holds it.
     pub fn path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.name)
@@ -51,6 +55,16 @@ impl Netns {
             .filter(|name| *name != "lo")
             .map(str::to_owned)
             .collect()
+    }
+
+    /// Runs a command that must end well inside: the words are split at spaces.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn sh(&self, line: &str) {
+        let mut words = line.split(' ');
+        let program = words.next().unwrap_or_default();
+        run(self.command(program).args(words));
     }
 
     /// Runs a function on a thread inside, for sockets.

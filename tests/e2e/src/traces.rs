@@ -78,3 +78,12 @@ pub(crate) fn kill(pid: i32) {
         let _ = kill_process(pid, Signal::KILL);
     }
 }
+
+/// Sends a process a signal, such as `-STOP`.
+///
+/// # Panics
+/// If it is not there.
+pub fn signal(pid: u32, signal: &str) {
+    let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(sent.is_ok_and(|it| it.success()), "{pid} is gone before {signal}");
+}

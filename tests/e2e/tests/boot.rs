@@ -6,9 +6,6 @@ use std::io::Read;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use api::endpoint as ep;
-use api::endpoint::Endpoint;
-use api::endpoint::Nothing;
 use api::model::Bytes;
 use api::model::CloudInit;
 use api::model::DeviceProfile;
@@ -17,10 +14,8 @@ use api::types::Accelerator;
 use api::types::VmCreateBody;
 use e2e::GUEST;
 use e2e::Host;
-use e2e::OWN;
 use e2e::eventually;
 use e2e::tiny;
-use tokio::time::timeout;
 
 /// What `guestload answer` in the guest says to whoever connects from the host.
 async fn answer(host: &Host, address: &str) -> String {
@@ -110,21 +105,6 @@ async fn a_guest_without_virtio_drivers_boots_on_legacy_devices() {
     assert_eq!(shell.run("ls -d /sys/block/sda | wc -l").await, "1");
     vm.wait_heartbeat().await;
     vm.off().await;
-}
-
-#[tokio::test]
-async fn the_screen_can_be_seen() {
-    let host = Host::start().await;
-    host.import_tiny().await;
-    let vm = host.create(&tiny("screen")).await;
-    vm.start().await;
-    let info = &<ep::VmScreenshot as Endpoint>::INFO;
-    let nothing = Nothing {};
-    let png = host.client().call_raw(info, &[vm.name()], &nothing, &nothing).await.unwrap();
-    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"), "{} bytes", png.len());
-    let mut vnc = host.client().socket::<ep::VmVnc>(&[vm.name()]).await.unwrap();
-    let hello = timeout(OWN, vnc.receive()).await.unwrap().unwrap().unwrap();
-    assert!(hello.starts_with(b"RFB 003."), "{hello:?}");
 }
 
 #[tokio::test]

@@ -14,16 +14,13 @@ use api::model::VmChange;
 use api::types::Heartbeat;
 use api::types::Phase;
 use api::types::VmCreateBody;
+use e2e::BOOT;
 use e2e::GUEST;
 use e2e::Host;
 use e2e::OWN;
 use e2e::eventually;
+use e2e::signal;
 use e2e::tiny;
-
-fn signal(pid: u32, signal: &str) {
-    let sent = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
-    assert!(sent.unwrap().success());
-}
 
 #[tokio::test]
 async fn a_machine_killed_from_outside_is_started_again_as_a_new_run() {
@@ -169,6 +166,47 @@ async fn a_guest_without_a_file_system_that_can_be_frozen_says_so() {
     vm.set(VmChange { services, ..VmChange::default() }).await;
     let error = host.client().get::<ep::VmFreeze>(&["f"]).await.unwrap_err();
     assert!(!error.hint.is_empty(), "{error:?}");
+}
+
+/// Memory that the daemon has, in bytes.
+fn resident(host: &Host) -> u64 {
+    let status = format!("/proc/{}/status", host.daemon_pid().unwrap());
+    let text = std::fs::read_to_string(status).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn viewers_that_hang_up_or_stand_still_disturb_nobody() {
+    /// More than the daemon may grow by, in bytes: each viewer has a queue with an end.
+    const GROWTH_MAX: u64 = 64 << 20;
+    let host = Host::start().await;
+    host.import_tiny().await;
+    let vm = host.boot(&tiny("seen")).await;
+    let mut shell = vm.shell().await;
+    let daemon = host.daemon_pid().unwrap();
+    let open = || std::fs::read_dir(format!("/proc/{daemon}/fd")).unwrap().count();
+    let (files, memory) = (open(), resident(&host));
+    // Some never read what they get.
+    let mut still = Vec::new();
+    for _ in 0..5 {
+        still.push(host.client().socket::<ep::VmSerial>(&["seen"]).await.unwrap());
+        still.push(host.client().socket::<ep::VmVnc>(&["seen"]).await.unwrap());
+    }
+    shell.send("yes to-whoever-listens | head -c 1000000; echo the-$((6 * 7))-end\n").await;
+    // Others go without a word while the guest talks.
+    for _ in 0..20 {
+        drop(host.client().socket::<ep::VmSerial>(&["seen"]).await.unwrap());
+        drop(host.client().socket::<ep::VmVnc>(&["seen"]).await.unwrap());
+    }
+    // Whoever reads is not kept waiting by those who do not.
+    shell.expect("the-42-end", BOOT).await;
+    let grown = resident(&host).saturating_sub(memory);
+    assert!(grown < GROWTH_MAX, "the daemon has grown by {} MiB", grown >> 20);
+    drop(still);
+    eventually("their connections are closed", OWN, async || (open() <= files + 2).then_some(()))
+        .await;
+    shell.run("true").await;
 }
 
 #[tokio::test]

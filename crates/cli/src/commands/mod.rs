@@ -33,6 +33,7 @@ pub(crate) async fn each(
     for name in names {
         match begin(name).await {
             Ok(op) => ops.push(op),
+            Err(error) if error.exit_code() == 130 => return Err(error),
             Err(error) => keep(context, &mut first, error),
         }
     }

@@ -85,3 +85,18 @@ fn a_start_is_left_to_itself_at_once() {
     assert_eq!(error["error"]["code"], "interrupted");
     assert_eq!(error["error"]["hint"], format!("see how it ends: muster op wait {OP}"));
 }
+
+#[test]
+fn between_two_steps_nothing_more_is_begun() {
+    let fake = Fake::new();
+    fake.on("VmCreate", [Answer::Json(200, samples::running("vm_create"))])
+        .on("OpWait", [samples::answer("OpWait")])
+        .on("VmStart", [Answer::Hang]);
+    let running = start(&fake, &["vm", "create", "web-1", "--image", "debian", "--start"], "");
+    fake.wait_for("VmStart", 1);
+    running.signal("-INT");
+    let ran = running.end();
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    assert!(ran.stderr.contains("interrupted between two steps"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("muster op list"), "{}", ran.stderr);
+}

@@ -367,6 +367,9 @@ fn engine_code(error: &EngineError) -> &'static str {
 
 fn engine_hint(error: &EngineError) -> String {
     match error {
+        EngineError::Missing { .. } | EngineError::TooOld { .. } => {
+            "install it and try again; the daemon finds it by itself: muster node show"
+        }
         EngineError::Hung { .. } | EngineError::Garbage(_) => "turn it off: muster vm off NAME",
         EngineError::OutOfRange { .. } => {
             "shut it down to change the limits: muster vm shutdown NAME"

@@ -127,11 +127,16 @@ async fn measure(program: &Path, missing_limits: Vec<String>) -> Result<Ability,
     })
 }
 
-async fn ask(program: &Path, args: &[&str]) -> Result<String, EngineError> {
-    let missing = |why: String| EngineError::Missing {
+/// There is no QEMU, or nothing that behaves like one.
+pub(super) fn missing(program: &Path, why: &str) -> EngineError {
+    EngineError::Missing {
         what: format!("QEMU ({})", program.display()),
         advice: format!("install it: apt install qemu-system-x86 ({why})"),
-    };
+    }
+}
+
+async fn ask(program: &Path, args: &[&str]) -> Result<String, EngineError> {
+    let missing = |why: String| missing(program, &why);
     let mut child = Command::new(program)
         .args(args)
         .stdin(Stdio::null())

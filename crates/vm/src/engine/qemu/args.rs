@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::image;
 use super::image::Image;
+use super::jit;
 use crate::engine::Accel;
 use crate::engine::BalloonPlan;
 use crate::engine::ClockPolicy;
@@ -27,10 +28,6 @@ use crate::engine::layout::Ports;
 
 /// Memory comes and goes in blocks of this size: a huge page, the smallest step virtio-mem has.
 pub(super) const MEMORY_BLOCK: Bytes = Bytes::mib(2);
-
-/// Translated code kept by the emulator, in MiB. QEMU's own choice grows with the host and would
-/// be the largest part of a small guest.
-const TCG_CACHE_MIB: u32 = 256;
 
 /// Most queues of one disk; also keeps the number the same when processors come and go.
 const QUEUES_MAX: u32 = 4;
@@ -168,7 +165,10 @@ fn base(line: &mut Line, parts: &Parts<'_>) {
     line.pair("machine", machine);
     match parts.accel {
         Accel::Kvm => line.pair("accel", "kvm"),
-        Accel::Tcg => line.pair("accel", format!("tcg,thread=multi,tb-size={TCG_CACHE_MIB}")),
+        Accel::Tcg => {
+            let cache = jit::cache_mib(parts.cpus, plan.cpus.max);
+            line.pair("accel", format!("tcg,thread=multi,tb-size={cache}"));
+        }
     }
     let sandbox = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
     line.pair("sandbox", sandbox);

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::Attached;
 use super::GREETING_LIMIT;
 use super::QemuEngine;
+use super::ability;
 use super::ability::OVMF_CODE;
 use super::ability::OVMF_VARS;
 use super::args;
@@ -28,6 +29,7 @@ use super::machine;
 use super::machine::FDSET_STATE;
 use super::machine::Shared;
 use super::process;
+use super::process::Newborn;
 use super::process::Process;
 use super::record::Record;
 use super::record::RunDir;
@@ -51,7 +53,7 @@ use crate::engine::layout::Ports;
 const FD_FIRST: i32 = 20;
 
 /// Host memory QEMU needs beside the guest's: devices, translated code, buffers.
-const OVERHEAD: Bytes = Bytes::mib(768);
+const OVERHEAD: Bytes = Bytes::mib(1024);
 
 /// Threads QEMU needs beside one for each processor: disk workers, streams, viewers.
 const THREADS: u64 = 256;
@@ -94,6 +96,10 @@ impl QemuEngine {
     /// Starts a machine of which nothing is left from before.
     pub(super) async fn start(&self, mut plan: LaunchPlan) -> Result<Launched, EngineError> {
         let accel = self.choose_accel(plan.accel).await?;
+        // What was found out about it may be old: packages come and go under a daemon that runs.
+        if !self.config.program.exists() {
+            return Err(ability::missing(&self.config.program, "it is gone"));
+        }
         check_memory(&plan)?;
         let restore = plan.restore.take();
         let ports =
@@ -174,17 +180,20 @@ impl QemuEngine {
         names: &ImageNames,
     ) -> Result<Attached, EngineError> {
         let launcher = self.config.launcher.clone();
-        let spawn = move || jail::spawn(&launcher, &jail, fds.0);
-        let pid = tokio::task::spawn_blocking(spawn)
+        // Also when this start is given up in the meantime, the process must not stay.
+        let spawn = move || jail::spawn(&launcher, &jail, fds.0).map(Newborn::new);
+        let newborn = tokio::task::spawn_blocking(spawn)
             .await
             .map_err(|error| failed("start", error.to_string()))?
             .map_err(|error| failed("jail", error.to_string()))?;
+        let pid = newborn.pid();
         let Some(ticks) = process::start_ticks(pid) else {
             return Err(explain(names, &machine::last_words(&output)));
         };
         record.run.pid = pid;
         record.ticks = Some(ticks);
         dir.write(&record)?;
+        newborn.recorded();
         let process = Process::open(pid, ticks).map_err(EngineError::io("open QEMU"))?;
         let Some(process) = process else {
             return Err(explain(names, &machine::last_words(&output)));

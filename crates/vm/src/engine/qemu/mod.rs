@@ -16,6 +16,7 @@ mod args;
 mod cgroup;
 mod image;
 pub mod jail;
+mod jit;
 mod launch;
 mod machine;
 mod process;

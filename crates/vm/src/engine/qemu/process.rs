@@ -42,6 +42,44 @@ pub(super) fn collect_child(pid: u32) {
     }
 }
 
+/// A process that was just started and is not yet in any record: whoever gives it up, by an error
+/// or because nobody waits any more, ends it and takes it off the process table.
+#[derive(Debug)]
+pub(super) struct Newborn(u32);
+
+impl Newborn {
+    /// Takes charge of a child of ours.
+    pub(super) fn new(pid: u32) -> Self {
+        Self(pid)
+    }
+
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.0
+    }
+
+    /// It is in a record now, by which it is found and ended.
+    pub(super) fn recorded(mut self) {
+        self.0 = 0;
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        let Ok(pid @ 2..) = i32::try_from(self.0) else { return };
+        // SAFETY: plain integers; a child that was not collected keeps its number.
+        unsafe { libc::kill(pid, libc::SIGKILL) };
+        // The kernel takes a moment, and this may be an async task.
+        std::thread::spawn(move || {
+            // SAFETY: plain integers and a null pointer, which the call allows.
+            unsafe {
+                let id = pid.unsigned_abs();
+                libc::waitid(libc::P_PID, id, std::ptr::null_mut(), libc::WEXITED);
+            }
+        });
+    }
+}
+
 /// Which boot of the host this is.
 pub(super) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())

@@ -17,6 +17,7 @@ use tokio::net::UnixStream;
 use super::args;
 use super::cgroup;
 use super::image;
+use super::jit;
 use super::machine::FDSET_STATE;
 use super::machine::QemuMachine;
 use super::machine::Save;
@@ -151,6 +152,31 @@ impl QemuMachine {
             inner.record.cpus_peak = inner.record.cpus_peak.max(number + 1);
         }
         self.shared.store()
+    }
+
+    /// Refuses to add so many processors where that would end an emulated machine (see [`jit`]).
+    async fn room_for_processors(&self, more: u32) -> Result<(), EngineError> {
+        let (emulated, now, max) = {
+            let inner = self.shared.lock();
+            (inner.record.run.accel == Accel::Tcg, inner.record.cpus_peak, inner.cpus.1)
+        };
+        if more == 0 || !emulated {
+            return Ok(());
+        }
+        let told = match self.shared.run("x-query-jit", json!({})).await {
+            Ok(told) => told,
+            // A command that a later QEMU may do without.
+            Err(EngineError::Command { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let text = told["human-readable-text"].as_str().unwrap_or_default();
+        if jit::has_room(text, max, now, more) == Some(false) {
+            let why = "the emulator's cache of translated code is nearly full, and adding one would \
+                       end the machine (a flaw of QEMU without KVM); try it again later, or save \
+                       the machine and start it, which empties the cache";
+            return Err(unsupported("another processor at this moment", why));
+        }
+        Ok(())
     }
 
     async fn qom_size(&self, property: &str) -> Result<u64, EngineError> {
@@ -411,6 +437,7 @@ impl Machine for QemuMachine {
         here.sort_by_key(|cpu| std::cmp::Reverse(core(cpu)));
         free.sort_by_key(core);
         let plugged = u32::try_from(here.len()).unwrap_or(max);
+        self.room_for_processors(count.saturating_sub(plugged)).await?;
         for cpu in free.iter().take(count.saturating_sub(plugged) as usize) {
             let number = u32::try_from(core(cpu)).unwrap_or_default();
             self.first_time(number)?;
