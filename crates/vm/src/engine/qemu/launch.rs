@@ -96,10 +96,6 @@ impl QemuEngine {
     /// Starts a machine of which nothing is left from before.
     pub(super) async fn start(&self, mut plan: LaunchPlan) -> Result<Launched, EngineError> {
         let accel = self.choose_accel(plan.accel).await?;
-        // What was found out about it may be old: packages come and go under a daemon that runs.
-        if !self.config.program.exists() {
-            return Err(ability::missing(&self.config.program, "it is gone"));
-        }
         check_memory(&plan)?;
         let restore = plan.restore.take();
         let ports =
@@ -208,8 +204,13 @@ impl QemuEngine {
         }
     }
 
+    /// What carries the processors out, where QEMU is (still) there at all.
     async fn choose_accel(&self, choice: AccelChoice) -> Result<Accel, EngineError> {
         let ability = self.ability().await?;
+        // What was found out about QEMU may be old: packages come and go under a daemon that runs.
+        if !self.config.program.exists() {
+            return Err(ability::missing(&self.config.program, "it is gone"));
+        }
         match (choice, ability.accel) {
             (AccelChoice::Tcg, _) => Ok(Accel::Tcg),
             (AccelChoice::Auto, accel) => Ok(accel),
