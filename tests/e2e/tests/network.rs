@@ -68,7 +68,7 @@ fn mirror(stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((mut stream, from)) => {
-                let _ = write!(stream, "you are {}\n", from.ip());
+                let _ = writeln!(stream, "you are {}", from.ip());
             }
             Err(_) => std::thread::sleep(LOOK),
         }
