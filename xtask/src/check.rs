@@ -7,6 +7,7 @@ use anyhow::bail;
 
 use crate::run::cmd;
 use crate::run::root;
+use crate::run::says_yes;
 use crate::run::show;
 use crate::tidy;
 
@@ -42,6 +43,7 @@ const STEPS: &[(&str, Step)] = &[
     ("tidy", tidy::run),
     ("clippy", clippy),
     ("documentation", documentation),
+    ("cargo-deny", deny),
 ];
 
 fn format() -> Result<()> {
@@ -61,6 +63,15 @@ fn documentation() -> Result<()> {
     let args =
         ["doc", "--workspace", "--no-deps", "--document-private-items", "--locked", "--quiet"];
     cargo(&args, Some(("RUSTDOCFLAGS", FLAGS)))
+}
+
+/// Where it is installed; tidy knows the same rules without it (`deny.toml` says why).
+fn deny() -> Result<()> {
+    if !says_yes(cmd("cargo", ["deny", "--version"])) {
+        println!("not installed; tidy has checked licences and bans");
+        return Ok(());
+    }
+    cargo(&["deny", "--offline", "--locked", "check", "bans", "licenses", "sources"], None)
 }
 
 fn cargo(args: &[&str], variable: Option<(&str, &str)>) -> Result<()> {

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! /usr/bin/muster                              stripped
-//! /lib/systemd/system/muster.service
+//! /lib/systemd/system/muster.service           the daemon
+//! /lib/systemd/system/muster-machines.service  the control group of all machines
 //! /etc/muster/config.toml                      a conffile: the administrator's changes stay
 //! /usr/share/man/man1, completions, doc        written by the binary itself
 //! ```
 //!
 //! The tree is staged and packed by `dpkg-deb`; no debhelper, no root. What the maintainer scripts
 //! promise stands in `packaging/debian`: an upgrade restarts the daemon under running machines,
-//! removal refuses while machines run, and a purge keeps disks unless it is told otherwise.
+//! removal refuses while machines run and keeps their disks, and a purge deletes them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -40,6 +41,11 @@ pub(crate) struct Args {
 const FILES: &[(&str, &str, u32)] = &[
     ("packaging/config/config.toml", "etc/muster/config.toml", 0o644),
     ("packaging/systemd/muster.service", "lib/systemd/system/muster.service", 0o644),
+    (
+        "packaging/systemd/muster-machines.service",
+        "lib/systemd/system/muster-machines.service",
+        0o644,
+    ),
     ("packaging/debian/copyright", "usr/share/doc/muster/copyright", 0o644),
     ("CHANGELOG.md", "usr/share/doc/muster/changelog", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
@@ -60,8 +66,16 @@ const DEPENDS: &str = "libgcc-s1, qemu-system-x86 (>= 1:10), qemu-utils (>= 1:10
 
 /// Builds the package and says where it is.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let binary = build(args.dev)?;
-    let version = format!("{}-{}", version()?, args.revision);
+    let package = make(args.dev, args.revision)?;
+    println!("{}", package.display());
+    println!("install it with: apt install {}", package.display());
+    Ok(())
+}
+
+/// Builds the package; where it is.
+pub(crate) fn make(dev: bool, revision: u32) -> Result<PathBuf> {
+    let binary = build(dev)?;
+    let version = format!("{}-{revision}", version()?);
     let tree = target().join("deb/tree");
     if tree.exists() {
         fs::remove_dir_all(&tree).with_context(|| format!("cannot clear {}", tree.display()))?;
@@ -72,9 +86,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let package = target().join(format!("deb/muster_{version}_amd64.deb"));
     let (from, to) = (tree.to_string_lossy(), package.to_string_lossy());
     quiet(cmd("dpkg-deb", ["--build", "--root-owner-group", "-Zzstd", &from, &to]))?;
-    println!("{}", package.display());
-    println!("install it with: apt install {}", package.display());
-    Ok(())
+    Ok(package)
 }
 
 fn build(dev: bool) -> Result<PathBuf> {

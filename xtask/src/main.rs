@@ -10,6 +10,7 @@ mod deb;
 mod demo;
 mod guest;
 mod install;
+mod package;
 mod run;
 mod test;
 mod tidy;
@@ -51,6 +52,8 @@ enum Verb {
     Tidy,
     /// Make a Debian package of the release build.
     Deb(deb::Args),
+    /// Install, upgrade and remove the Debian package on a real Debian under systemd.
+    PackageTest,
     /// Measure Muster against its targets and its peers.
     Bench(bench::Args),
 }
@@ -81,6 +84,7 @@ fn run_verb(verb: Verb) -> Result<()> {
             install::run()?;
             deb::run(&args)
         }
+        Verb::PackageTest => package::run(),
         Verb::Tidy => tidy::run(),
         Verb::Bench(args) => bench::run(&args),
     }

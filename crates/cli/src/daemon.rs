@@ -19,7 +19,8 @@ use crate::error::CliError;
 Examples:
   muster daemon
   muster daemon --config /etc/muster/config.toml
-  muster daemon --data-dir /srv/muster --run-dir /run/muster")]
+  muster daemon --data-dir /srv/muster --run-dir /run/muster
+  muster daemon --clear")]
 pub(crate) struct Args {
     /// Configuration file; /etc/muster/config.toml is read if it exists and no other is named.
     #[arg(long, value_name = "FILE", env = "MUSTER_CONFIG", hide_env_values = true)]
@@ -33,16 +34,25 @@ pub(crate) struct Args {
     /// Address of the TLS port, such as 0.0.0.0:7443.
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<String>,
+    /// Control group that systemd has delegated to machines, as a path from the cgroup v2 mount.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control_group: Option<PathBuf>,
+    /// Do not run: remove the bridges, taps, rules and control groups that an ended daemon has left,
+    /// and end. Refused while a daemon or a machine runs.
+    #[arg(long)]
+    pub(crate) clear: bool,
 }
 
 /// Runs the daemon until it is told to stop.
 pub(crate) fn run(args: Args, socket: &Path) -> Result<(), CliError> {
+    let clear = args.clear;
     let config = config(args, socket).map_err(|error| failed(&error))?;
-    node::run(config).map_err(|error| failed(&error))
+    let result = if clear { node::clear(config) } else { node::run(config) };
+    result.map_err(|error| failed(&error))
 }
 
 fn config(args: Args, socket: &Path) -> anyhow::Result<Config> {
-    let Args { config, data_dir, run_dir, listen } = args;
+    let Args { config, data_dir, run_dir, listen, control_group, clear: _ } = args;
     let mut settings = match config {
         Some(path) => Config::read(&path)?,
         None => Config::read_default()?,
@@ -52,6 +62,9 @@ fn config(args: Args, socket: &Path) -> anyhow::Result<Config> {
     }
     if let Some(dir) = run_dir {
         settings.run_dir = dir;
+    }
+    if control_group.is_some() {
+        settings.control_group = control_group;
     }
     if let Some(listen) = listen {
         let address = listen.parse().with_context(|| format!("'{listen}' is no ADDRESS:PORT"))?;

@@ -37,8 +37,8 @@ pub struct Config {
     pub engine: EngineKind,
     /// Path of the QEMU program; searched for where it is not set.
     pub qemu: Option<PathBuf>,
-    /// Control group that was delegated to this daemon's machines, as a path from the v2 mount;
-    /// groups are made at the top of the mount where it is not set.
+    /// Control group that was delegated to this daemon's machines, where relative a path from the v2
+    /// mount; groups are made at the top of the mount where it is not set.
     pub control_group: Option<PathBuf>,
     /// First host user id of machines: a VM's process runs as this plus its slot.
     pub uid_base: u32,

@@ -45,6 +45,16 @@ pub fn run(config: config::Config) -> anyhow::Result<()> {
     result
 }
 
+/// Removes the networks and control groups that an ended daemon has left, and ends.
+///
+/// # Errors
+/// A daemon or a machine still runs, or something cannot be removed.
+pub fn clear(config: config::Config) -> anyhow::Result<()> {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(start::clear(config))
+}
+
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

@@ -82,6 +82,35 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Takes away what a daemon leaves behind for machines that go on: networks and groups. For the
+/// end of Muster on a host; a daemon that starts again makes all of it anew.
+///
+/// # Errors
+/// A daemon or a machine still runs, or something cannot be removed.
+pub(crate) async fn clear(config: Config) -> anyhow::Result<()> {
+    let _lock = take_directories(&config)?;
+    let engine = engine(&config)?;
+    let strays = engine.strays().await?;
+    let alive: Vec<String> =
+        strays.iter().filter(|stray| stray.alive).map(|stray| stray.vm.to_string()).collect();
+    if !alive.is_empty() {
+        bail!(
+            "machines still run: {}; start the daemon and shut them down first",
+            alive.join(", ")
+        );
+    }
+    for stray in &strays {
+        engine.reap(stray.vm).await?;
+    }
+    if let Some(switch) = start_switch(&config)? {
+        let report = switch.remove_all().await?;
+        if let Some(failure) = report.failure {
+            return Err(failure).context("bridges, taps or rules are left; remove them by hand");
+        }
+    }
+    Ok(())
+}
+
 /// Builds the parts and sets them going, all but the API's sockets.
 pub(crate) async fn assemble(
     config: &Config,

@@ -1,4 +1,5 @@
-//! The Debian guest: Debian 12 as an administrator would install it, on a disk that boots itself.
+//! The Debian guests: Debian 12 as an administrator would install it, on a disk that boots itself;
+//! and the same as a host, with QEMU, for the test of our own package.
 //!
 //! ```text
 //! GPT   14  BIOS boot   1 MiB..2 MiB    GRUB's core image
@@ -20,6 +21,7 @@ use anyhow::ensure;
 
 use super::SUITE;
 use super::apt_lines;
+use super::backports_line;
 use super::find_by_prefix;
 use super::tool;
 use super::write_at;
@@ -39,16 +41,61 @@ const ROOT_UUID: &str = "6d757374-6572-4d12-8000-000000000001";
 
 const SECTOR: u64 = 512;
 
+/// What both are made of.
 const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,systemd-resolved,dbus,udev,\
-    cloud-init,cloud-guest-utils,qemu-guest-agent,openssh-server,sudo,iproute2,iputils-ping,\
-    ca-certificates,e2fsprogs,fdisk,kmod,less,nano-tiny,python3-minimal,zstd,\
+    qemu-guest-agent,iproute2,e2fsprogs,fdisk,kmod,zstd,\
     grub-common,grub2-common,grub-pc-bin,grub-efi-amd64-signed,shim-signed";
+
+/// What it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A machine of an administrator: cloud-init, SSH, tools.
+    Guest,
+    /// A host for Muster's package: all that the package depends on, and nothing that slows a boot.
+    Host,
+}
+
+impl Role {
+    fn packages(self) -> &'static str {
+        match self {
+            Role::Guest => {
+                "cloud-init,cloud-guest-utils,openssh-server,sudo,iputils-ping,ca-certificates,\
+                 less,nano-tiny,python3-minimal"
+            }
+            Role::Host => {
+                // Without its suite, apt would take the older one of a package that QEMU needs.
+                "qemu-system-x86/bookworm-backports,qemu-system-common/bookworm-backports,\
+                 qemu-system-data/bookworm-backports,seabios/bookworm-backports,\
+                 qemu-utils/bookworm-backports,ovmf,nftables,libgcc-s1,passwd,\
+                 init-system-helpers,procps"
+            }
+        }
+    }
+
+    /// Further arguments of the kernel.
+    fn kernel_args(self) -> &'static str {
+        match self {
+            Role::Guest => "",
+            // What they cost is multiplied by emulation.
+            Role::Host => " mitigations=off",
+        }
+    }
+
+    fn host_name(self) -> &'static str {
+        match self {
+            Role::Guest => "debian12",
+            Role::Host => "host1",
+        }
+    }
+}
 
 /// Left out of the image: text nobody reads in a test guest.
 const EXCLUDED: [&str; 4] =
     ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/doc/*", "/usr/share/info/*"];
 
-const KERNEL_ARGS: &str = "ro console=tty0 console=ttyS0,115200 quiet";
+/// Without `no_timer_check`, the kernel may find the timer broken where a busy machine emulates it,
+/// and then everything takes minutes.
+const KERNEL_ARGS: &str = "ro console=tty0 console=ttyS0,115200 quiet no_timer_check";
 
 /// Modules in GRUB's core image: enough to read the root file system and start Linux from it.
 const GRUB_MODULES: &str =
@@ -60,13 +107,13 @@ pub(super) fn recipe() -> Vec<&'static [u8]> {
     vec![CUSTOMIZE.as_bytes(), include_bytes!("debian.rs")]
 }
 
-pub(super) fn build(work: &Path, image: &Path) -> Result<()> {
+pub(super) fn build(role: Role, work: &Path, image: &Path) -> Result<()> {
     if !is_root() {
         bail!("building the Debian guest needs root (files of many owners); run it with sudo");
     }
     let (tree, disk) = (work.join("tree"), work.join("disk.raw"));
-    install(work, &tree)?;
-    configure_boot(&tree)?;
+    install(role, work, &tree)?;
+    configure_boot(role, &tree)?;
     make_core_image(&tree)?;
     partition(&disk)?;
     write_boot_code(&tree, &disk)?;
@@ -78,25 +125,28 @@ pub(super) fn build(work: &Path, image: &Path) -> Result<()> {
     tool("qemu-img", &convert).map(drop)
 }
 
-fn install(work: &Path, tree: &Path) -> Result<()> {
+fn install(role: Role, work: &Path, tree: &Path) -> Result<()> {
     let script = work.join("customize");
     fs::write(&script, CUSTOMIZE)?;
     let mut args: Vec<String> =
         ["--quiet", "--mode=root", "--variant=minbase"].map(str::to_owned).to_vec();
-    args.push(format!("--include={PACKAGES}"));
+    args.push(format!("--include={PACKAGES},{}", role.packages()));
     args.extend(EXCLUDED.map(|path| format!("--dpkgopt=path-exclude={path}")));
     // Boot scripts of a package must not start a service on the build machine.
     args.push("--aptopt=APT::Install-Recommends \"false\"".to_owned());
-    args.push(format!("--customize-hook=sh {} \"$1\"", script.display()));
+    args.push(format!("--customize-hook=sh {} \"$1\" {}", script.display(), role.host_name()));
     args.push(SUITE.to_owned());
     args.push(tree.to_string_lossy().into_owned());
     args.extend(apt_lines());
+    if role == Role::Host {
+        args.push(backports_line());
+    }
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     tool("mmdebstrap", &args).map(drop)
 }
 
 /// The file system table and GRUB's menu. A later `update-grub` in the guest may replace the menu.
-fn configure_boot(tree: &Path) -> Result<()> {
+fn configure_boot(role: Role, tree: &Path) -> Result<()> {
     fs::write(tree.join("etc/fstab"), format!("UUID={ROOT_UUID} / ext4 errors=remount-ro 0 1\n"))?;
     let kernel = find_by_prefix(&tree.join("boot"), "vmlinuz-")?;
     let kernel = kernel.file_name().context("no kernel")?.to_string_lossy().into_owned();
@@ -104,8 +154,9 @@ fn configure_boot(tree: &Path) -> Result<()> {
     let menu = format!(
         "set timeout=0\nmenuentry \"Debian 12\" {{\n\
          search --no-floppy --fs-uuid --set=root {ROOT_UUID}\n\
-         linux /boot/{kernel} root=UUID={ROOT_UUID} {KERNEL_ARGS}\n\
-         initrd /boot/initrd.img-{version}\n}}\n"
+         linux /boot/{kernel} root=UUID={ROOT_UUID} {KERNEL_ARGS}{}\n\
+         initrd /boot/initrd.img-{version}\n}}\n",
+        role.kernel_args(),
     );
     fs::write(tree.join("boot/grub/grub.cfg"), menu)?;
     Ok(())

@@ -3,6 +3,7 @@
 //! ```text
 //! target/guests/tiny.img          raw; BIOS and UEFI; boots in seconds under TCG with 128 MiB
 //! target/guests/debian12.qcow2    a Debian 12 with cloud-init and the guest agent
+//! target/guests/host12.qcow2      a Debian 12 with QEMU 10, for the test of our package
 //! target/guests/*.recipe          the recipe hash an image was built by
 //! ```
 //!
@@ -40,6 +41,8 @@ pub(crate) enum Which {
     Tiny,
     /// Debian 12 with cloud-init.
     Debian,
+    /// Debian 12 with what our package depends on.
+    DebianHost,
 }
 
 impl Which {
@@ -47,28 +50,33 @@ impl Which {
         match self {
             Which::Tiny => "tiny.img",
             Which::Debian => "debian12.qcow2",
+            Which::DebianHost => "host12.qcow2",
         }
     }
 
     fn recipe(self) -> Vec<&'static [u8]> {
         match self {
             Which::Tiny => tiny::recipe(),
-            Which::Debian => debian::recipe(),
+            Which::Debian | Which::DebianHost => debian::recipe(),
         }
     }
 
     fn build(self, work: &Path, image: &Path) -> Result<()> {
         match self {
             Which::Tiny => tiny::build(work, image),
-            Which::Debian => debian::build(work, image),
+            Which::Debian => debian::build(debian::Role::Guest, work, image),
+            Which::DebianHost => debian::build(debian::Role::Host, work, image),
         }
     }
 }
 
-/// Builds the asked guest, or all, unless the cache has them.
+/// Builds the asked guest, or those that tests and the demo boot, unless the cache has them.
 pub(crate) fn run(which: Option<Which>, force: bool) -> Result<()> {
+    if let Some(asked) = which {
+        return ensure(asked, force).map(drop);
+    }
     let all = [Which::Tiny, Which::Debian];
-    for one in all.into_iter().filter(|one| which.is_none_or(|asked| asked == *one)) {
+    for one in all {
         ensure(one, force)?;
     }
     Ok(())
@@ -131,6 +139,13 @@ fn apt_lines() -> Vec<String> {
         lines.push(format!("deb {} {SUITE}-security main", security.uri));
     }
     lines
+}
+
+/// The `deb` line of the archive that has QEMU 10 for [`SUITE`].
+fn backports_line() -> String {
+    let codename = apt::codename().unwrap_or_default();
+    let main = apt::archive(&codename).map_or("http://deb.debian.org/debian".into(), |own| own.uri);
+    format!("deb {main} {SUITE}-backports main")
 }
 
 /// Writes bytes into an image at an offset.

@@ -1,7 +1,20 @@
-//! Control groups: one for each machine, `muster-<tag>/vm-<id>` below the v2 mount.
+//! Control groups: one for each machine.
+//!
+//! ```text
+//! under systemd                                            elsewhere
+//! /sys/fs/cgroup                                           v2 mount
+//!   muster.slice/                                            |
+//!     muster-machines.service/   delegated, never restarted  |
+//!       muster-<tag>/            this instance               muster-<tag>/
+//!         vm-<id>/               limits; all of QEMU           vm-<id>/
+//! ```
 //!
 //! The group is what makes "kill everything of that machine" exact: nothing inside leaves it. Its
 //! limits are set where the host has given v2 the controllers; those that are missing are named.
+//!
+//! A group has one writer. systemd writes all of the tree but what it has delegated, so there the
+//! machines live below a unit of their own, which neither a restart nor the end of the daemon's
+//! unit touches. Which one that is, the daemon is told (`control_group`).
 
 use std::fs;
 use std::io;
@@ -32,6 +45,8 @@ const CONTROLLERS: [(&str, &str); 3] = [
 /// The control groups of one instance.
 #[derive(Debug, Clone)]
 pub(super) struct Cgroups {
+    /// Not ours to make: delegated to us, or the top of the mount.
+    parent: PathBuf,
     base: PathBuf,
 }
 
@@ -41,18 +56,31 @@ impl Cgroups {
     pub(super) fn find(parent: Option<&Path>, tag: &str) -> Result<Self, EngineError> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .map_err(EngineError::io("read /proc/self/mountinfo"))?;
-        let mount = mounts.lines().find_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            let cgroup2 = after.split(' ').next() == Some("cgroup2");
-            before.split(' ').nth(4).filter(|_| cgroup2)
-        });
-        let mount = mount.ok_or_else(|| EngineError::Missing {
+        let mount = mount_of(&mounts).ok_or_else(|| EngineError::Missing {
             what: "a cgroup v2 mount".to_owned(),
             advice: "mount it: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
         })?;
-        let mount = Path::new(mount);
+        let groups = Self::below(Path::new(mount), parent, tag);
+        groups.check_parent()?;
+        Ok(groups)
+    }
+
+    fn below(mount: &Path, parent: Option<&Path>, tag: &str) -> Self {
         let parent = parent.map_or_else(|| mount.to_owned(), |parent| mount.join(parent));
-        Ok(Self { base: parent.join(format!("muster-{tag}")) })
+        Self { base: parent.join(format!("muster-{tag}")), parent }
+    }
+
+    /// A delegated group that is gone must not be made by us: it would be one that systemd does not
+    /// know, and takes its controllers from as it likes.
+    fn check_parent(&self) -> Result<(), EngineError> {
+        if self.parent.is_dir() {
+            return Ok(());
+        }
+        let unit = self.parent.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Err(EngineError::Missing {
+            what: format!("the control group {} for machines", self.parent.display()),
+            advice: format!("start its unit: systemctl start {unit}"),
+        })
     }
 
     /// Directory of a machine's group.
@@ -62,8 +90,7 @@ impl Cgroups {
 
     /// Limits this host cannot enforce, in words.
     pub(super) fn missing(&self) -> Vec<String> {
-        let top = self.base.parent().unwrap_or(&self.base);
-        let have = fs::read_to_string(top.join("cgroup.controllers")).unwrap_or_default();
+        let have = fs::read_to_string(self.parent.join("cgroup.controllers")).unwrap_or_default();
         let have: Vec<&str> = have.split_whitespace().collect();
         CONTROLLERS
             .iter()
@@ -83,14 +110,15 @@ impl Cgroups {
         threads: u64,
     ) -> Result<Vec<String>, EngineError> {
         let dir = self.of(vm);
+        self.check_parent()?;
         fs::create_dir_all(&dir)
             .map_err(EngineError::io(format!("make control group {}", dir.display())))?;
         let mut missing = self.missing();
-        let top = self.base.parent().unwrap_or(&self.base);
         for (controller, _) in CONTROLLERS {
-            // Fails where the controller is missing, which is told already.
-            let _ = fs::write(top.join("cgroup.subtree_control"), format!("+{controller}"));
-            let _ = fs::write(self.base.join("cgroup.subtree_control"), format!("+{controller}"));
+            for group in [&self.parent, &self.base] {
+                // Fails where the controller is missing, which is told already.
+                let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+            }
         }
         let [weight, cap] = cpu_settings(isolation.cpu());
         let limit = isolation.memory_limit.map_or(memory, model::Bytes::get);
@@ -195,8 +223,19 @@ pub(super) fn about_cpu(missing: &str) -> bool {
     missing.starts_with("cpu.") || missing.starts_with(CONTROLLERS[0].1)
 }
 
+/// The first cgroup v2 mount of a `mountinfo`.
+fn mount_of(mountinfo: &str) -> Option<&str> {
+    mountinfo.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let cgroup2 = after.split(' ').next() == Some("cgroup2");
+        before.split(' ').nth(4).filter(|_| cgroup2)
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use model::Bytes;
     use uuid::Uuid;
 
@@ -204,6 +243,7 @@ mod tests {
     use super::VmId;
     use super::about_cpu;
     use super::fs;
+    use super::mount_of;
     use crate::engine::CpuLimits;
     use crate::engine::IsolationPlan;
 
@@ -242,5 +282,32 @@ mod tests {
         let (_dir, groups) = super::tests::groups("cpu memory pids\n");
         let failed = groups.set_cpu(vm, CpuLimits::default());
         assert!(failed.len() == 2 && failed.iter().all(|it| about_cpu(it)), "{failed:?}");
+    }
+
+    #[test]
+    fn the_v2_mount_is_found_alone_and_beside_v1() {
+        let v1 = "31 25 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
+        let v2 = "29 25 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
+        assert_eq!(mount_of(v1), None);
+        assert_eq!(mount_of(&format!("{v1}{v2}")), Some("/sys/fs/cgroup"));
+    }
+
+    #[test]
+    fn a_delegated_group_is_a_path_from_the_mount() {
+        let mount = Path::new("/sys/fs/cgroup");
+        for parent in ["a.slice/b.service", "/sys/fs/cgroup/a.slice/b.service"] {
+            let groups = Cgroups::below(mount, Some(Path::new(parent)), "ab12");
+            assert_eq!(groups.base, mount.join("a.slice/b.service/muster-ab12"));
+        }
+        assert_eq!(Cgroups::below(mount, None, "ab12").base, mount.join("muster-ab12"));
+    }
+
+    #[test]
+    fn a_delegated_group_that_is_gone_is_not_made() {
+        let dir = std::env::temp_dir().join(format!("muster-cgroup-{}", std::process::id()));
+        let groups = Cgroups::below(&dir, Some(Path::new("m.service")), "ab12");
+        let error = groups.check_parent().unwrap_err().to_string();
+        assert!(error.contains("systemctl start m.service"), "{error}");
+        assert!(!dir.exists());
     }
 }

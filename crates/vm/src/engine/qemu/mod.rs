@@ -87,7 +87,8 @@ pub struct QemuConfig {
     pub launcher: jail::Launcher,
     /// First uid of machines; [`super::IsolationPlan::slot`] is added.
     pub uid_base: u32,
-    /// Control group below which ours is made; the top of the v2 mount by default.
+    /// Control group below which ours is made, one that was delegated to us; where relative, a path
+    /// from the v2 mount. The top of the mount by default.
     pub cgroup_parent: Option<PathBuf>,
     /// How long a ping may stay unanswered before [`super::MachineEvent::Hung`].
     pub ping_limit: Duration,
@@ -119,7 +120,8 @@ impl QemuEngine {
     /// An engine; starts nothing yet.
     ///
     /// # Errors
-    /// [`EngineError::NotRoot`]; [`EngineError::Missing`] without a cgroup v2 mount.
+    /// [`EngineError::NotRoot`]; [`EngineError::Missing`] without a cgroup v2 mount or without the
+    /// configured control group.
     pub fn new(config: QemuConfig) -> Result<Self, EngineError> {
         if !nix::unistd::geteuid().is_root() {
             return Err(EngineError::NotRoot);

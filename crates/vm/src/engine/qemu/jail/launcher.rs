@@ -77,6 +77,7 @@ fn launch() -> Result<u32, JailError> {
         return Err(JailError::new("check user", "not root"));
     }
     close_all_but(&plan)?;
+    forget_protection();
     nix::sched::unshare(
         CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWNET
@@ -126,6 +127,17 @@ fn clone_into(group: &Path) -> Result<i64, JailError> {
         return Err(JailError::new("start in control group", error));
     }
     Ok(pid)
+}
+
+/// The daemon is protected from the kernel's out-of-memory killer, and a machine that inherited this
+/// would have everything else on the host killed before itself.
+fn forget_protection() {
+    let path = "/proc/self/oom_score_adj";
+    let score = std::fs::read_to_string(path).unwrap_or_default();
+    if score.trim().parse::<i32>().is_ok_and(|score| score < 0) {
+        // To give up protection is always allowed; if it failed, the machine still could run.
+        let _ = std::fs::write(path, "0");
+    }
 }
 
 /// Marks everything but the wanted descriptors to be closed by exec, so that nothing leaks in.
