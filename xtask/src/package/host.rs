@@ -34,7 +34,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(400);
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often the end of a command is asked for.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a command in the host said and how it ended.
 #[derive(Debug)]

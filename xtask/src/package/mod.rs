@@ -45,8 +45,8 @@ const LONG: Duration = Duration::from_secs(300);
 /// For the machine's boot, which takes one minute on a machine that does nothing else.
 const BOOT: Duration = Duration::from_secs(900);
 
-/// How often a condition in the host is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often a condition in the host is looked at; each look costs the host a second.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The delegated control group of machines.
 const GROUP: &str = "/sys/fs/cgroup/muster.slice/muster-machines.service";
