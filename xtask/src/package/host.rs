@@ -64,7 +64,7 @@ impl Host {
             "qemu-system-x86_64",
             // A processor without wide vectors, which are slow to emulate, and without
             // virtualization: the host inside must not try to use what would be emulated twice.
-            "-nodefaults -no-user-config -display none -machine q35,accel=tcg -accel tcg,thread=multi \
+            "-nodefaults -no-user-config -display none -machine q35 -accel tcg,thread=multi \
              -cpu Nehalem -smp 2 -m 2048 -device virtio-rng-pci -device virtio-serial-pci \
              -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0 \
              -nic user,model=virtio-net-pci,restrict=on"
