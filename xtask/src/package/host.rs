@@ -28,7 +28,7 @@ use crate::run::quiet;
 
 /// From power on to the agent's first answer. Some 40 s of processor time under emulation; the rest
 /// is for a machine that does other things as well.
-const BOOT_LIMIT: Duration = Duration::from_secs(400);
+const BOOT_LIMIT: Duration = Duration::from_secs(900);
 
 /// How long the agent may take for one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
