@@ -20,7 +20,6 @@ use uuid::Uuid;
 use vm::engine::Ability;
 use vm::engine::Engine;
 use vm::engine::EngineError;
-use vm::image::ImageStore;
 
 use crate::config::Config;
 use crate::events::Events;
@@ -43,7 +42,6 @@ pub(crate) struct App {
     pub(crate) events: Events,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) hub: Hub,
-    pub(crate) images: ImageStore,
     pub(crate) progresses: Arc<Progresses>,
     pub(crate) ports: Arc<SwitchPorts>,
     pub(crate) volumes: Arc<Volumes>,

@@ -164,7 +164,6 @@ pub(crate) async fn assemble(
         events,
         engine,
         hub: Hub::default(),
-        images: images.clone(),
         progresses,
         ports,
         volumes,
