@@ -26,6 +26,7 @@ use vm::image::ImageStore;
 use vm::image::ImportPhase;
 use vm::image::ImportRequest;
 use vm::image::ImportSource;
+use vm::image::Imported;
 use vm::lifecycle::Ledger;
 use vm::lifecycle::LedgerError;
 use vm::lifecycle::Progress;
@@ -195,26 +196,31 @@ async fn import(
         }),
         _ => false,
     };
-    let outcome = match result {
-        Ok(done) => {
-            return OpOutcome::Imported {
-                virtual_size: Bytes::new(done.virtual_size),
-                file_size: Bytes::new(done.file_bytes),
-                sha256: done.sha256,
-            };
-        }
-        Err(ImageError::Cancelled(_)) if out_of_time => OpOutcome::Failed {
-            failure: OpFailure {
+    let outcome = imported(result, out_of_time, kept);
+    if !matches!(outcome, OpOutcome::Imported { .. })
+        && let Err(error) = store.remove(image)
+    {
+        tracing::warn!(%image, %error, "files of a failed import are left");
+    }
+    outcome
+}
+
+fn imported(result: Result<Imported, ImageError>, out_of_time: bool, kept: bool) -> OpOutcome {
+    match result {
+        Ok(done) => OpOutcome::Imported {
+            virtual_size: Bytes::new(done.virtual_size),
+            file_size: Bytes::new(done.file_bytes),
+            sha256: done.sha256,
+        },
+        Err(ImageError::Cancelled(_)) if out_of_time => {
+            let hint = if kept { GO_ON } else { "import it from a nearer place" };
+            let failure = OpFailure {
                 code: "deadline".to_owned(),
                 message: "the import took too long".to_owned(),
-                hint: if kept {
-                    GO_ON.to_owned()
-                } else {
-                    "import it from a nearer place".to_owned()
-                },
-            },
-            power: None,
-        },
+                hint: hint.to_owned(),
+            };
+            OpOutcome::Failed { failure, power: None }
+        }
         Err(ImageError::Cancelled(_)) => OpOutcome::Cancelled { power: None },
         Err(error) => match failed(&error) {
             OpOutcome::Failed { failure, power } if kept => OpOutcome::Failed {
@@ -223,11 +229,7 @@ async fn import(
             },
             outcome => outcome,
         },
-    };
-    if let Err(error) = store.remove(image) {
-        tracing::warn!(%image, %error, "files of a failed import are left");
     }
-    outcome
 }
 
 /// Ends when the import is cancelled; never otherwise.

@@ -48,6 +48,7 @@ async fn with_ext4<'a>(host: &'a Host, name: &str) -> (Vm<'a>, Serial) {
         source: ImageSource::File { path: path.to_string_lossy().into_owned() },
         format: Some(ImageFormat::Raw),
         sha256: None,
+        volume: None,
     };
     host.op::<ep::ImageImport>(&[], &body).await;
     let mut body = tiny(name);

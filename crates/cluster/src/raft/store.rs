@@ -93,7 +93,7 @@ pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
 const JOBS_MAX: usize = 1_024;
 
 /// Something with the bytes it belongs to, if there is any.
-type Found<T> = Option<(T, Arc<Vec<u8>>)>;
+type WithBytes<T> = Option<(T, Arc<Vec<u8>>)>;
 
 /// What is wrong with the stored state.
 #[derive(Debug, thiserror::Error)]
@@ -377,7 +377,7 @@ impl Store {
     }
 
     /// The snapshot, if there is one.
-    pub(crate) fn read_snapshot(&self) -> Result<Found<SnapshotHead>, StoreError> {
+    pub(crate) fn read_snapshot(&self) -> Result<WithBytes<SnapshotHead>, StoreError> {
         let found = self.files.with_reader(|reader| reader.snapshot())?;
         Ok(found.map(|(place, content)| (place.head, content)))
     }
@@ -484,7 +484,7 @@ impl<'a> Reader<'a> {
         Ok(events)
     }
 
-    fn snapshot(&self) -> Result<Found<SnapshotPlace>, StoreError> {
+    fn snapshot(&self) -> Result<WithBytes<SnapshotPlace>, StoreError> {
         let Some(place) = self.meta::<SnapshotPlace>("snapshot")? else { return Ok(None) };
         let SnapshotPlace { slot, head } = &place;
         if head.bytes > SNAPSHOT_BYTES_MAX {

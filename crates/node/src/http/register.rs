@@ -93,7 +93,8 @@ async fn does_not_run(app: &App, id: VmId) -> Result<(), ApiError> {
 
 /// An image that the state has lost, too. Its name is lost with it.
 async fn lost_image(app: &App, id: ImageId) -> Result<ImageRecord, ApiError> {
-    let found = app.volumes.local_images().look(id).await.map_err(|error| not_found(&chain(&error)))?;
+    let found =
+        app.volumes.local_images().look(id).await.map_err(|error| not_found(&chain(&error)))?;
     let Some(found) = found else {
         return Err(not_found(&format!(
             "a disk is a copy of image {id}, and {} is missing",
