@@ -11,6 +11,7 @@ use api::types::DiskAddBody;
 use api::types::DiskResizeBody;
 use api::types::NicAddBody;
 use api::types::VmCreateBody;
+use api::types::VmView;
 use e2e::GUEST;
 use e2e::Host;
 use e2e::Serial;
@@ -196,10 +197,13 @@ async fn memory_grows_and_shrinks_and_stays_so_after_a_stop() {
     let memory = |mib| VmChange { memory: Some(Bytes::mib(mib)), ..VmChange::default() };
     vm.set(memory(384)).await;
     memory_within(&mut shell, small + 256, small + 256).await;
-    assert_eq!(vm.run().await.memory, Bytes::mib(384));
+    let shown = |mib| {
+        move |view: &VmView| view.run.as_ref().is_some_and(|run| run.memory == Bytes::mib(mib))
+    };
+    vm.wait("the memory added is shown", shown(384)).await;
     vm.set(memory(256)).await;
     memory_within(&mut shell, small + 128, small + 128).await;
-    assert_eq!(vm.run().await.memory, Bytes::mib(256));
+    vm.wait("the memory taken is gone from what is shown", shown(256)).await;
     vm.off().await;
     vm.start().await;
     let mut shell = vm.shell().await;

@@ -26,6 +26,9 @@ use crate::lifecycle::ops::file;
 /// How long an agent may take until it answers after a resume or restore.
 const AGENT_BACK_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long until a guest's clock is set again that could not be set.
+const CLOCK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
 /// The way to the agent of one machine.
 struct AgentPort(Arc<dyn Machine>);
 
@@ -108,14 +111,19 @@ impl Driver {
         let name = record.name.clone();
         // The agent needs a moment to be heard again after a restore; nobody has to wait for that.
         tokio::spawn(async move {
-            let mut status = services.status();
-            let answers = status.wait_for(|seen| seen.heartbeat == Heartbeat::Ok);
-            if !matches!(tokio::time::timeout(AGENT_BACK_LIMIT, answers).await, Ok(Ok(_))) {
+            let setting = async {
+                let mut status = services.status();
+                // One that has just answered may be lost again at once: it catches up, too.
+                while status.wait_for(|seen| seen.heartbeat == Heartbeat::Ok).await.is_ok() {
+                    match services.sync_time().await {
+                        Ok(()) => return,
+                        Err(error) => tracing::info!(vm = %name, %error, "clock not set yet"),
+                    }
+                    tokio::time::sleep(CLOCK_AGAIN_AFTER).await;
+                }
+            };
+            if tokio::time::timeout(AGENT_BACK_LIMIT, setting).await.is_err() {
                 tracing::info!(vm = %name, "the guest's clock was not set: no agent answers");
-                return;
-            }
-            if let Err(error) = services.sync_time().await {
-                tracing::info!(vm = %name, %error, "the guest's clock was not set");
             }
         });
     }
