@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(has_room(&told(240, 256), 2, 1, 1), Some(false));
         // Two are more than one.
         assert_eq!(has_room(&told(330, 512), 4, 1, 1), Some(true));
-        assert_eq!(has_room(&told(430, 512), 4, 1, 3), Some(false));
+        assert_eq!(has_room(&told(450, 512), 4, 1, 3), Some(false));
     }
 
     #[test]
