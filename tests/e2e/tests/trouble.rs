@@ -193,7 +193,7 @@ async fn viewers_that_hang_up_or_stand_still_disturb_nobody() {
         still.push(host.client().socket::<ep::VmSerial>(&["seen"]).await.unwrap());
         still.push(host.client().socket::<ep::VmVnc>(&["seen"]).await.unwrap());
     }
-    shell.send("yes to-whoever-listens | head -c 30000; echo the-$((6 * 7))-end\n").await;
+    shell.send("yes to-whoever-listens | head -c 300000; echo the-$((6 * 7))-end\n").await;
     // Others go without a word while the guest talks. There is a limit to how many may look at once,
     // and one who has just gone may still count.
     let come_and_go = async {

@@ -245,7 +245,7 @@ pub trait Machine: Send + Sync {
     async fn vnc(&self) -> Result<UnixStream, EngineError>;
 
     /// A new view of the serial console: first the kept last lines, then everything live; input is
-    /// typed into the console. A viewer that does not read is cut off, the guest never waits.
+    /// typed into the console. The guest never waits: a viewer that is too slow misses output.
     async fn serial(&self) -> Result<UnixStream, EngineError>;
 
     /// The last bytes the guest has written to its serial console (at most 64 KiB). Works after

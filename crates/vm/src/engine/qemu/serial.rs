@@ -1,28 +1,35 @@
 //! The serial console: one connection to QEMU, any number of viewers, the last bytes kept.
 //!
-//! The guest never waits for a viewer: who does not read is cut off. While no daemon runs, QEMU
-//! throws the output away.
+//! The guest never waits for a viewer, and a viewer needs no memory of its own: it reads the kept
+//! bytes at its own pace. One that falls behind by more than is kept is told how much it has
+//! missed. While no daemon runs, QEMU throws the output away.
 
 use std::collections::VecDeque;
 use std::io;
-use std::io::Write;
-use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::unix::OwnedWriteHalf;
+use tokio::net::unix::ReadHalf;
+use tokio::net::unix::WriteHalf;
 use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::timeout;
 
 /// Output that is kept: some hundred lines, for each machine on the host.
 const KEPT: usize = 64 * 1024;
 
 /// Viewers of one console.
 const VIEWERS_MAX: usize = 16;
+
+/// A viewer that takes nothing for so long, though there is something, gives its place up.
+const STALL_MAX: Duration = Duration::from_mins(10);
 
 /// Input from viewers on its way to the guest.
 const INPUT_QUEUE: usize = 32;
@@ -31,23 +38,47 @@ const INPUT_QUEUE: usize = 32;
 const CHUNK: usize = 4096;
 
 /// The console of one machine.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Serial {
     state: Arc<Mutex<State>>,
+    /// All bytes that were printed so far; who waits for more, waits here.
+    printed: Arc<watch::Sender<u64>>,
 }
 
 #[derive(Default)]
 struct State {
     kept: VecDeque<u8>,
-    viewers: Vec<std::os::unix::net::UnixStream>,
+    /// Bytes printed in all: the position behind the last kept one.
+    end: u64,
+    viewers: usize,
+    closed: bool,
     input: Option<mpsc::Sender<Vec<u8>>>,
     tasks: Vec<AbortHandle>,
+}
+
+/// What a viewer gets next.
+enum Next {
+    Bytes(Vec<u8>),
+    /// It was too slow: so many bytes are kept no more.
+    Missed(u64),
+    Wait,
+    End,
+}
+
+/// A place among the viewers; given back when dropped.
+struct Place(Serial);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.lock().viewers -= 1;
+    }
 }
 
 impl Serial {
     /// Serves a console over its connection to QEMU until that ends.
     pub(super) fn start(stream: UnixStream) -> Self {
-        let serial = Self::default();
+        let (state, printed) = (Arc::default(), Arc::new(watch::Sender::new(0)));
+        let serial = Self { state, printed };
         let (tx, rx) = mpsc::channel(INPUT_QUEUE);
         serial.lock().input = Some(tx);
         let (read, write) = stream.into_split();
@@ -68,38 +99,36 @@ impl Serial {
 
     /// A new viewer.
     pub(super) fn view(&self) -> io::Result<UnixStream> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        ours.set_nonblocking(true)?;
-        theirs.set_nonblocking(true)?;
-        let ours = UnixStream::from_std(ours)?;
-        // Not split: the drop of a half would end its direction for the other copy, too.
-        let read = UnixStream::from_std(theirs.try_clone()?)?;
+        let (ours, theirs) = UnixStream::pair()?;
         let mut state = self.lock();
-        if state.viewers.len() >= VIEWERS_MAX {
+        if state.viewers >= VIEWERS_MAX {
             return Err(io::Error::other("too many viewers of this console"));
         }
-        let (head, tail) = state.kept.as_slices();
-        if pass(&theirs, head) && pass(&theirs, tail) {
-            state.viewers.push(theirs);
-        }
-        let input = state.input.clone();
+        state.viewers += 1;
+        let place = Place(self.clone());
+        let (from, input) = (state.end - state.kept.len() as u64, state.input.clone());
         drop(state);
-        if let Some(input) = input {
-            tokio::spawn(listen(read, input));
-        }
+        tokio::spawn(async move {
+            let mut stream = theirs;
+            let (read, write) = stream.split();
+            tokio::select! {
+                () = place.0.show(write, from) => {}
+                () = listen(read, input) => {}
+            }
+        });
         Ok(ours)
     }
 
-    /// Lets all viewers and the connection to QEMU go.
+    /// Lets the connection to QEMU go, and the viewers when they have seen the last bytes.
     pub(super) fn close(&self) {
         let mut state = self.lock();
-        for viewer in state.viewers.drain(..) {
-            let _ = viewer.shutdown(Shutdown::Both);
-        }
+        state.closed = true;
         state.input = None;
         for task in state.tasks.drain(..) {
             task.abort();
         }
+        drop(state);
+        self.printed.send_modify(|_| {});
     }
 
     async fn follow(self, read: OwnedReadHalf) {
@@ -120,27 +149,60 @@ impl Serial {
         state.kept.extend(bytes);
         let extra = state.kept.len().saturating_sub(KEPT);
         state.kept.drain(..extra);
-        state.viewers.retain(|viewer| pass(viewer, bytes));
+        state.end += bytes.len() as u64;
+        let end = state.end;
+        drop(state);
+        self.printed.send_replace(end);
+    }
+
+    /// What stands at position `at`.
+    fn next(&self, at: u64) -> Next {
+        let state = self.lock();
+        let first = state.end - state.kept.len() as u64;
+        if at < first {
+            return Next::Missed(first - at);
+        }
+        if at == state.end {
+            return if state.closed { Next::End } else { Next::Wait };
+        }
+        // Less than `KEPT`.
+        let skip = (at - first) as usize;
+        Next::Bytes(state.kept.iter().skip(skip).take(CHUNK).copied().collect())
+    }
+
+    /// Prints everything from position `at` on for a viewer, until it is gone or the console ends.
+    async fn show(&self, mut viewer: WriteHalf<'_>, mut at: u64) {
+        let mut printed = self.printed.subscribe();
+        loop {
+            let bytes = match self.next(at) {
+                Next::Bytes(bytes) => {
+                    at += bytes.len() as u64;
+                    bytes
+                }
+                Next::Missed(count) => {
+                    at += count;
+                    format!("\r\n[muster: {count} bytes of output were not shown]\r\n").into_bytes()
+                }
+                Next::Wait if printed.changed().await.is_ok() => continue,
+                Next::Wait | Next::End => break,
+            };
+            if !matches!(timeout(STALL_MAX, viewer.write_all(&bytes)).await, Ok(Ok(()))) {
+                break;
+            }
+        }
     }
 }
 
-/// Writes without waiting; false for a viewer that is gone or does not read.
-fn pass(mut viewer: &std::os::unix::net::UnixStream, bytes: &[u8]) -> bool {
-    let passed = viewer.write_all(bytes).is_ok();
-    if !passed {
-        let _ = viewer.shutdown(Shutdown::Both);
-    }
-    passed
-}
-
-async fn listen(read: UnixStream, input: mpsc::Sender<Vec<u8>>) {
+/// Takes what a viewer types, until it hangs up.
+async fn listen(read: ReadHalf<'_>, input: Option<mpsc::Sender<Vec<u8>>>) {
     let mut chunk = [0; CHUNK];
     while read.readable().await.is_ok() {
         match read.try_read(&mut chunk) {
             Ok(0) => break,
             Ok(count) => {
-                if input.send(chunk[..count].to_vec()).await.is_err() {
-                    break;
+                // A console that has ended still shows its last bytes.
+                if let Some(input) = &input {
+                    let _ = input.send(chunk[..count].to_vec()).await;
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -154,5 +216,88 @@ async fn type_in(mut input: mpsc::Receiver<Vec<u8>>, mut write: OwnedWriteHalf) 
         if write.write_all(&bytes).await.is_err() {
             break;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    fn console() -> (Serial, UnixStream) {
+        let (ours, guest) = UnixStream::pair().unwrap();
+        (Serial::start(ours), guest)
+    }
+
+    async fn read(viewer: &mut UnixStream, count: usize) -> Vec<u8> {
+        let mut seen = vec![0; count];
+        viewer.read_exact(&mut seen).await.unwrap();
+        seen
+    }
+
+    /// Waits until everything that was printed has arrived.
+    async fn printed(serial: &Serial, end: u64) {
+        serial.printed.subscribe().wait_for(|printed| *printed >= end).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn single_bytes_reach_a_viewer_that_pauses() {
+        let (serial, mut guest) = console();
+        let mut viewer = serial.view().unwrap();
+        // One at a time, as a guest's port sends them: a socket takes far fewer small messages than
+        // it takes bytes.
+        for n in 0..20_000_u64 {
+            guest.write_all(&[b'a' + (n % 26) as u8]).await.unwrap();
+            printed(&serial, n + 1).await;
+        }
+        let seen = read(&mut viewer, 20_000).await;
+        assert!(seen.iter().enumerate().all(|(n, byte)| *byte == b'a' + (n % 26) as u8));
+    }
+
+    #[tokio::test]
+    async fn who_is_much_too_slow_is_told_what_it_missed() {
+        let (serial, mut guest) = console();
+        let mut viewer = serial.view().unwrap();
+        let all = 1_000_000_usize;
+        guest.write_all(&vec![b'x'; all]).await.unwrap();
+        printed(&serial, all as u64).await;
+        drop(guest);
+        let mut seen = String::new();
+        viewer.read_to_string(&mut seen).await.unwrap();
+        let missed: usize = seen
+            .split("[muster: ")
+            .skip(1)
+            .map(|rest| rest.split(' ').next().unwrap().parse::<usize>().unwrap())
+            .sum();
+        assert!(missed > 0);
+        assert_eq!(seen.matches('x').count() + missed, all);
+    }
+
+    #[tokio::test]
+    async fn a_place_is_free_again_when_a_viewer_hangs_up() {
+        let (serial, mut guest) = console();
+        let mut viewers: Vec<_> = (0..VIEWERS_MAX).map(|_| serial.view().unwrap()).collect();
+        assert!(serial.view().is_err());
+        // Full, and nobody reads.
+        guest.write_all(&vec![b'x'; 1_000_000]).await.unwrap();
+        viewers.pop();
+        while serial.lock().viewers == VIEWERS_MAX {
+            tokio::task::yield_now().await;
+        }
+        assert!(serial.view().is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_last_words_and_what_is_typed_pass() {
+        let (serial, mut guest) = console();
+        let mut viewer = serial.view().unwrap();
+        viewer.write_all(b"poweroff\n").await.unwrap();
+        assert_eq!(read(&mut guest, 9).await, b"poweroff\n");
+        guest.write_all(b"bye").await.unwrap();
+        drop(guest);
+        let mut seen = String::new();
+        viewer.read_to_string(&mut seen).await.unwrap();
+        assert_eq!((seen.as_str(), serial.tail().as_slice()), ("bye", b"bye".as_slice()));
     }
 }
