@@ -101,6 +101,25 @@ pub struct Schemas {
     pub refers: Vec<Named>,
 }
 
+/// Endpoints that tell of the node that is asked and of nothing that the cluster has agreed on.
+const LOCAL: &[&str] = &["WhoAmI"];
+
+impl Info {
+    /// Whether the answer follows from the cluster's state: then it is as new as any answer that
+    /// was given before, or there is none without a majority.
+    pub fn needs_majority(&self) -> bool {
+        matches!(self.access, Access::Needs(_))
+            && matches!(self.reply, ReplyKind::Json)
+            && !LOCAL.contains(&self.id)
+    }
+
+    /// Whether `stale=true` in the query asks for the answer as this node knows it, which may be
+    /// old and needs no majority.
+    pub fn takes_stale(&self) -> bool {
+        self.needs_majority() && matches!(self.method, Method::Get)
+    }
+}
+
 impl Method {
     /// The word in HTTP.
     pub const fn as_str(self) -> &'static str {

@@ -60,6 +60,15 @@ fn operation(info: &Info, parts: &Schemas) -> Value {
     if let Some(query) = &parts.query {
         parameters.extend(query_parameters(&to_value(query)));
     }
+    if info.takes_stale() {
+        parameters.push(json!({
+            "name": "stale",
+            "in": "query",
+            "description": "Answer as this node knows it: perhaps old, but also without a majority",
+            "required": false,
+            "schema": { "type": "boolean" },
+        }));
+    }
     let mut operation = json!({
         "operationId": info.id,
         "summary": info.summary.trim(),

@@ -115,6 +115,9 @@ pub(crate) struct GlobalArgs {
     /// Print neither progress nor notes, only results and errors.
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
+    /// Show what the node knows, also if it is old or no majority answers.
+    #[arg(long, global = true)]
+    pub(crate) stale: bool,
     /// Do not wait for the operation that is started; print its id.
     #[arg(long, global = true)]
     pub(crate) no_wait: bool,

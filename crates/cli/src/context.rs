@@ -41,7 +41,7 @@ pub(crate) struct Reply<T> {
 impl Context {
     /// Reads the global options.
     pub(crate) fn new(global: &GlobalArgs, out: Output) -> Result<Self, CliError> {
-        let client = Client::new(target(global)?);
+        let client = Client::new(target(global)?).stale(global.stale);
         Ok(Self { client, out, wait: !global.no_wait, interrupts: Mutex::default() })
     }
 

@@ -96,7 +96,13 @@ pub(crate) fn api_error(error: ProposeError) -> ApiError {
             ErrorKind::Unavailable,
             "unavailable",
             format!("the state takes no changes now: {why}"),
-            "try again in a moment",
+            "try again in a moment; `muster cluster status` shows who votes and who is there",
+        ),
+        ProposeError::Unknown => ApiError::new(
+            ErrorKind::Unavailable,
+            "outcome_unknown",
+            "the cluster did not answer in time: the change may have been made or not",
+            "look whether it was made before you ask for it again",
         ),
     }
 }

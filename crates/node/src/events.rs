@@ -4,8 +4,6 @@
 //! they have the number 0. A subscriber that is too slow loses its place among the live ones and
 //! reads on from the file.
 
-use std::sync::Arc;
-
 use model::Event;
 use tokio::sync::broadcast;
 
@@ -20,7 +18,7 @@ const LIVE_MAX: usize = 1_024;
 #[derive(Clone)]
 pub(crate) struct Events {
     live: broadcast::Sender<StoredEvent>,
-    store: Option<Arc<Store>>,
+    store: Option<Store>,
 }
 
 /// A place in the list of events.
@@ -41,7 +39,7 @@ impl Events {
         self.live.clone()
     }
 
-    pub(crate) fn with_store(mut self, store: Arc<Store>) -> Self {
+    pub(crate) fn with_store(mut self, store: Store) -> Self {
         self.store = Some(store);
         self
     }

@@ -71,6 +71,8 @@ impl NodeLedger {
             Ok(_) => Ok(()),
             Err(ProposeError::Refused(refused)) => Err(LedgerError::Refused(refused)),
             Err(ProposeError::Unavailable(why)) => Err(LedgerError::Unavailable(why.to_owned())),
+            // A report may be repeated: what was done already is refused then.
+            Err(error @ ProposeError::Unknown) => Err(LedgerError::Unavailable(error.to_string())),
         }
     }
 

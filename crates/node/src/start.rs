@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::bail;
+use cluster::raft::NoPeers;
+use cluster::raft::Timing;
 use model::Actor;
 use model::Command;
 use model::Name;
@@ -52,10 +54,13 @@ use crate::ports::SwitchPorts;
 use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
 use crate::tls;
-use crate::truth::LocalTruth;
+use crate::truth::RaftTruth;
 use crate::truth::Truth;
 use crate::volumes::DISK_TOOL_USER;
 use crate::volumes::Volumes;
+
+/// Between two attempts of a node to tell the cluster that it has started.
+const INTRODUCE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until it is told to end. Machines go on without it.
 ///
@@ -122,10 +127,12 @@ pub(crate) async fn assemble(
         None => host::name().parse().context("the host's name cannot be a node's name")?,
     };
     let events = Events::new();
-    let truth = Arc::new(LocalTruth::open(&config.data_dir.join("state.redb"), events.sender())?);
+    let path = config.data_dir.join("state.redb");
+    let transport = Arc::new(NoPeers);
+    let truth = RaftTruth::open(&path, node, transport, Timing::default(), events.sender()).await?;
     let events = events.with_store(truth.store().clone());
     let truth: Arc<dyn Truth> = truth;
-    first_words(&truth, node, &name, config).await?;
+    introduce(&truth, node, &name, config).await?;
 
     let switch = start_switch(config)?;
     let ports = Arc::new(SwitchPorts::new(node, truth.clone(), switch));
@@ -230,6 +237,27 @@ fn node_id(data_dir: &Path) -> anyhow::Result<NodeId> {
         }
         Err(error) => Err(error).with_context(|| format!("{}", path.display())),
     }
+}
+
+/// Says the first words. Alone they come before anything else; in a cluster they wait for a
+/// majority, and the node's machines and its API do not wait for that.
+async fn introduce(
+    truth: &Arc<dyn Truth>,
+    node: NodeId,
+    name: &Name,
+    config: &Config,
+) -> anyhow::Result<()> {
+    if truth.metrics().borrow().leads() {
+        return first_words(truth, node, name, config).await;
+    }
+    let (truth, name, config) = (truth.clone(), name.clone(), config.clone());
+    tokio::spawn(async move {
+        while let Err(error) = first_words(&truth, node, &name, &config).await {
+            tracing::info!(%error, "the cluster does not know of this start yet");
+            tokio::time::sleep(INTRODUCE_PAUSE).await;
+        }
+    });
+    Ok(())
 }
 
 /// What a node says at each start; the very first time, it makes the network `nat`, too.

@@ -39,8 +39,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     // The node makes the certificate of its TLS port, machines' tests make some, too.
     ("rcgen", &["node", "peer", "vm"]),
     ("openraft", &["cluster"]),
-    // Leaves `node` together with the log on one host alone.
-    ("redb", &["cluster", "node"]),
+    ("redb", &["cluster"]),
     ("rtnetlink", &["switch"]),
     ("tokio-tungstenite", &["api"]),
     ("x509-parser", &["peer"]),
@@ -126,7 +125,7 @@ mod tests {
             ("model", &[("serde", false), ("proptest", true)]),
             ("switch", &[("model", false), ("rtnetlink", false)]),
             ("vm", &[("model", false), ("hyper", false)]),
-            ("node", &[("vm", false), ("switch", false), ("axum", false), ("redb", false)]),
+            ("node", &[("vm", false), ("switch", false), ("axum", false)]),
         ];
         assert_eq!(found(fine), [""; 0]);
     }

@@ -35,12 +35,20 @@ const REPLY_BYTES_MAX: usize = 64 << 20;
 #[derive(Debug, Clone)]
 pub struct Client {
     target: Target,
+    stale: bool,
 }
 
 impl Client {
     /// A client for a target. Nothing is connected yet.
     pub const fn new(target: Target) -> Self {
-        Self { target }
+        Self { target, stale: false }
+    }
+
+    /// Asks for answers as the node knows them, where that is possible: they may be old, and come
+    /// also without a majority.
+    pub const fn stale(mut self, stale: bool) -> Self {
+        self.stale = stale;
+        self
     }
 
     /// Where this client goes.
@@ -145,6 +153,9 @@ impl Client {
     ) -> Result<Request<Full<Bytes>>, ApiError> {
         let mut uri = info.fill(path);
         append_query(&mut uri, query);
+        if self.stale && info.takes_stale() {
+            uri.push_str(if uri.contains('?') { "&stale=true" } else { "?stale=true" });
+        }
         let body = match serde_json::to_vec(body) {
             Ok(body) if body != b"{}" => body,
             Ok(_) => Vec::new(),

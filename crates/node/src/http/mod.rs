@@ -46,6 +46,7 @@ use model::Actor;
 use model::Role;
 
 use crate::app::App;
+use crate::truth::LeaderError;
 
 pub(crate) use serve::Peer;
 pub(crate) use serve::bind_unix;
@@ -127,9 +128,18 @@ impl Mounts {
         H: Fn(Call<E>) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Result<E::Reply, ApiError>> + Send,
     {
-        self.raw::<E, _, _>(move |call, _request| {
-            let answer = handler(call);
-            async move { answer.await.map(|reply| axum::Json(reply).into_response()) }
+        self.raw::<E, _, _>(move |call, request| {
+            let app = call.app.clone();
+            let asks = E::INFO.needs_majority() && !(E::INFO.takes_stale() && is_stale(&request));
+            let handler = handler.clone();
+            async move {
+                // Changes, too: they begin with a look at the state, and what another node has
+                // acknowledged must be in it.
+                if asks {
+                    app.truth.barrier().await.map_err(|error| no_majority(&error))?;
+                }
+                handler(call).await.map(|reply| axum::Json(reply).into_response())
+            }
         });
     }
 
@@ -159,6 +169,20 @@ impl Mounts {
         let router = std::mem::take(&mut self.router);
         self.router = router.route(info.path, on(filter(info.method), route));
     }
+}
+
+/// Whether the caller is content with what this node knows.
+fn is_stale(request: &Request) -> bool {
+    request.uri().query().unwrap_or_default().split('&').any(|pair| pair == "stale=true")
+}
+
+fn no_majority(error: &LeaderError) -> ApiError {
+    ApiError::new(
+        ErrorKind::Unavailable,
+        "no_majority",
+        format!("the cluster's state cannot be read or changed now: {error}"),
+        "--stale (stale=true) shows what this node last knew; `muster cluster status` who is missing",
+    )
 }
 
 fn filter(method: Method) -> MethodFilter {
