@@ -18,8 +18,8 @@
 //!
 //! | format | change |
 //! | --- | --- |
-//! | 1 | a log of accepted commands, written by one host alone; never released, refused |
-//! | 2 | the log of Raft |
+//! | 1, 2 | a log of accepted commands, written by one host alone; never released, refused |
+//! | 3 | the log of Raft |
 //!
 //! Records are described in [`super::format`]. One thread writes ([`super::writer`]); everything
 //! else here reads. What has no answer to wait for (events, the committed position) is written with
@@ -75,7 +75,7 @@ pub(crate) const PIECES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new(
 pub(crate) const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 
 /// Version of the layout drawn above.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// How many events are kept: some days of a busy node.
 pub(crate) const EVENTS_KEPT: u64 = 100_000;
@@ -136,8 +136,8 @@ pub enum StoreError {
     /// A version before the first release wrote it.
     #[error(
         "the state in {path} has format {found}, of a version before the first release; move \
-         {path} away to begin with an empty state (the VMs' own files are not touched), or keep on \
-         with the version that wrote it"
+         {path} away to begin with an empty state (the VMs' own files are not touched: `muster vm \
+         register DIR` takes each of them in again), or keep on with the version that wrote it"
     )]
     TooOld {
         /// The file.

@@ -211,16 +211,22 @@ async fn damage_is_found_or_does_not_matter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_the_time_before_raft_is_refused_with_advice() {
-    let (_dir, path) = place();
-    let database = redb::Database::create(&path).unwrap();
-    let write = database.begin_write().unwrap();
-    {
-        let table = redb::TableDefinition::<&str, &[u8]>::new("meta");
-        write.open_table(table).unwrap().insert("format", 1_u32.to_le_bytes().as_slice()).unwrap();
+    for format in [1_u32, 2] {
+        let (_dir, path) = place();
+        let database = redb::Database::create(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        {
+            let table = redb::TableDefinition::<&str, &[u8]>::new("meta");
+            let mut meta = write.open_table(table).unwrap();
+            meta.insert("format", format.to_le_bytes().as_slice()).unwrap();
+        }
+        write.commit().unwrap();
+        drop(database);
+        let before = std::fs::read(&path).unwrap();
+        let error = Store::open(&path, id(1)).unwrap_err();
+        assert!(matches!(error, StoreError::TooOld { found, .. } if found == format), "{error}");
+        assert!(error.to_string().contains("move"), "{error}");
+        assert!(error.to_string().contains("muster vm register"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap().len(), before.len());
     }
-    write.commit().unwrap();
-    drop(database);
-    let error = Store::open(&path, id(1)).unwrap_err();
-    assert!(matches!(error, StoreError::TooOld { found: 1, .. }), "{error}");
-    assert!(error.to_string().contains("move"), "{error}");
 }
