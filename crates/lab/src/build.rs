@@ -76,6 +76,7 @@ impl Lab {
         let group = self.node_group(node)?;
         let killed = if group.exists() { group.kill()? } else { 0 };
         group.remove()?;
+        self.unplug(node)?;
         for kind in KINDS {
             self.let_go(&self.node_ns(node, kind))?;
         }

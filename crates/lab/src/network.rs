@@ -141,6 +141,28 @@ impl Lab {
         self.apply_rate(node, state.faults.slow.get(&node).copied())
     }
 
+    /// Pulls a node's cables out. The kernel takes the devices of a namespace away some time after
+    /// the namespace; until then their other ends would be in the way of new ones.
+    pub(crate) fn unplug(&self, node: NodeName) -> Result<(), LabError> {
+        let world = self.world_net();
+        if !self.holds(&world) {
+            return Ok(());
+        }
+        let links = self.run_in(&world, "ip", &["-o", "link", "show", "type", "veth"])?;
+        for port in Wire::ALL.map(|wire| wire.port(&node)) {
+            // `7: n1-mgmt@if2: <...`
+            let there = links.split_whitespace().any(|word| word.split('@').next() == Some(&port));
+            if there && let Err(error) = self.run_in(&world, "ip", &["link", "del", &port]) {
+                // It may have gone with its other end meanwhile.
+                let left = self.run_in(&world, "ip", &["-o", "link", "show", "type", "veth"])?;
+                if left.contains(&port) {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Brings the switches' rules to what the state says.
     pub(crate) fn apply_rules(&self, faults: &Faults) -> Result<(), LabError> {
         self.nft(&self.world_net(), "faults", &rules_text(faults))
