@@ -1,6 +1,7 @@
 //! What makes several hosts one cluster: the replicated log, and the parts that decide who may act.
 //!
 //! - [`detect`]: what is heard of other nodes, and whether one is dead or only cut off (pure).
+//! - [`quorum`]: who votes, and what may still be lost, in words (pure).
 //! - [`raft`]: the replicated state machine of `model`, driven by openraft, kept in redb.
 //!
 //! No sockets to other nodes in here: whatever goes to another node goes through a trait
@@ -12,4 +13,5 @@
 
 pub mod detect;
 pub mod lease;
+pub mod quorum;
 pub mod raft;
