@@ -287,7 +287,7 @@ async fn a_guest_without_an_agent_gets_its_hardware_all_the_same() {
     let vm = host.create(&VmCreateBody { cpus_max: Some(2), ..tiny("n") }).await;
     vm.start().await;
     let mut shell = vm.shell().await;
-    shell.run("killall agent qemu-ga").await;
+    shell.run("killall -9 agent qemu-ga").await;
     vm.set(VmChange { cpus: Some(2), ..VmChange::default() }).await;
     eventually("the guest takes the processor by itself", BOOT, async || {
         (shell.run("cat /sys/devices/system/cpu/online").await == "0-1").then_some(())

@@ -51,7 +51,9 @@ const END: &str = "killall liar head tr yes 2>/dev/null; true";
 
 /// Ends the real agent and starts the script with these answers.
 async fn possess(shell: &mut Serial, answers: &str) {
-    shell.run(&format!("{END}; killall agent qemu-ga 2>/dev/null; true")).await;
+    // The agent overhears a mere request to end while it starts.
+    let kill = "killall -9 agent qemu-ga 2>/dev/null";
+    shell.run(&format!("{END}; {kill}; while pidof agent qemu-ga; do {kill}; done")).await;
     for (file, text) in [("/run/liar", LIAR), ("/run/answer", answers)] {
         shell.run(&format!(": >{file}")).await;
         for line in text.lines() {

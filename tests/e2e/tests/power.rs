@@ -120,7 +120,7 @@ async fn the_power_button_shuts_the_guest_down_where_the_service_is_off() {
 /// Makes the guest deaf: neither agent nor power button are heard.
 async fn deafen(vm: &Vm<'_>) -> Serial {
     let mut shell = vm.shell().await;
-    shell.run("killall agent qemu-ga guestload").await;
+    shell.run("killall -9 agent qemu-ga guestload").await;
     shell
 }
 

@@ -192,7 +192,7 @@ async fn a_console_hands_ctrl_c_to_the_guest_and_a_screen_is_closed_by_it() {
 
     // A patience of minutes, cut short: the guest is asked no more and runs.
     let mut shell = vm.serial().await;
-    shell.run("killall agent qemu-ga guestload").await;
+    shell.run("killall -9 agent qemu-ga guestload").await;
     let mut terminal = Terminal::new(&host, "vm shutdown c --patience 600");
     eventually("it is under way", OWN, async || (!running(&host).await.is_empty()).then_some(()))
         .await;

@@ -48,6 +48,9 @@ pub(super) struct Shell {
     heartbeat: HeartbeatMachine,
     freeze: FreezeMachine,
     session: Option<Session>,
+    /// The last agent that synchronised has answered something since. One that only synchronises is
+    /// of no use to anybody and must not count as alive for ever.
+    answered: bool,
     /// Differs for each connection.
     seed: u32,
     not_before: Duration,
@@ -114,6 +117,7 @@ impl Shell {
             heartbeat,
             freeze,
             session: None,
+            answered: true,
             seed,
             not_before: Duration::ZERO,
             paused: false,
@@ -221,8 +225,10 @@ impl Shell {
     /// An agent has answered. That is a heartbeat, and seen at once: what it can do is a long answer
     /// that takes a guest without hardware support a while.
     async fn contact(&mut self, client: AgentClient) {
-        self.heartbeat.beat(self.now());
-        self.publish();
+        if std::mem::take(&mut self.answered) {
+            self.heartbeat.beat(self.now());
+            self.publish();
+        }
         match Session::begin(client).await {
             Ok(session) => self.begin(session),
             Err(error) => self.failed(&error),
@@ -232,6 +238,7 @@ impl Shell {
     fn begin(&mut self, session: Session) {
         tracing::info!(agent = session.info().version, "guest agent answers");
         let now = self.now();
+        self.answered = true;
         self.heartbeat.beat(now);
         self.facts.agent = Some(session.info().version.clone());
         if self.exchange == Exchange::Refused {

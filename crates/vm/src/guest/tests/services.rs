@@ -99,6 +99,20 @@ async fn the_first_answer_is_a_heartbeat_whatever_becomes_of_the_second() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_only_synchronises_is_no_contact() {
+    let port = FakePort::new();
+    port.quirk("guest-info", 1_000, Quirk::Silent);
+    // Shorter than the time after which a guest is missed: each attempt begins with an answer.
+    let config = GuestConfig { patience: Duration::from_secs(1), ..GuestConfig::default() };
+    let port = Arc::new(port);
+    let services = GuestServices::start(port, Arc::new(FixedClock), Services::default(), config);
+    until(&services, |status| status.heartbeat == Heartbeat::Ok).await;
+    until(&services, |status| status.heartbeat == Heartbeat::NoContact).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert_eq!(services.status().borrow().heartbeat, Heartbeat::Lost);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_has_just_booted_is_asked_for_its_addresses_only() {
     let port = FakePort::new();
     let services = start(&port);
