@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
+use crate::cluster;
 use crate::types;
 
 /// Version of the API, the first part of every path.
@@ -102,7 +103,7 @@ pub struct Schemas {
 }
 
 /// Endpoints that tell of the node that is asked and of nothing that the cluster has agreed on.
-const LOCAL: &[&str] = &["WhoAmI"];
+const LOCAL: &[&str] = &["WhoAmI", "ClusterShow", "ClusterLeave"];
 
 impl Info {
     /// Whether the answer follows from the cluster's state: then it is as new as any answer that
@@ -333,6 +334,29 @@ endpoints! {
     NodeList: Get "/nodes" VIEWER, Json, (Nothing, Nothing) -> Vec<types::NodeView>;
     /// Show a node
     NodeShow: Get "/nodes/{node}" VIEWER, Json, (Nothing, Nothing) -> types::NodeView;
+    /// Take a node out of the cluster, whether it answers or not
+    NodeEvict: Delete "/nodes/{node}" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
+
+    /// Show the cluster: who leads, who votes, what may still be lost
+    ClusterShow: Get "/cluster" VIEWER, Json, (Nothing, Nothing) -> cluster::ClusterView;
+    /// Make a cluster of this host, which others can join
+    ClusterCreate: Post "/cluster" ADMINISTRATOR, Json,
+        (Nothing, cluster::ClusterCreateBody) -> cluster::ClusterView;
+    /// Make this host, which must be empty, a node of a cluster
+    ClusterJoin: Post "/cluster/join" ADMINISTRATOR, Json,
+        (Nothing, cluster::ClusterJoinBody) -> cluster::ClusterJoinView;
+    /// Take this host out of its cluster; it begins anew as a single host
+    ClusterLeave: Post "/cluster/leave" ADMINISTRATOR, Json,
+        (Nothing, cluster::ClusterLeaveBody) -> Nothing;
+    /// List join tokens that are still valid
+    JoinTokenList: Get "/cluster/tokens" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> Vec<cluster::JoinTokenView>;
+    /// Make a join token; it is shown this once
+    JoinTokenCreate: Post "/cluster/tokens" ADMINISTRATOR, Json,
+        (Nothing, cluster::JoinTokenCreateBody) -> cluster::JoinTokenSecretView;
+    /// Make a join token invalid
+    JoinTokenRevoke: Delete "/cluster/tokens/{token}" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> Nothing;
 
     /// List networks
     NetworkList: Get "/networks" VIEWER, Json, (Nothing, Nothing) -> Vec<types::NetworkView>;

@@ -143,6 +143,8 @@ pub(crate) enum Command {
     Event(commands::event::Args),
     /// The hosts.
     Node(commands::node::Args),
+    /// The cluster: several hosts that stand in for each other.
+    Cluster(commands::cluster::Args),
     /// Watch machines live: phase, processor, memory, heartbeat.
     Top(commands::top::Args),
     /// Show the versions of this program and of the daemon.
@@ -244,6 +246,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Op(args) => commands::op::run(args, context).await,
         Command::Event(args) => commands::event::run(args, context).await,
         Command::Node(args) => commands::node::run(args, context).await,
+        Command::Cluster(args) => commands::cluster::run(args, context).await,
         Command::Top(args) => commands::top::run(args, context).await,
         Command::Version(args) => commands::version::run(args, context).await,
         Command::Whoami(args) => commands::whoami::run(args, context).await,

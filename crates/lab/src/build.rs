@@ -135,17 +135,19 @@ impl Lab {
 
 /// A node's configuration.
 fn config(lab: &Lab, state: &LabState, node: NodeName, group: &str) -> String {
+    let mgmt = state.net.of(Wire::Mgmt, node);
     format!(
         "# made by muster lab up\n\
          node_name = \"{node}\"\n\
          engine = \"{}\"\n\
          control_group = \"{group}\"\n\
          uid_base = {}\n\
-         tls_listen = \"{}:7443\"\n\
+         tls_listen = \"{mgmt}:7443\"\n\
+         cluster_addresses = [\"{}:7444\", \"{mgmt}:7444\"]\n\
          {}\n",
         if state.fake { "fake" } else { "qemu" },
         lab.tag().uid_base(node),
-        state.net.of(Wire::Mgmt, node),
+        state.net.of(Wire::Cluster, node),
         state.config,
     )
 }

@@ -39,6 +39,7 @@ mod down;
 mod error;
 mod fault;
 pub mod fence;
+mod form;
 mod layout;
 mod lock;
 mod names;

@@ -150,10 +150,11 @@ impl Lab {
             self.wait_ready(*node, cancel)?;
         }
         let ready = started.elapsed();
+        let formed = state.cluster.then(|| self.form(state, cancel, say)).transpose()?;
         let mut state = state.clone();
         state.phase = Phase::Up;
         self.save(&state)?;
-        Ok((ready, None))
+        Ok((ready, formed))
     }
 
     /// The state to go on with, where there is one already.

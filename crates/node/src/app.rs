@@ -16,11 +16,14 @@ use model::OpId;
 use model::OpRequest;
 use model::Proposal;
 use model::UnixMillis;
+use tokio::sync::Notify;
 use uuid::Uuid;
 use vm::engine::Ability;
 use vm::engine::Engine;
 use vm::engine::EngineError;
 
+use crate::cluster::Peers;
+use crate::cluster::leave;
 use crate::config::Config;
 use crate::events::Events;
 use crate::hub::Hub;
@@ -48,6 +51,9 @@ pub(crate) struct App {
     pub(crate) samples: Arc<Samples>,
     pub(crate) reconcilers: Reconcilers,
     pub(crate) tls: Option<crate::tls::TlsInfo>,
+    pub(crate) peers: Peers,
+    /// Told when the daemon shall start anew.
+    pub(crate) restart: Arc<Notify>,
 }
 
 /// The time now. The one place of the daemon that reads the wall clock.
@@ -82,6 +88,15 @@ impl App {
         let op = OpId::new(new_uuid());
         self.propose(actor, Command::BeginOp { op, request: Box::new(request), limit }).await?;
         Ok(op)
+    }
+
+    /// Starts the daemon anew, after the present caller has got its answer.
+    pub(crate) fn restart_soon(&self) {
+        let restart = self.restart.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(leave::LAST_WORDS).await;
+            restart.notify_one();
+        });
     }
 
     pub(crate) async fn ability(&self) -> Result<Ability, EngineError> {

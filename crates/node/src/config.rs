@@ -1,12 +1,18 @@
 //! Configuration of the daemon: a TOML file, overridden by the command line.
 
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use model::Ipv4Subnet;
 use serde::Deserialize;
+
+/// Where the peer port listens if nothing is said.
+const PEER_PORT_ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 7444);
 
 /// Where the packaged daemon finds its configuration.
 pub const DEFAULT_FILE: &str = "/etc/muster/config.toml";
@@ -27,6 +33,12 @@ pub struct Config {
     pub admin_group: String,
     /// Address of the TLS port; none is no TLS port. Port 0 takes a free one.
     pub tls_listen: Option<SocketAddr>,
+    /// Where the peer port listens, which opens when this host makes or joins a cluster.
+    pub cluster_listen: SocketAddr,
+    /// Addresses at which other nodes reach the peer port, one for each cluster network, the
+    /// preferred one first. Where none is named: the one that `cluster_listen` names, or the one
+    /// by which this host reaches others.
+    pub cluster_addresses: Vec<SocketAddr>,
     /// Name of this node; the host's name where it is not set.
     pub node_name: Option<String>,
     /// Address range of the network `nat` that a new node begins with.
@@ -67,6 +79,8 @@ impl Default for Config {
             operator_group: "muster".to_owned(),
             admin_group: "muster-admin".to_owned(),
             tls_listen: None,
+            cluster_listen: PEER_PORT_ANY,
+            cluster_addresses: Vec::new(),
             node_name: None,
             nat_subnet: "10.77.0.0/24".parse().expect("a constant that a test checks"),
             networking: true,
@@ -98,6 +112,23 @@ impl Config {
     pub fn read_default() -> anyhow::Result<Self> {
         let path = Path::new(DEFAULT_FILE);
         if path.exists() { Self::read(path) } else { Ok(Self::default()) }
+    }
+
+    /// Addresses that others are told for the peer port; none if that cannot be known.
+    pub fn peer_addresses(&self) -> Vec<SocketAddr> {
+        if !self.cluster_addresses.is_empty() {
+            return self.cluster_addresses.clone();
+        }
+        if !self.cluster_listen.ip().is_unspecified() {
+            return vec![self.cluster_listen];
+        }
+        // No packet is sent: the kernel tells which of its addresses it would use for the world.
+        let outward = || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+            socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+            Some(SocketAddr::new(socket.local_addr().ok()?.ip(), self.cluster_listen.port()))
+        };
+        outward().into_iter().collect()
     }
 
     /// The API's Unix socket.

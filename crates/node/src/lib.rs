@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod cluster;
 pub mod config;
 mod events;
 mod host;

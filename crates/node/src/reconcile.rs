@@ -82,7 +82,7 @@ impl Reconcilers {
         }
     }
 
-    fn record(&self, name: &'static str, result: &Result<(), String>) {
+    pub(crate) fn record(&self, name: &'static str, result: &Result<(), String>) {
         let words = match result {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.clone(),

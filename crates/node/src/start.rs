@@ -3,6 +3,7 @@
 use std::fs;
 use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -10,13 +11,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use anyhow::bail;
-use cluster::raft::NoPeers;
+use cluster::raft::PeerService;
 use cluster::raft::Timing;
 use model::Actor;
+use model::ClusterState;
 use model::Command;
 use model::Name;
 use model::NetworkId;
 use model::NetworkKind;
+use model::NodeFacts;
 use model::NodeId;
 use model::Proposal;
 use nix::fcntl::Flock;
@@ -41,6 +44,12 @@ use vm::lifecycle::Host;
 use crate::app::App;
 use crate::app::new_uuid;
 use crate::app::now;
+use crate::cluster::Peers;
+use crate::cluster::Place;
+use crate::cluster::leave;
+use crate::cluster::members;
+use crate::cluster::place;
+use crate::cluster::renew;
 use crate::config::Config;
 use crate::config::EngineKind;
 use crate::events::Events;
@@ -55,6 +64,8 @@ use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
 use crate::tls;
 use crate::truth::RaftTruth;
+use crate::truth::Store;
+use crate::truth::StoreError;
 use crate::truth::Truth;
 use crate::volumes::DISK_TOOL_USER;
 use crate::volumes::Volumes;
@@ -70,7 +81,9 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let _lock = take_directories(&config)?;
     let engine = engine(&config)?;
     let (app, tls_port) = assemble(&config, engine).await?;
-    let router = http::router(app);
+    let restart = app.restart.clone();
+    let router = http::router(app.clone());
+    app.peers.set_app(&app, router.clone());
     let socket = config.socket_path();
     let listener = http::bind_unix(&socket, &config)?;
     tokio::spawn(http::serve_unix(listener, router.clone(), config.clone()));
@@ -81,7 +94,13 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     // Not under systemd: then there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    wait_for_end().await?;
+    tokio::select! {
+        ended = wait_for_end() => ended?,
+        () = restart.notified() => {
+            let _ = fs::remove_file(&socket);
+            return Err(start_anew());
+        }
+    }
     tracing::info!("ending; machines go on");
     let _ = fs::remove_file(&socket);
     Ok(())
@@ -116,21 +135,91 @@ pub(crate) async fn clear(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Puts a new daemon in the place of this process, with the same arguments. Sockets, files and
+/// locks of this one are closed by that; machines go on. Returns only if it fails.
+fn start_anew() -> anyhow::Error {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    match std::env::current_exe() {
+        Ok(program) => {
+            let error = std::process::Command::new(program).arg0(name).args(args).exec();
+            anyhow::Error::new(error).context("the daemon cannot start anew; start it again")
+        }
+        Err(error) => anyhow::Error::new(error).context("this program's own path is unknown"),
+    }
+}
+
+/// Goes on with a join that was accepted before this start: the log is emptied for the new node
+/// id. Whatever moment an earlier attempt ended at, this one goes on from there.
+async fn finish_join(
+    config: &Config,
+    peers: &Peers,
+    place: Option<Place>,
+) -> anyhow::Result<Option<Place>> {
+    let mut place = match place {
+        Some(place) if place.joining => place,
+        other => return Ok(other),
+    };
+    let new = place.identity.node();
+    let old = node_id(&config.data_dir)?;
+    if old != new {
+        let path = config.data_dir.join("state.redb");
+        let store = match Store::open(&path, new) {
+            Ok((store, _)) => store,
+            Err(StoreError::OtherNode { .. }) => {
+                let (store, _) = Store::open(&path, old)?;
+                store.empty_for_join(new).await?;
+                store
+            }
+            Err(error) => return Err(error.into()),
+        };
+        store.close().await;
+        place::write_node_id(&config.data_dir, new)?;
+    }
+    place.joining = false;
+    peers.dir().write(&place)?;
+    tracing::info!(cluster = place.identity.cluster_name(), node = %new, "joined");
+    Ok(Some(place))
+}
+
+/// Opens the state, and the way to the others if this node is in a cluster.
+async fn among_others(config: &Config, events: &Events) -> anyhow::Result<(Peers, Arc<RaftTruth>)> {
+    let peers = Peers::new(config);
+    peers.dir().reset_if_asked(&config.data_dir)?;
+    let place = peers.dir().read()?;
+    let place = finish_join(config, &peers, place).await?;
+    let node = node_id(&config.data_dir)?;
+    let path = config.data_dir.join("state.redb");
+    let transport = Arc::new(peers.clone());
+    let truth = RaftTruth::open(&path, node, transport, Timing::default(), events.sender()).await?;
+    peers.set_state(truth.watch());
+    let service: Arc<dyn PeerService> = truth.clone();
+    peers.set_service(Arc::downgrade(&service));
+    // A cluster that was being made when the daemon died is not one.
+    let begun = |place: &Place| place.members.is_empty() && truth.state().cluster.is_none();
+    if let Some(place) = place
+        && !(begun(&place) && truth.metrics().borrow().leads())
+    {
+        // Before anything that waits for a majority: this port is a part of one.
+        peers.bring_up(place).await?;
+    }
+    Ok((peers, truth))
+}
+
 /// Builds the parts and sets them going, all but the API's sockets.
 pub(crate) async fn assemble(
     config: &Config,
     engine: Arc<dyn Engine>,
 ) -> anyhow::Result<(Arc<App>, Option<TlsPort>)> {
-    let node = node_id(&config.data_dir)?;
     let name: Name = match &config.node_name {
         Some(name) => name.parse().with_context(|| format!("node_name '{name}'"))?,
         None => host::name().parse().context("the host's name cannot be a node's name")?,
     };
     let events = Events::new();
-    let path = config.data_dir.join("state.redb");
-    let transport = Arc::new(NoPeers);
-    let truth = RaftTruth::open(&path, node, transport, Timing::default(), events.sender()).await?;
+    let (peers, truth) = among_others(config, &events).await?;
     let events = events.with_store(truth.store().clone());
+    let replica = truth.replica();
+    let node = replica.node();
     let truth: Arc<dyn Truth> = truth;
     introduce(&truth, node, &name, config).await?;
 
@@ -177,8 +266,13 @@ pub(crate) async fn assemble(
         samples: Arc::new(Samples::default()),
         reconcilers: Reconcilers::default(),
         tls: tls_port.as_ref().map(|(_, _, info)| info.clone()),
+        peers,
+        restart: Arc::default(),
     });
     set_going(&app, vm_host, ledger);
+    tokio::spawn(members::follow(replica, app.truth.clone()));
+    tokio::spawn(leave::follow(app.clone()));
+    tokio::spawn(renew::follow(app.clone()));
     Ok((app, tls_port))
 }
 
@@ -247,7 +341,8 @@ async fn introduce(
     name: &Name,
     config: &Config,
 ) -> anyhow::Result<()> {
-    if truth.metrics().borrow().leads() {
+    // Alone it leads at once. A leader of others is not sure of them yet.
+    if truth.metrics().borrow().leads() && truth.metrics().borrow().voters().len() == 1 {
         return first_words(truth, node, name, config).await;
     }
     let (truth, name, config) = (truth.clone(), name.clone(), config.clone());
@@ -267,24 +362,41 @@ async fn first_words(
     name: &Name,
     config: &Config,
 ) -> anyhow::Result<()> {
-    let new = !truth.state().nodes.contains_key(&node);
+    truth.barrier().await?;
+    let state = truth.state();
     let actor = Actor::new(&format!("node {name}"));
     let mut commands = vec![Command::NodeStarted {
         node,
         name: name.clone(),
         capacity: host::capacity(config.memory_reserve_mib),
     }];
-    if new && truth.state().networks.is_empty() {
+    if state.nodes.is_empty() && state.networks.is_empty() {
         commands.push(Command::NetworkCreate {
             network: NetworkId::new(new_uuid()),
             name: "nat".parse().context("a constant")?,
             kind: NetworkKind::Nat { subnet: config.nat_subnet },
         });
     }
+    if let Some(facts) = new_facts(&state, node, config) {
+        commands.push(Command::NodeFactsSet { node, facts: Box::new(facts) });
+    }
     for command in commands {
         truth.propose(Proposal { at: now(), actor: actor.clone(), command }).await?;
     }
     Ok(())
+}
+
+/// What the node has to say of itself that the cluster does not know yet.
+fn new_facts(state: &ClusterState, node: NodeId, config: &Config) -> Option<NodeFacts> {
+    let known = &state.nodes.get(&node)?.facts;
+    state.cluster.as_ref()?;
+    let told = !config.cluster_addresses.is_empty() || !config.cluster_listen.ip().is_unspecified();
+    let facts = NodeFacts {
+        // By which address others reach it was found out at the join; a guess is no better.
+        addresses: if told { config.peer_addresses() } else { known.addresses.clone() },
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    (facts != *known).then_some(facts)
 }
 
 /// Tells this daemon's kernel objects from those of others on the same host.

@@ -71,6 +71,13 @@ impl App {
         }
     }
 
+    /// The machines of this node, for other nodes' lists.
+    pub(crate) fn own_vm_summaries(&self) -> Vec<VmSummary> {
+        let state = self.truth.state();
+        let own = state.vms.values().filter(|vm| vm.owner == self.node);
+        own.map(|vm| self.vm_summary(&state, vm)).collect()
+    }
+
     /// Everything of a VM.
     pub(crate) fn vm_view(&self, state: &ClusterState, vm: &VmRecord) -> VmView {
         let status = self.hub.status(vm.id).unwrap_or_default();

@@ -57,6 +57,7 @@ pub use server::Patience;
 pub use server::PeerStream;
 pub use server::Server;
 pub use server::ServerConfig;
+pub use token::ADDRESSES_MAX as TOKEN_ADDRESSES_MAX;
 pub use token::JoinToken;
 pub use token::Secret;
 pub use token::TokenError;

@@ -40,6 +40,8 @@ impl Method {
     pub const STATUS: Self = Self(100);
     /// What a node sees of its own machines.
     pub const MACHINES: Self = Self(101);
+    /// What a node says of its host.
+    pub const HOST: Self = Self(104);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; the only one for strangers.
@@ -48,7 +50,9 @@ impl Method {
     /// Which connection it takes.
     pub const fn class(self) -> Class {
         match self {
-            Self::RAFT_SNAPSHOT | Self::OBSERVATIONS | Self::MACHINES | Self::ECHO => Class::Bulk,
+            Self::RAFT_SNAPSHOT | Self::OBSERVATIONS | Self::MACHINES | Self::HOST | Self::ECHO => {
+                Class::Bulk
+            }
             _ => Class::Urgent,
         }
     }

@@ -31,7 +31,7 @@ const PREFIX: &str = "mjt_";
 const VERSION: u8 = 1;
 
 /// Addresses in a token: every cluster network of a node or two.
-pub(crate) const ADDRESSES_MAX: usize = 8;
+pub const ADDRESSES_MAX: usize = 8;
 
 /// The longest token: eight IPv6 addresses with ports need 700 characters.
 const TEXT_CHARS_MAX: usize = 1_024;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
@@ -72,6 +73,10 @@ pub struct Options {
     pub own_qemu: bool,
     /// Further lines of the configuration.
     pub extra: String,
+    /// Name of the node; one of its own if left out.
+    pub name: Option<String>,
+    /// A namespace that it shares with others; one of its own if left out.
+    pub netns: Option<Arc<Netns>>,
 }
 
 impl Default for Options {
@@ -82,6 +87,8 @@ impl Default for Options {
             data_mib: None,
             own_qemu: false,
             extra: String::new(),
+            name: None,
+            netns: None,
         }
     }
 }
@@ -94,7 +101,7 @@ pub struct Host {
     client: Client,
     daemon: Option<Child>,
     /// Last, so that it goes last.
-    netns: Netns,
+    netns: Arc<Netns>,
 }
 
 impl Host {
@@ -136,7 +143,10 @@ impl Host {
         let pid = std::process::id();
         let id = format!("{pid}-{number}");
         let uid_base = uid_base(pid, number);
-        let netns = Netns::new(format!("{NETNS}{id}"));
+        let netns = match &options.netns {
+            Some(shared) => shared.clone(),
+            None => Arc::new(Netns::new(format!("{NETNS}{id}"))),
+        };
         let dir = PathBuf::from(format!("{DIR}{id}"));
         let mut host = Self {
             client: Client::new(Target::Unix { path: dir.join("run/api.sock") }),
@@ -151,6 +161,7 @@ impl Host {
     }
 
     fn lay_out(&mut self, options: &Options, id: &str) {
+        let name = options.name.clone().unwrap_or_else(|| format!("host-{id}"));
         fs::create_dir_all(self.data_dir()).expect("/tmp can be written");
         fs::create_dir_all(self.run_dir()).expect("/tmp can be written");
         fs::write(self.dir.join("uids"), self.uid_base.to_string()).expect("/tmp can be written");
@@ -166,7 +177,7 @@ impl Host {
             false => String::new(),
         };
         let config = format!(
-            "data_dir = {:?}\nrun_dir = {:?}\nnode_name = \"host-{id}\"\nengine = \"{}\"\n\
+            "data_dir = {:?}\nrun_dir = {:?}\nnode_name = \"{name}\"\nengine = \"{}\"\n\
              networking = {}\nuid_base = {}\n{qemu}{}\n",
             self.data_dir(),
             self.run_dir(),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use rustix::thread::LinkNameSpaceType;
 use rustix::thread::move_into_link_name_space;
@@ -25,6 +26,14 @@ impl Netns {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// One that several hosts of this test process share.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn shared(name: &str) -> Arc<Self> {
+        Arc::new(Self::new(format!("m-{}-{name}", std::process::id())))
     }
 
     /// The file that holds it.

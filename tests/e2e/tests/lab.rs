@@ -40,7 +40,7 @@ fn refused(ran: &Ran, code: i32, word: &str) {
 
 #[tokio::test]
 async fn three_nodes_answer_are_apart_and_leave_nothing() {
-    let lab = TestLab::up(&["--nodes", "3", "--fake"]).await;
+    let lab = TestLab::up(&["--no-cluster", "--nodes", "3", "--fake"]).await;
     for name in ["n1", "n2", "n3"] {
         let said = lab.muster(name, &["node", "list", "--json"]).await.ok().json();
         assert_eq!(said[0]["name"], name, "{said}");
@@ -71,7 +71,7 @@ async fn three_nodes_answer_are_apart_and_leave_nothing() {
     let probes = probes.as_array().unwrap();
     assert_eq!(probes.len(), 24);
     assert!(probes.iter().all(|one| one["passes"] == true), "{probes:?}");
-    refused(&lab.run(&["up", "--nodes", "3", "--fake"]).await, 5, "up already");
+    refused(&lab.run(&["up", "--no-cluster", "--nodes", "3", "--fake"]).await, 5, "up already");
 
     let namespaces = lab.namespaces();
     assert!(namespaces.len() >= 10, "{namespaces:?}");
@@ -82,9 +82,71 @@ async fn three_nodes_answer_are_apart_and_leave_nothing() {
     assert!(!lab.dir().exists());
 }
 
+/// Waits until a node sees its cluster so, by the command that a person would use.
+async fn sees(lab: &TestLab, node: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value {
+    eventually(&format!("{node} sees: {what}"), GUEST, async || {
+        let said = lab.muster(node, &["cluster", "status", "--json"]).await;
+        (said.code == 0).then(|| said.json()).filter(|view| so(view))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_lab_is_one_cluster_that_outlives_its_leader_and_a_network() {
+    let lab = TestLab::new();
+    let report = lab.run(&["--json", "up", "--nodes", "3", "--fake"]).await.ok().json();
+    assert!(report["formed_ms"].as_u64().is_some(), "{report}");
+    eprintln!("{report}");
+    let whole = |view: &Value| view["health"] == "healthy" && view["voters"] == 3;
+    let view = sees(&lab, "n2", "all vote", whole).await;
+    assert_eq!(view["name"], "lab");
+    lab.muster("n3", &["network", "create", "a", "--subnet", "10.78.0.0/24"]).await.ok();
+    let seen = lab.muster("n1", &["network", "show", "a", "--json"]).await.ok().json();
+    assert_eq!(seen["name"], "a");
+    // The cluster's own network is gone; the other one does.
+    for (a, b) in [("n1", "n2"), ("n1", "n3"), ("n2", "n3")] {
+        lab.run(&["cut", a, b, "--network", "cluster"]).await.ok();
+    }
+    sees(&lab, "n1", "all answer by the other network", whole).await;
+    lab.muster("n2", &["network", "create", "b", "--subnet", "10.79.0.0/24"]).await.ok();
+    lab.run(&["mend", "--all"]).await.ok();
+    // The leader loses power.
+    let view = sees(&lab, "n1", "all vote", whole).await;
+    let name_of = |view: &Value, id: &Value| {
+        let nodes = view["nodes"].as_array().unwrap();
+        let node = nodes.iter().find(|node| node["id"] == *id).unwrap();
+        node["name"].as_str().unwrap().to_owned()
+    };
+    let dead = name_of(&view, &view["leader"]);
+    lab.run(&["power-off", &dead]).await.ok();
+    let left: Vec<_> = ["n1", "n2", "n3"].into_iter().filter(|node| *node != dead).collect();
+    let other = |now: &Value| !now["leader"].is_null() && now["leader"] != view["leader"];
+    for node in &left {
+        let now = sees(&lab, node, "another leads", other).await;
+        assert_eq!(now["voters"], 3, "{now}");
+    }
+    lab.muster(left[0], &["network", "create", "c", "--subnet", "10.80.0.0/24"]).await.ok();
+    lab.run(&["power-on", &dead]).await.ok();
+    sees(&lab, &dead, "all are back", whole).await;
+    lab.muster(&dead, &["network", "show", "c"]).await.ok();
+    // A lab that lost all power is the same cluster again.
+    let before = sees(&lab, "n1", "all are back", whole).await;
+    for node in ["n1", "n2", "n3"] {
+        lab.run(&["power-off", node]).await.ok();
+    }
+    for node in ["n1", "n2", "n3"] {
+        lab.run(&["power-on", node]).await.ok();
+    }
+    let after = sees(&lab, "n1", "all are back", whole).await;
+    assert_eq!(after["id"], before["id"]);
+    let seen = lab.muster("n1", &["network", "list", "--json"]).await.ok().json();
+    let names: Vec<_> = seen.as_array().unwrap().iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, ["a", "b", "c", "nat"]);
+}
+
 #[tokio::test]
 async fn cuts_and_isolation_stop_packets_in_the_directions_that_were_named() {
-    let lab = TestLab::up(&["--nodes", "3", "--fake"]).await;
+    let lab = TestLab::up(&["--no-cluster", "--nodes", "3", "--fake"]).await;
     lab.run(&["cut", "n1", "n2", "--network", "cluster", "--one-way"]).await.ok();
     assert!(!lab.arrives("n1", "n2", "cluster").await);
     assert!(lab.arrives("n2", "n1", "cluster").await);
@@ -153,7 +215,7 @@ fn lives(pid: u64) -> bool {
 
 #[tokio::test]
 async fn a_node_without_power_loses_its_machines_and_no_other_node_does() {
-    let lab = TestLab::up(&["--nodes", "2"]).await;
+    let lab = TestLab::up(&["--no-cluster", "--nodes", "2"]).await;
     let (first, second) = (start_guest(&lab, "n1").await, start_guest(&lab, "n2").await);
     let before = lab.node("n2").await;
     let (node, old) = (lab.node("n1").await, generation(&lab, "n1").await);
@@ -199,7 +261,7 @@ async fn a_node_without_power_loses_its_machines_and_no_other_node_does() {
 
 #[tokio::test]
 async fn a_frozen_node_is_silent_and_goes_on_where_it_was() {
-    let lab = TestLab::up(&["--nodes", "2", "--fake"]).await;
+    let lab = TestLab::up(&["--no-cluster", "--nodes", "2", "--fake"]).await;
     let before = lab.node("n1").await["processes"].clone();
     lab.run(&["freeze", "n1"]).await.ok();
     let frozen = lab.node("n1").await;
@@ -226,7 +288,7 @@ async fn killed_at_any_step_of_up_it_leaves_nothing_after_down() {
     let steps = ["switches", "n1:", "n2:", "n3:"];
     for step in steps {
         let mut up = lab.command();
-        let up = up.args(["up", "--nodes", "3", "--fake"]).stderr(Stdio::piped());
+        let up = up.args(["up", "--no-cluster", "--nodes", "3", "--fake"]).stderr(Stdio::piped());
         let mut child = up.stdout(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().contains(step)), "{step}");
@@ -239,7 +301,7 @@ async fn killed_at_any_step_of_up_it_leaves_nothing_after_down() {
     // What was half made can also be made whole.
     let mut up = lab.command();
     up = {
-        up.args(["up", "--nodes", "3", "--fake"]).stderr(Stdio::piped());
+        up.args(["up", "--no-cluster", "--nodes", "3", "--fake"]).stderr(Stdio::piped());
         up
     };
     let mut child = up.stdout(Stdio::null()).spawn().unwrap();
@@ -248,7 +310,8 @@ async fn killed_at_any_step_of_up_it_leaves_nothing_after_down() {
     child.kill().unwrap();
     child.wait().unwrap();
     refused(&lab.run(&["probe"]).await, 5, "not up");
-    let repaired = lab.run(&["--json", "up", "--nodes", "3", "--fake"]).await.ok().json();
+    let repaired =
+        lab.run(&["--json", "up", "--no-cluster", "--nodes", "3", "--fake"]).await.ok().json();
     assert_eq!(repaired["repaired"], true);
     assert_eq!(lab.node("n3").await["answers"], true);
 }
@@ -258,7 +321,9 @@ async fn killed_at_any_moment_of_up_it_leaves_nothing_after_down() {
     let lab = TestLab::new();
     for after_ms in [1, 15, 40, 90, 160, 300, 700] {
         let mut up = lab.command();
-        up.args(["up", "--nodes", "2", "--fake"]).stdout(Stdio::null()).stderr(Stdio::null());
+        up.args(["up", "--no-cluster", "--nodes", "2", "--fake"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let mut child = up.spawn().unwrap();
         // Not a wait for anything: any moment is as good.
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
@@ -276,7 +341,11 @@ async fn killed_at_any_moment_of_up_it_leaves_nothing_after_down() {
 async fn an_interrupted_up_clears_up_by_itself() {
     let lab = TestLab::new();
     let mut up = lab.command();
-    let mut up = up.args(["up", "--nodes", "3", "--fake"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut up = up
+        .args(["up", "--no-cluster", "--nodes", "3", "--fake"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut reader = BufReader::new(up.stderr.take().unwrap());
     let mut line = String::new();
     while !line.contains("n1:") {
@@ -295,8 +364,8 @@ async fn an_interrupted_up_clears_up_by_itself() {
 #[tokio::test]
 async fn labs_do_not_meet() {
     let (a, b) = (TestLab::new(), TestLab::new());
-    a.run(&["up", "--nodes", "2", "--fake"]).await.ok();
-    b.run(&["up", "--nodes", "2", "--fake"]).await.ok();
+    a.run(&["up", "--no-cluster", "--nodes", "2", "--fake"]).await.ok();
+    b.run(&["up", "--no-cluster", "--nodes", "2", "--fake"]).await.ok();
     let namespaces = a.namespaces();
     a.run(&["isolate", "n1"]).await.ok();
     assert!(b.arrives("n1", "n2", "cluster").await);
@@ -343,7 +412,7 @@ async fn fence(lab: &TestLab, options: &str) -> (i32, String) {
 
 #[tokio::test]
 async fn the_fence_device_works_fails_hangs_and_lies_as_it_is_told() {
-    let lab = TestLab::up(&["--nodes", "2", "--fake"]).await;
+    let lab = TestLab::up(&["--no-cluster", "--nodes", "2", "--fake"]).await;
     let (code, said) = fence(&lab, "action=metadata\n").await;
     assert!(code == 0 && said.contains("<action name=\"off\"/>"), "{said}");
     assert_eq!(fence(&lab, "action=monitor\n").await.0, 0);
@@ -385,7 +454,7 @@ async fn the_fence_device_works_fails_hangs_and_lies_as_it_is_told() {
 
 #[tokio::test]
 async fn the_bmc_refuses_what_is_no_request() {
-    let lab = TestLab::up(&["--nodes", "1", "--fake"]).await;
+    let lab = TestLab::up(&["--no-cluster", "--nodes", "1", "--fake"]).await;
     let long = "x".repeat(100_000);
     for text in ["", "\n", "off\n", "off n1 n1\n", "off n64\n", "\u{0}\u{1b}[2J\n", &long] {
         let script = "exec 3<>/dev/tcp/10.90.0.1/6230; cat >&3; head -c 100 <&3";
@@ -407,7 +476,7 @@ async fn the_bmc_refuses_what_is_no_request() {
 async fn with_a_cable_the_machine_reaches_each_node() {
     let machine = Netns::new(format!("m-lab-{}", std::process::id()));
     let lab = TestLab::on(machine.path());
-    lab.run(&["up", "--nodes", "2", "--fake", "--host-link"]).await.ok();
+    lab.run(&["up", "--no-cluster", "--nodes", "2", "--fake", "--host-link"]).await.ok();
     for address in ["10.90.0.11", "10.90.0.12"] {
         let script = format!("exec 3<>/dev/tcp/{address}/7443");
         assert!(machine.says_yes("timeout", &["10", "bash", "-c", &script]), "{address}");

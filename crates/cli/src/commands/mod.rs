@@ -1,5 +1,6 @@
 //! One folder per noun, one file per verb: `Args` (its doc comments are the help) and `run`.
 
+pub(crate) mod cluster;
 pub(crate) mod event;
 pub(crate) mod image;
 pub(crate) mod lab;

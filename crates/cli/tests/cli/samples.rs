@@ -53,6 +53,34 @@ pub(crate) fn failed(verb: &str) -> Value {
     op
 }
 
+fn join_token() -> Value {
+    json!({ "id": OTHER, "created": 1_000_000, "expires": 2_000_000, "uses": 3, "by": "root" })
+}
+
+/// A cluster of three, one of which is silent.
+pub(crate) fn cluster() -> Value {
+    let node = |n: u32, part: &str, reachable: bool| {
+        json!({
+            "id": format!("0191f6a0-7c1e-7d2a-8f00-00000000010{n}"), "name": format!("host-{n}"),
+            "part": part, "reachable": reachable, "behind": reachable.then_some(0),
+            "addresses": [format!("10.0.0.{n}:7444")], "version": "0.1.0",
+            "certificate_ends": null, "problem": null
+        })
+    };
+    json!({
+        "id": OTHER, "name": "lab", "created": 1_000_000,
+        "node": "0191f6a0-7c1e-7d2a-8f00-000000000101", "health": "degraded",
+        "words": [
+            "host-1 leads, since election 4.",
+            "3 nodes vote (host-1, host-2, host-3), 2 of them answer; 2 must agree to a change.",
+            "No further voter may be lost. Bring host-3 back.",
+        ],
+        "leader": "0191f6a0-7c1e-7d2a-8f00-000000000101", "term": 4, "voters": 3, "majority": 2,
+        "may_lose": 0,
+        "nodes": [node(1, "leader", true), node(2, "voter", true), node(3, "voter", false)]
+    })
+}
+
 /// An error.
 pub(crate) fn error(status: u16, kind: &str) -> Answer {
     let error = json!({
@@ -188,7 +216,21 @@ pub(crate) fn answer(id: &str) -> Answer {
         "NetworkCreate" | "NetworkShow" => network(),
         "VolumeList" => json!([volume()]),
         "VolumeCreate" | "VolumeShow" => volume(),
-        "NetworkDelete" | "TokenRevoke" | "VolumeDelete" => json!({}),
+        "NetworkDelete" | "TokenRevoke" | "VolumeDelete" | "NodeEvict" | "ClusterLeave"
+        | "JoinTokenRevoke" => {
+            json!({})
+        }
+        "ClusterShow" | "ClusterCreate" => cluster(),
+        "ClusterJoin" => json!({
+            "id": OTHER, "name": "lab", "node": "0191f6a0-7c1e-7d2a-8f00-000000000101",
+            "members": ["host-1", "host-2"]
+        }),
+        "JoinTokenList" => json!([join_token()]),
+        "JoinTokenCreate" => {
+            let mut token = join_token();
+            token["text"] = json!("mjt_secret");
+            token
+        }
         "TokenList" => json!([token()]),
         "TokenCreate" => {
             let mut token = token();

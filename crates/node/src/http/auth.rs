@@ -10,6 +10,7 @@ use sha2::Sha256;
 
 use crate::app::App;
 use crate::app::now;
+use crate::cluster::forward;
 use crate::http::Caller;
 use crate::http::Peer;
 
@@ -48,7 +49,18 @@ fn identify(app: &App, request: &Request) -> Result<Caller, ApiError> {
                 app.config.operator_group
             ),
         )),
-        Some(Peer::Tls) | None => by_token(app, request),
+        // A token is looked at again here; for a local user of its own, a node gives its word.
+        Some(Peer::Member(_)) if !request.headers().contains_key("authorization") => {
+            forward::told_caller(request).ok_or_else(|| {
+                ApiError::new(
+                    ErrorKind::Unauthenticated,
+                    "unauthenticated",
+                    "a node's certificate is nobody's right: it did not say for whom it asks",
+                    "ask the API with a token: muster token create",
+                )
+            })
+        }
+        Some(Peer::Member(_) | Peer::Tls) | None => by_token(app, request),
     }
 }
 

@@ -6,6 +6,7 @@
 //! checked before a handler sees anything.
 
 mod auth;
+mod cluster;
 mod consoles;
 mod devices;
 mod events;
@@ -20,6 +21,7 @@ mod tests;
 mod tokens;
 mod vms;
 mod volumes;
+mod where_read;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,6 +52,7 @@ use crate::truth::LeaderError;
 
 pub(crate) use serve::Peer;
 pub(crate) use serve::bind_unix;
+pub(crate) use serve::serve_connection;
 pub(crate) use serve::serve_tls;
 pub(crate) use serve::serve_unix;
 
@@ -107,6 +110,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     networks::mount(&mut mounts);
     volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);
+    cluster::mount(&mut mounts);
     let missing: Vec<_> =
         TABLE.iter().map(|info| info.id).filter(|id| !mounts.mounted.contains(id)).collect();
     assert!(missing.is_empty(), "endpoints without a handler: {missing:?}");
@@ -158,10 +162,11 @@ impl Mounts {
             let handler = handler.clone();
             async move {
                 match prepare::<E>(app, request).await {
-                    Ok((call, request)) => match handler(call, request).await {
+                    Ok(Prepared::Here(call, request)) => match handler(*call, request).await {
                         Ok(response) => response,
                         Err(error) => error_response(&error),
                     },
+                    Ok(Prepared::Answered(response)) => response,
                     Err(error) => error_response(&error),
                 }
             }
@@ -194,22 +199,38 @@ fn filter(method: Method) -> MethodFilter {
     }
 }
 
-/// Finds out who asks and whether they may, then reads path, query and body.
-async fn prepare<E: Endpoint>(
-    app: Arc<App>,
-    request: Request,
-) -> Result<(Call<E>, Request), ApiError> {
+/// A request that is ready to be answered, or was answered by another node.
+enum Prepared<E: Endpoint> {
+    Here(Box<Call<E>>, Request),
+    Answered(Response),
+}
+
+/// Finds out who asks and whether they may, lets another node answer what only that one knows,
+/// then reads path, query and body.
+async fn prepare<E: Endpoint>(app: Arc<App>, request: Request) -> Result<Prepared<E>, ApiError> {
+    where_read::check_member(&E::INFO, request.extensions().get::<Peer>())?;
     let caller = match E::INFO.access {
         Access::Anyone => auth::anyone(&app, &request),
         Access::Needs(role) => auth::caller(&app, &request, role)?,
     };
     let (mut parts, body) = request.into_parts();
-    let path = RawPathParams::from_request_parts(&mut parts, &())
+    let path: Vec<String> = RawPathParams::from_request_parts(&mut parts, &())
         .await
         .map_err(|error| bad_request(&format!("the path cannot be read: {error}")))?
         .iter()
         .map(|(_, value)| value.to_owned())
         .collect();
+    let from_member = matches!(parts.extensions.get::<Peer>(), Some(Peer::Member(_)));
+    let first = path.first().map(String::as_str);
+    if let Some(node) = where_read::elsewhere(&app, &E::INFO, first).await {
+        if from_member {
+            // It moved meanwhile: passing it on and on would help nobody.
+            return Err(where_read::moved());
+        }
+        let request = Request::from_parts(parts, body);
+        let answer = crate::cluster::forward::to(&app, node, &caller, request).await?;
+        return Ok(Prepared::Answered(answer));
+    }
     let Query(query) = Query::<E::Query>::try_from_uri(&parts.uri)
         .map_err(|error| bad_request(&format!("the query cannot be read: {error}")))?;
     let bytes = read_body(body).await?;
@@ -217,7 +238,8 @@ async fn prepare<E: Endpoint>(
     let body = serde_json::from_slice(json)
         .map_err(|error| bad_request(&format!("the body cannot be read: {error}")))?;
     let call = Call { app, caller, path, query, body };
-    Ok((call, Request::from_parts(parts, axum::body::Body::empty())))
+    let request = Request::from_parts(parts, axum::body::Body::empty());
+    Ok(Prepared::Here(Box::new(call), request))
 }
 
 async fn read_body(mut body: axum::body::Body) -> Result<Bytes, ApiError> {

@@ -1,17 +1,28 @@
 //! Nodes, and facts about this service.
 
+use std::time::Duration;
+
 use api::ApiError;
 use api::endpoint as ep;
+use api::types::Accelerator;
 use api::types::NodeView;
 use api::types::VersionView;
 use api::types::WhoAmIView;
 use axum::extract::Request;
 use axum::response::IntoResponse;
 use axum::response::Response;
+use futures::future::join_all;
+use model::Bytes;
+use model::NodeRecord;
 use model::Refused;
+use peer::CallError;
+use peer::Method;
 
 use crate::http::Call;
 use crate::http::Mounts;
+
+/// How long a list waits for a node: one that is away must not make it useless.
+const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::Version, _, _>(version);
@@ -38,8 +49,46 @@ async fn who_am_i(call: Call<ep::WhoAmI>) -> Result<WhoAmIView, ApiError> {
 }
 
 async fn list(call: Call<ep::NodeList>) -> Result<Vec<NodeView>, ApiError> {
-    // A cluster of one: this node is all of them.
-    Ok(vec![call.app.node_view(&call.app.truth.state()).await])
+    let app = &*call.app;
+    let state = app.truth.state();
+    let views = state.nodes.values().map(|record| {
+        let state = &state;
+        async move {
+            if record.id == app.node {
+                return app.node_view(state).await;
+            }
+            let asked = app.peers.ask(record.id, Method::HOST, &(), ASK_TIMEOUT).await;
+            asked.unwrap_or_else(|error| unreachable_view(record, &error))
+        }
+    });
+    let mut views = join_all(views).await;
+    views.sort_by(|a: &NodeView, b| a.name.cmp(&b.name));
+    Ok(views)
+}
+
+/// What the state knows of a node that does not answer.
+fn unreachable_view(record: &NodeRecord, error: &CallError) -> NodeView {
+    NodeView {
+        id: record.id,
+        name: record.name.clone(),
+        version: record.facts.version.clone(),
+        started: record.started,
+        cpus: record.capacity.cpus,
+        memory: record.capacity.memory,
+        memory_available: Bytes::ZERO,
+        memory_promised: Bytes::ZERO,
+        storage: Bytes::ZERO,
+        storage_available: Bytes::ZERO,
+        vms_running: 0,
+        qemu: None,
+        accelerator: Accelerator::Tcg,
+        accelerator_reason: "not known while the node does not answer".to_owned(),
+        missing_limits: Vec::new(),
+        problems: vec![format!("does not answer: {error}; see: muster cluster status")],
+        tls_fingerprint: None,
+        tls_address: None,
+        reconcilers: Vec::new(),
+    }
 }
 
 async fn show(call: Call<ep::NodeShow>) -> Result<NodeView, ApiError> {

@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use model::Actor;
+use model::NodeId;
 use model::Role;
 use nix::unistd::Gid;
 use nix::unistd::Group;
@@ -43,6 +44,8 @@ pub(crate) enum Peer {
     Unix(Option<Caller>),
     /// Anybody; a token has to tell.
     Tls,
+    /// Another node, which passes somebody's request on.
+    Member(NodeId),
 }
 
 /// Makes the socket so that it appears with its rights in place, and listens.
@@ -112,7 +115,8 @@ async fn pause_after(error: &std::io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-async fn serve_connection<S>(stream: S, router: Router, peer: Peer)
+/// Serves one connection until it ends.
+pub(crate) async fn serve_connection<S>(stream: S, router: Router, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {

@@ -20,14 +20,18 @@ use api::types::TokenCreateBody;
 use api::types::UndeleteBody;
 use api::types::VmCreateBody;
 use api::types::VmDeleteQuery;
+
 use model::OpState;
 use model::Role;
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
 use vm::engine::fake::FakeEngine;
 use vm::engine::fake::FakeHost;
 
+use crate::cluster::forward::CALLER_HEADER;
 use crate::config::Config;
 use crate::config::EngineKind;
+use crate::http::Peer;
 use crate::http::bind_unix;
 use crate::http::router;
 use crate::http::serve_tls;
@@ -39,6 +43,7 @@ struct Daemon {
     address: String,
     fingerprint: String,
     fake: FakeHost,
+    router: axum::Router,
     _dir: tempfile::TempDir,
 }
 
@@ -60,12 +65,13 @@ async fn daemon() -> Daemon {
     let listener = bind_unix(&config.socket_path(), &config).unwrap();
     tokio::spawn(serve_unix(listener, router.clone(), config.clone()));
     let (listener, acceptor, info): (_, TlsAcceptor, _) = tls.unwrap();
-    tokio::spawn(serve_tls(listener, acceptor, router));
+    tokio::spawn(serve_tls(listener, acceptor, router.clone()));
     Daemon {
         admin: Client::new(Target::Unix { path: config.socket_path() }),
         address: info.address.to_string(),
         fingerprint: info.fingerprint,
         fake,
+        router,
         _dir: dir,
     }
 }
@@ -149,6 +155,37 @@ async fn every_route_keeps_to_the_authorization_table() {
             assert_eq!(denied, expected, "{} as {role}", info.id);
         }
     }
+}
+
+/// What a node's certificate opens, whomever the node says it asks for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_certificate_is_not_an_administrators() {
+    let daemon = daemon().await;
+    let node = model::NodeId::new(uuid::Uuid::from_u128(7));
+    let claim = hex::encode(r#"{"actor":"root","role":"administrator"}"#);
+    let mut passed = Vec::new();
+    for info in TABLE.iter().filter(|info| info.reply != ReplyKind::EventStream) {
+        let path: Vec<&str> = info.parameters().map(|_| "no-such-thing").collect();
+        let request = axum::extract::Request::builder()
+            .method(info.method.as_str())
+            .uri(info.fill(&path))
+            .header(CALLER_HEADER, &claim)
+            .extension(Peer::Member(node))
+            .body(axum::body::Body::empty())
+            .unwrap();
+        let answer = daemon.router.clone().oneshot(request).await.unwrap();
+        match answer.status() {
+            axum::http::StatusCode::FORBIDDEN => {}
+            axum::http::StatusCode::NOT_FOUND => passed.push(info.id),
+            other => panic!("{}: {other}", info.id),
+        }
+    }
+    let seen_by_the_owner_only =
+        ["VmShow", "VmFreeze", "VmThaw", "VmScreenshot", "VmSerial", "VmVnc", "NodeShow"];
+    passed.sort_unstable();
+    let mut expected = seen_by_the_owner_only.to_vec();
+    expected.sort_unstable();
+    assert_eq!(passed, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]

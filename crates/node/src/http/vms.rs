@@ -1,6 +1,9 @@
 //! Virtual machines: listing, creating, changing, power.
 
+use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::ApiError;
 use api::ErrorKind;
@@ -12,6 +15,7 @@ use api::types::OpView;
 use api::types::VmCreateBody;
 use api::types::VmSummary;
 use api::types::VmView;
+use futures::future::join_all;
 use model::Bytes;
 use model::ClusterState;
 use model::Command;
@@ -26,6 +30,7 @@ use model::Power;
 use model::VmId;
 use model::VmRecord;
 use model::VmSpec;
+use peer::Method;
 
 use crate::app::App;
 use crate::app::new_uuid;
@@ -111,8 +116,25 @@ async fn simple<E: Endpoint>(
     begin(&call, request(vm), limit).await
 }
 
+/// How long the list waits for a node: one that is away must not make it useless.
+const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+/// What other nodes see of their machines. Of those that do not answer, the state has to do.
+async fn seen_elsewhere(app: &App, state: &ClusterState) -> HashMap<VmId, VmSummary> {
+    let owners: BTreeSet<_> =
+        state.vms.values().map(|vm| vm.owner).filter(|owner| *owner != app.node).collect();
+    let asked = owners.into_iter().map(|owner| async move {
+        let seen: Result<Vec<VmSummary>, _> =
+            app.peers.ask(owner, Method::MACHINES, &(), ASK_TIMEOUT).await;
+        seen.unwrap_or_default()
+    });
+    let seen = join_all(asked).await;
+    seen.into_iter().flatten().map(|summary| (summary.id, summary)).collect()
+}
+
 async fn list(call: Call<ep::VmList>) -> Result<Vec<VmSummary>, ApiError> {
     let state = call.app.truth.state();
+    let mut seen = seen_elsewhere(&call.app, &state).await;
     let tag = call.query.tag.as_ref().map(|tag| tag.to_ascii_lowercase());
     let mut list: Vec<VmSummary> = state
         .vms
@@ -122,7 +144,10 @@ async fn list(call: Call<ep::VmList>) -> Result<Vec<VmSummary>, ApiError> {
             Some(tag) => vm.spec.tags.iter().any(|it| it.key() == *tag),
             None => true,
         })
-        .map(|vm| call.app.vm_summary(&state, vm))
+        .map(|vm| match seen.remove(&vm.id) {
+            Some(summary) => summary,
+            None => call.app.vm_summary(&state, vm),
+        })
         .collect();
     list.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(list)

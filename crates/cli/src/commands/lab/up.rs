@@ -15,7 +15,7 @@ use crate::commands::lab::json;
 use crate::error::CliError;
 use crate::output::Output;
 
-/// Make a lab: so many nodes, their networks and a shared directory, and start them.
+/// Make a lab: so many nodes, their networks and a shared directory, started and made one cluster.
 ///
 /// Each node has its own network, mount and UTS namespace, its own /var/lib/muster and /run, and a
 /// control group in which all of it runs. All nodes see one directory as /muster/share. Traffic
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Machines that only pretend: the control plane alone, with next to no load.
     #[arg(long)]
     fake: bool,
+    /// Leave the nodes as hosts by themselves, instead of making one cluster of them.
+    #[arg(long)]
+    no_cluster: bool,
     /// File with further lines for the configuration of each daemon.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -64,7 +67,7 @@ pub(crate) fn run(args: &Args, lab: &Lab, out: Output) -> Result<(), CliError> {
         net: args.net,
         host_link: args.host_link,
         fake: args.fake,
-        cluster: false,
+        cluster: !args.no_cluster,
         config,
     };
     let report = interruptible(lab, &options, out)?;
@@ -114,8 +117,12 @@ fn show(out: Output, lab: &Lab, report: &UpReport) -> Result<(), CliError> {
     let seconds = |ms: u64| format!("{}.{} s", ms / 1000, ms % 1000 / 100);
     let word = if report.repaired { "made whole again" } else { "up" };
     let count = report.nodes.len();
+    let formed = match report.formed_ms {
+        Some(ms) => format!(" and are one cluster {} later", seconds(ms)),
+        None => String::new(),
+    };
     out.done(&format!(
-        "the lab is {word}: {count} nodes answer after {}",
+        "the lab is {word}: {count} nodes answer after {}{formed}",
         seconds(report.ready_ms)
     ))?;
     let dir = lab.dir().display();

@@ -1,0 +1,20 @@
+//! The cluster: several hosts that stand in for each other.
+
+mod create;
+mod evict;
+mod join;
+mod leave;
+mod status;
+mod token;
+
+use crate::commands::noun;
+
+noun! {
+    /// The cluster: several hosts that stand in for each other.
+    Create(create),
+    Token(token),
+    Join(join),
+    Evict(evict),
+    Leave(leave),
+    Status(status),
+}

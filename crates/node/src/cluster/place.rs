@@ -1,0 +1,205 @@
+//! What this node keeps on its disk about its place in the cluster, beside the replicated state.
+//!
+//! ```text
+//!   <data>/cluster/place.json   identity (key, certificate, CA), known members, `joining`
+//!   <data>/cluster/reset        exists while the state shall be put aside at the next start
+//! ```
+//!
+//! A join writes `place.json` with `joining` and starts the daemon anew. The new process finds it,
+//! empties the log for the new node id, and clears the mark: whatever moment the host dies at, the
+//! next start goes on from there.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use model::NodeId;
+use peer::Member;
+use peer::pki::Identity;
+use serde::Deserialize;
+use serde::Serialize;
+
+/// The largest file that is read: 64 members take some ten kilobytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A node's place in a cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// Who it is.
+    pub(crate) identity: Identity,
+    /// The members that it was told of when it joined, for as long as it has no state.
+    #[serde(default)]
+    pub(crate) members: Vec<Member>,
+    /// The log has not been emptied for it yet.
+    #[serde(default)]
+    pub(crate) joining: bool,
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub(crate) struct PlaceDir(PathBuf);
+
+impl PlaceDir {
+    pub(crate) fn new(data_dir: &Path) -> Self {
+        Self(data_dir.join("cluster"))
+    }
+
+    /// Reads the node's place; none for a host that is in no cluster.
+    pub(crate) fn read(&self) -> anyhow::Result<Option<Place>> {
+        let path = self.0.join("place.json");
+        let advice = || {
+            format!(
+                "{} cannot be read; restore it from a backup, or evict this node and set it up \
+                 anew",
+                path.display()
+            )
+        };
+        match fs::metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(advice),
+            Ok(facts) if facts.len() > FILE_BYTES_MAX => {
+                return Err(anyhow::anyhow!("it is too large")).with_context(advice);
+            }
+            Ok(_) => {}
+        }
+        let bytes = fs::read(&path).with_context(advice)?;
+        serde_json::from_slice(&bytes).map(Some).with_context(advice)
+    }
+
+    /// Keeps the node's place, durably.
+    pub(crate) fn write(&self, place: &Place) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        let path = self.0.join("place.json");
+        let part = path.with_extension("new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&part)?;
+        file.write_all(&serde_json::to_vec(place)?)?;
+        file.sync_all()?;
+        fs::rename(&part, &path)?;
+        File::open(&self.0)?.sync_all()
+    }
+
+    /// Says that the next start begins with a new, empty state.
+    pub(crate) fn ask_reset(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
+        File::create(self.0.join("reset"))?.sync_all()?;
+        File::open(&self.0)?.sync_all()
+    }
+
+    /// If asked to: puts the state, the node's id and its place aside, so that the host begins anew
+    /// as a cluster of one. Files of VMs and images are not touched.
+    pub(crate) fn reset_if_asked(&self, data_dir: &Path) -> anyhow::Result<bool> {
+        if !self.0.join("reset").exists() {
+            return Ok(false);
+        }
+        let now = crate::app::now().get();
+        let aside = data_dir.join(format!("left-{now}"));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&aside)?;
+        let mut moved = vec!["node-id".to_owned()];
+        for entry in fs::read_dir(data_dir)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.starts_with("state.") {
+                moved.push(name);
+            }
+        }
+        for name in moved {
+            match fs::rename(data_dir.join(&name), aside.join(&name)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                result => result.with_context(|| format!("{name} cannot be put aside"))?,
+            }
+        }
+        File::open(data_dir)?.sync_all()?;
+        let place = self.0.join("place.json");
+        match fs::remove_file(&place) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        // Last: a crash before repeats all of it, which finds less to move.
+        fs::remove_file(self.0.join("reset"))?;
+        tracing::warn!(aside = %aside.display(), "this host begins anew; its old state is kept");
+        Ok(true)
+    }
+}
+
+/// Writes the node's id, durably.
+pub(crate) fn write_node_id(data_dir: &Path, node: NodeId) -> anyhow::Result<()> {
+    let path = data_dir.join("node-id");
+    let part = path.with_extension("new");
+    fs::write(&part, node.to_string())?;
+    File::open(&part)?.sync_all()?;
+    fs::rename(&part, &path)?;
+    File::open(data_dir)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use model::ClusterId;
+    use model::UnixMillis;
+    use peer::pki::ClusterCa;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn place() -> Place {
+        let now = UnixMillis::new(1_795_241_760_000);
+        let cluster = (ClusterId::new(Uuid::from_u128(1)), "lab");
+        let ca = ClusterCa::create(cluster.0, cluster.1, now).unwrap();
+        let node = NodeId::new(Uuid::from_u128(2));
+        let identity = Identity::first(cluster, node, &ca, now).unwrap();
+        Place { identity, members: Vec::new(), joining: true }
+    }
+
+    #[test]
+    fn a_place_is_kept_for_root_only_and_damage_is_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let data = tempfile::tempdir().unwrap();
+        let dir = PlaceDir::new(data.path());
+        assert!(dir.read().unwrap().is_none());
+        dir.write(&place()).unwrap();
+        let again = dir.read().unwrap().unwrap();
+        assert!(again.joining);
+        let path = data.path().join("cluster/place.json");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let whole = fs::read(&path).unwrap();
+        for bytes in [&whole[..whole.len() / 2], b"", b"{}", b"garbage"] {
+            fs::write(&path, bytes).unwrap();
+            let error = format!("{:#}", dir.read().unwrap_err());
+            assert!(error.contains("place.json") && error.contains("backup"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_reset_puts_the_state_aside_and_nothing_else() {
+        let data = tempfile::tempdir().unwrap();
+        let dir = PlaceDir::new(data.path());
+        for file in ["state.redb", "state.mark", "node-id", "lock", "images"] {
+            fs::write(data.path().join(file), file).unwrap();
+        }
+        dir.write(&place()).unwrap();
+        assert!(!dir.reset_if_asked(data.path()).unwrap());
+        dir.ask_reset().unwrap();
+        assert!(dir.reset_if_asked(data.path()).unwrap());
+        assert!(!dir.reset_if_asked(data.path()).unwrap());
+        assert!(dir.read().unwrap().is_none());
+        let mut left: Vec<_> = fs::read_dir(data.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        assert_eq!(left.len(), 4, "{left:?}");
+        assert_eq!((&left[..2], &left[3][..]), (&["cluster".into(), "images".into()][..], "lock"));
+        let aside = data.path().join(&left[2]);
+        assert_eq!(fs::read(aside.join("state.redb")).unwrap(), b"state.redb");
+    }
+}
