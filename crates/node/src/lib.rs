@@ -56,9 +56,12 @@ pub fn clear(config: config::Config) -> anyhow::Result<()> {
     runtime.block_on(start::clear(config))
 }
 
+/// What is logged where `RUST_LOG` says nothing. openraft tells each step of an election.
+const LOGGED: &str = "info,openraft=warn";
+
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(LOGGED));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second logger in one process is refused; then the first one goes on.
     let _ = if std::env::var("MUSTER_LOG").is_ok_and(|kind| kind == "json") {
