@@ -39,6 +39,9 @@ pub struct Config {
     /// preferred one first. Where none is named: the one that `cluster_listen` names, or the one
     /// by which this host reaches others.
     pub cluster_addresses: Vec<SocketAddr>,
+    /// How long a node must have been silent until its loss is taken for confirmed and its vote
+    /// away, in seconds: longer than a restart of its daemon.
+    pub cluster_lost_after_s: u64,
     /// Name of this node; the host's name where it is not set.
     pub node_name: Option<String>,
     /// Address range of the network `nat` that a new node begins with.
@@ -81,6 +84,7 @@ impl Default for Config {
             tls_listen: None,
             cluster_listen: PEER_PORT_ANY,
             cluster_addresses: Vec::new(),
+            cluster_lost_after_s: 30,
             node_name: None,
             nat_subnet: "10.77.0.0/24".parse().expect("a constant that a test checks"),
             networking: true,

@@ -270,7 +270,8 @@ pub(crate) async fn assemble(
         restart: Arc::default(),
     });
     set_going(&app, vm_host, ledger);
-    tokio::spawn(members::follow(replica, app.truth.clone()));
+    let lost_after = Duration::from_secs(config.cluster_lost_after_s);
+    tokio::spawn(members::follow(replica, app.truth.clone(), lost_after));
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(renew::follow(app.clone()));
     Ok((app, tls_port))

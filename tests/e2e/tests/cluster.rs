@@ -41,6 +41,9 @@ const FORM_LIMIT: Duration = Duration::from_secs(60);
 /// An election and then some, on a busy machine.
 const SETTLE: Duration = Duration::from_secs(60);
 
+/// After how much silence a vote is taken away: more than a busy machine keeps a daemon waiting.
+const LOST_AFTER_S: u64 = 10;
+
 /// A host by itself, as number `n` of a test's namespace.
 async fn host(netns: &Arc<Netns>, n: u8, name: &str) -> Host {
     Host::start_with(Options {
@@ -48,7 +51,10 @@ async fn host(netns: &Arc<Netns>, n: u8, name: &str) -> Host {
         networking: false,
         name: Some(name.to_owned()),
         netns: Some(netns.clone()),
-        extra: format!("cluster_listen = \"127.0.0.{}:7444\"", n + 1),
+        extra: format!(
+            "cluster_listen = \"127.0.0.{}:7444\"\ncluster_lost_after_s = {LOST_AFTER_S}",
+            n + 1
+        ),
         ..Options::default()
     })
     .await
@@ -227,6 +233,52 @@ async fn an_evicted_node_is_refused_and_joins_again_as_a_new_one() {
         sees(host, "three again", |view| is_whole(view, 3)).await;
     }
     assert_ne!(status(&hosts[2]).await.unwrap().node, old);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_are_lost_one_after_another_lose_their_votes_and_get_them_back() {
+    let netns = Netns::shared("shrink");
+    let mut hosts = hosts(&netns, 5).await;
+    form(&hosts).await;
+    hosts[3].kill9();
+    hosts[4].kill9();
+    sees(&hosts[0], "three vote", |view| view.voters == 3 && view.may_lose == 1).await;
+    // Five votes would be too few now.
+    hosts[2].kill9();
+    sees(&hosts[0], "h3 is silent", |view| view.voters == 3 && view.may_lose == 0).await;
+    hosts[1].op::<ep::VmCreate>(&[], &vm_body("a")).await;
+    // Who was voted out does not come up by itself.
+    hosts[0].kill9();
+    hosts[1].kill9();
+    for n in [3, 4] {
+        hosts[n].restart().await;
+    }
+    for n in [3, 4] {
+        let lacks = |view: &ClusterView| view.health == ClusterHealth::NoQuorum;
+        sees(&hosts[n], "no majority", lacks).await;
+    }
+    for n in [0, 1] {
+        hosts[n].restart().await;
+    }
+    hosts[2].restart().await;
+    for host in &hosts {
+        sees(host, "all vote", |view| is_whole(view, 5)).await;
+        assert_eq!(list(host).await.len(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_nodes_none_is_evicted_and_one_can_leave() {
+    let netns = Netns::shared("two");
+    let hosts = hosts(&netns, 2).await;
+    form(&hosts).await;
+    let error = hosts[0].client().get::<ep::NodeEvict>(&["h2"]).await.unwrap_err();
+    assert_eq!(error.code, "no_majority_left", "{error:?}");
+    let leave = ClusterLeaveBody::default();
+    hosts[1].client().send::<ep::ClusterLeave>(&[], &leave).await.unwrap();
+    sees(&hosts[0], "one", |view| view.voters == 1 && view.nodes.len() == 1).await;
+    sees(&hosts[1], "by itself", |view| view.name.is_none() && view.leader.is_some()).await;
+    hosts[0].op::<ep::VmCreate>(&[], &vm_body("a")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

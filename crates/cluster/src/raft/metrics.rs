@@ -47,6 +47,8 @@ pub struct Metrics {
     pub snapshot: Option<Position>,
     /// On the leader: the number after the last entry that each member is known to have.
     pub followers: BTreeMap<NodeId, u64>,
+    /// On the leader: when each other member answered last; absent if it has not yet.
+    pub heard: BTreeMap<NodeId, Instant>,
     /// On the leader: when a majority answered last.
     pub majority_seen: Option<Instant>,
     /// This node is no member since that entry. It must not go on under its id.
@@ -115,11 +117,15 @@ fn view(
             || (role == Role::Leader && leads_now(&members.members, majority_seen, timing))
     });
     let followers = raft.replication.iter().flatten();
+    let heard =
+        raft.heartbeat.iter().flatten().filter_map(|(id, at)| {
+            Some((id.0, Instant::now().checked_sub(at.as_ref()?.elapsed())?))
+        });
     let applied_members = outlet.members.borrow();
     let was_member = outlet.was_member.load(Ordering::Relaxed);
     let gone = removal(outlet.node, &applied_members);
     // Word of a removal that this node has outlived: it was taken in again.
-    let heard = removed.filter(|at| {
+    let heard_of_removal = removed.filter(|at| {
         members.at.is_some_and(|own| own.index < at.index)
             || !members.members.nodes.contains(&outlet.node)
     });
@@ -134,8 +140,9 @@ fn view(
         applied_next: *outlet.applied.borrow(),
         snapshot: raft.snapshot.map(Position::of),
         followers: followers.map(|(id, at)| (id.0, next(at.map(|at| at.index)))).collect(),
+        heard: heard.collect(),
         majority_seen,
-        removed: gone.or(heard).filter(|_| was_member),
+        removed: gone.or(heard_of_removal).filter(|_| was_member),
         stopped: raft.running_state.as_ref().err().map(ToString::to_string),
     }
 }
@@ -167,8 +174,9 @@ pub(crate) async fn follow(
                 Some(_) => None,
                 None => shown.without_leader_since.or_else(|| Some(Instant::now())),
             };
-            // That the majority answers again and again is no news.
+            // That others answer again and again is no news.
             shown.majority_seen = metrics.majority_seen;
+            shown.heard.clone_from(&metrics.heard);
             let changed = *shown != metrics;
             *shown = metrics;
             changed
@@ -195,6 +203,7 @@ pub(crate) fn initial(node: NodeId) -> Metrics {
         applied_next: 0,
         snapshot: None,
         followers: BTreeMap::new(),
+        heard: BTreeMap::new(),
         majority_seen: None,
         removed: None,
         stopped: None,

@@ -1,14 +1,19 @@
 //! The leader keeps the members of the log as the state says: who joined becomes a learner, then a
-//! voter; who left or was evicted is taken out.
+//! voter; who left or was evicted is taken out; who is lost loses its vote.
 //!
-//! `next` is pure and gives one step at a time; the task carries it out and looks again. Changes of
-//! the members are the most delicate thing a log does, so there is never more than one under way.
+//! [`cluster::quorum`] decides; here stands what it is told, and the steps are carried out, one at a
+//! time: changes of the members are the most delicate thing a log does.
 
 use std::collections::BTreeMap;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::quorum::Change;
+use cluster::quorum::Presence;
+use cluster::quorum::Seat;
+use cluster::quorum::View;
+use cluster::quorum::next_change;
+use cluster::raft::Members;
 use cluster::raft::Metrics;
 use cluster::raft::Replica;
 use model::Actor;
@@ -17,19 +22,21 @@ use model::Command;
 use model::Membership;
 use model::NodeId;
 use model::Proposal;
-use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::app::now;
 use crate::truth::Truth;
-
-/// Most voters: more would make each commit slower and survive no more than anybody needs.
-const VOTERS_MAX: usize = 7;
 
 /// How many entries a learner may be behind when it becomes a voter: it has the snapshot, and
 /// catches up in one message.
 const LAG_MAX: u64 = 64;
 
-/// How often it is looked, also when nothing changes: a step may have failed.
+/// A member that has not answered the leader for so long is silent: some heartbeats, and more than
+/// an election takes.
+const SILENT_AFTER: Duration = Duration::from_secs(2);
+
+/// How often it is looked, also when nothing changes: silence is no event, and a step may have
+/// failed.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// How long one step may take.
@@ -38,110 +45,150 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The next change of the members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// It shall get the log.
-    AddLearner(NodeId),
-    /// These shall vote.
-    SetVoters(BTreeSet<NodeId>),
-    /// It shall get nothing any more.
-    Remove(NodeId),
-    /// Another one shall lead: this node has to go.
-    Transfer(NodeId),
-    /// It is out; the state shall say so.
+    /// Of the log.
+    Log(Change),
+    /// This node is out of the log; the state shall say so.
     Gone(NodeId),
 }
 
-/// What the log knows of its members.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Members {
-    pub(crate) me: Option<NodeId>,
-    pub(crate) voters: BTreeSet<NodeId>,
-    pub(crate) learners: BTreeSet<NodeId>,
+/// What the leader knows of the log's members.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) me: NodeId,
+    pub(crate) members: Members,
     pub(crate) log_next: u64,
     pub(crate) followers: BTreeMap<NodeId, u64>,
+    /// For how long each member has been silent; absent if it was never heard of.
+    pub(crate) silent: BTreeMap<NodeId, Duration>,
+    /// For how long this node has led.
+    pub(crate) led: Duration,
+    /// After how much silence a loss is confirmed.
+    pub(crate) lost_after: Duration,
 }
 
-impl From<&Metrics> for Members {
-    fn from(metrics: &Metrics) -> Self {
+impl Seen {
+    fn new(metrics: &Metrics, led_since: Instant, lost_after: Duration) -> Self {
+        let silent = metrics.heard.iter().map(|(node, at)| (*node, at.elapsed()));
         Self {
-            me: Some(metrics.node),
-            voters: metrics.voters(),
-            learners: metrics.learners(),
+            me: metrics.node,
+            members: metrics.members.members.clone(),
             log_next: metrics.log_next,
             followers: metrics.followers.clone(),
+            silent: silent.collect(),
+            led: led_since.elapsed(),
+            lost_after,
         }
+    }
+
+    /// Whether a node takes part; `fenced` is one that is on record as being off.
+    fn presence(&self, node: NodeId, fenced: bool) -> Presence {
+        // Who gets no log yet cannot have answered.
+        if node == self.me || !self.members.nodes.contains(&node) {
+            return Presence::Here;
+        }
+        let silent = self.silent.get(&node).copied();
+        match silent {
+            Some(silent) if silent < SILENT_AFTER => Presence::Here,
+            // A leader that is new has not waited for anybody yet.
+            silent => match silent.unwrap_or(self.led).min(self.led) >= self.lost_after || fenced {
+                true => Presence::Lost,
+                false => Presence::Silent,
+            },
+        }
+    }
+
+    fn caught_up(&self, node: NodeId) -> bool {
+        node == self.me || self.followers.get(&node).is_some_and(|at| at + LAG_MAX >= self.log_next)
+    }
+
+    fn votes(&self, node: NodeId) -> bool {
+        self.members.voters.iter().any(|set| set.contains(&node))
+    }
+}
+
+/// What the quorum's rules are told.
+fn view(state: &ClusterState, seen: &Seen) -> View {
+    let mut seats = BTreeMap::new();
+    for record in state.nodes.values() {
+        let leaving = record.membership == Membership::Leaving;
+        // Who leaves is no member for the rules, once it has no vote to answer with any more.
+        if leaving && record.id != seen.me && !seen.votes(record.id) {
+            continue;
+        }
+        let presence = seen.presence(record.id, record.fenced.is_some());
+        let seat = Seat { presence, caught_up: seen.caught_up(record.id), leaving };
+        if record.key.is_some() || record.id == seen.me {
+            seats.insert(record.id, seat);
+        }
+    }
+    // A leader that leaves stays until there is somebody to hand over to.
+    let heir = |(id, seat): (&NodeId, &Seat)| {
+        *id != seen.me && seen.votes(*id) && seat.presence == Presence::Here && seat.caught_up
+    };
+    if !seats.iter().any(heir)
+        && let Some(own) = seats.get_mut(&seen.me)
+    {
+        own.leaving = false;
+    }
+    keep_odd(&mut seats, seen);
+    View { leader: seen.me, seats, members: seen.members.clone(), witness: None }
+}
+
+/// Of the lost voters one may stay where an even number would be left: four voters must agree by
+/// three, as five must, and if the fifth comes back it counts.
+fn keep_odd(seats: &mut BTreeMap<NodeId, Seat>, seen: &Seen) {
+    let stay = seats.iter().filter(|(_, seat)| !seat.leaving);
+    let left = stay.clone().filter(|(id, seat)| match seat.presence {
+        Presence::Here => seat.caught_up || seen.votes(**id),
+        Presence::Silent => seen.votes(**id),
+        Presence::Lost => false,
+    });
+    let left = left.count();
+    // The one that was heard of last is the likeliest to come back.
+    let last = stay
+        .filter(|(id, seat)| seat.presence == Presence::Lost && seen.votes(**id))
+        .map(|(id, _)| *id)
+        .min_by_key(|id| seen.silent.get(id).copied().unwrap_or(Duration::MAX));
+    if left.is_multiple_of(2)
+        && let Some(seat) = last.and_then(|last| seats.get_mut(&last))
+    {
+        seat.presence = Presence::Silent;
     }
 }
 
 /// What to do next, if anything.
-pub(crate) fn next(state: &ClusterState, members: &Members) -> Option<Step> {
+pub(crate) fn next(state: &ClusterState, seen: &Seen) -> Option<Step> {
     // A host by itself has nobody to take in or out.
     state.cluster.as_ref()?;
-    let stays = |node: &NodeId| {
-        state.nodes.get(node).is_some_and(|node| node.membership == Membership::Member)
-    };
-    let all = || members.voters.iter().chain(&members.learners).copied();
-    // Who must go, goes before anybody comes: it may be what keeps the majority from being one.
-    if let Some(out) = all().find(|node| !stays(node) && Some(*node) != members.me) {
-        return Some(Step::Remove(out));
+    let gone = state.nodes.values().find(|node| {
+        node.membership == Membership::Leaving && !seen.members.nodes.contains(&node.id)
+    });
+    if let Some(gone) = gone {
+        return Some(Step::Gone(gone.id));
     }
-    if let Some(me) = members.me
-        && !stays(&me)
-        && members.voters.contains(&me)
-    {
-        let most = |node: &&NodeId| members.followers.get(*node).copied().unwrap_or(0);
-        let others = members.voters.iter().filter(|node| **node != me);
-        return match others.max_by_key(most) {
-            Some(heir) => Some(Step::Transfer(*heir)),
-            // The last voter: somebody else must vote first.
-            None => promote(state, members),
-        };
-    }
-    let leaving = |node: NodeId| {
-        state.nodes.get(&node).is_some_and(|node| node.membership == Membership::Leaving)
-    };
-    let known: BTreeSet<NodeId> = all().collect();
-    if let Some(gone) = state.nodes.keys().find(|node| leaving(**node) && !known.contains(node)) {
-        return Some(Step::Gone(*gone));
-    }
-    let new = state
-        .nodes
-        .values()
-        .find(|node| stays(&node.id) && node.key.is_some() && !known.contains(&node.id));
-    if let Some(new) = new {
-        return Some(Step::AddLearner(new.id));
-    }
-    promote(state, members)
-}
-
-/// The learner that joined first and has caught up becomes a voter, while there is room.
-fn promote(state: &ClusterState, members: &Members) -> Option<Step> {
-    if members.voters.len() >= VOTERS_MAX {
-        return None;
-    }
-    let caught_up = |node: &NodeId| {
-        members.followers.get(node).is_some_and(|at| at + LAG_MAX >= members.log_next)
-    };
-    let mut ready: Vec<_> = members
-        .learners
-        .iter()
-        .filter(|node| caught_up(node))
-        .filter_map(|node| state.nodes.get(node))
-        .filter(|node| node.membership == Membership::Member)
-        .collect();
-    ready.sort_by_key(|node| (node.joined, node.id));
-    let first = ready.first()?;
-    let mut voters = members.voters.clone();
-    voters.insert(first.id);
-    Some(Step::SetVoters(voters))
+    next_change(&view(state, seen)).map(Step::Log)
 }
 
 /// Carries steps out while this node leads, until the daemon ends.
-pub(crate) async fn follow(replica: Replica, truth: Arc<dyn Truth>) {
+pub(crate) async fn follow(replica: Replica, truth: Arc<dyn Truth>, lost_after: Duration) {
     let mut metrics = replica.metrics();
     let mut states = truth.watch();
+    let mut led_since = None;
     loop {
-        let leads = metrics.borrow_and_update().leads();
-        if leads && let Err(problem) = pass(&replica, &*truth, &mut states, &metrics).await {
+        let seen = {
+            let metrics = metrics.borrow_and_update();
+            led_since = match led_since {
+                _ if !metrics.leads() => None,
+                Some(since) => Some(since),
+                None => Some(Instant::now()),
+            };
+            led_since.map(|since| Seen::new(&metrics, since, lost_after))
+        };
+        let state = states.borrow_and_update().clone();
+        if let Some(seen) = seen
+            && let Some(step) = next(&state, &seen)
+            && let Err(problem) = carry_out(&replica, &*truth, &state, step).await
+        {
             tracing::warn!(problem, "the members of the log could not be changed");
         }
         tokio::select! {
@@ -152,21 +199,18 @@ pub(crate) async fn follow(replica: Replica, truth: Arc<dyn Truth>) {
     }
 }
 
-async fn pass(
+async fn carry_out(
     replica: &Replica,
     truth: &dyn Truth,
-    states: &mut watch::Receiver<Arc<ClusterState>>,
-    metrics: &watch::Receiver<Metrics>,
+    state: &ClusterState,
+    step: Step,
 ) -> Result<(), String> {
-    let state = states.borrow_and_update().clone();
-    let members = Members::from(&*metrics.borrow());
-    let Some(step) = next(&state, &members) else { return Ok(()) };
     tracing::info!(?step, "the members of the log change");
     let done = match step.clone() {
-        Step::AddLearner(node) => replica.add_learner(node, STEP_TIMEOUT).await,
-        Step::SetVoters(voters) => replica.set_voters(voters, STEP_TIMEOUT).await,
-        Step::Remove(node) => replica.remove(node, STEP_TIMEOUT).await,
-        Step::Transfer(to) => replica.transfer(to, STEP_TIMEOUT).await,
+        Step::Log(Change::AddLearner(node)) => replica.add_learner(node, STEP_TIMEOUT).await,
+        Step::Log(Change::SetVoters(voters)) => replica.set_voters(voters, STEP_TIMEOUT).await,
+        Step::Log(Change::Remove(node)) => replica.remove(node, STEP_TIMEOUT).await,
+        Step::Log(Change::Transfer(to)) => replica.transfer(to, STEP_TIMEOUT).await,
         Step::Gone(node) => {
             let by =
                 state.nodes.get(&node).map_or_else(|| node.to_string(), |it| it.name.to_string());
@@ -181,6 +225,8 @@ async fn pass(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use model::ClusterId;
     use model::ClusterRecord;
     use model::NodeRecord;
@@ -189,6 +235,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    const LOST_AFTER: Duration = Duration::from_secs(30);
+
+    const NOW: Duration = Duration::from_millis(100);
 
     fn node(n: u128) -> NodeId {
         NodeId::new(Uuid::from_u128(n))
@@ -218,16 +268,37 @@ mod tests {
         state
     }
 
-    fn members(voters: &[u128], learners: &[(u128, u64)]) -> Members {
+    fn set(nodes: &[u128]) -> BTreeSet<NodeId> {
+        nodes.iter().map(|n| node(*n)).collect()
+    }
+
+    /// The first voter leads, and all have just answered.
+    fn seen(voters: &[u128], learners: &[(u128, u64)]) -> Seen {
+        let all = || voters.iter().copied().chain(learners.iter().map(|(n, _)| *n));
         let mut followers: BTreeMap<_, _> = voters.iter().map(|n| (node(*n), 1_000)).collect();
         followers.extend(learners.iter().map(|(n, at)| (node(*n), *at)));
-        Members {
-            me: Some(node(voters[0])),
-            voters: voters.iter().map(|n| node(*n)).collect(),
-            learners: learners.iter().map(|(n, _)| node(*n)).collect(),
+        Seen {
+            me: node(voters[0]),
+            members: Members { voters: vec![set(voters)], nodes: all().map(node).collect() },
             log_next: 1_000,
             followers,
+            silent: all().map(|n| (node(n), NOW)).collect(),
+            led: LOST_AFTER * 10,
+            lost_after: LOST_AFTER,
         }
+    }
+
+    fn silent(mut seen: Seen, who: &[u128], time: Duration) -> Seen {
+        seen.silent.extend(who.iter().map(|n| (node(*n), time)));
+        seen
+    }
+
+    fn log(change: Change) -> Option<Step> {
+        Some(Step::Log(change))
+    }
+
+    fn voters(nodes: &[u128]) -> Option<Step> {
+        log(Change::SetVoters(set(nodes)))
     }
 
     use Membership::Leaving as L;
@@ -237,61 +308,90 @@ mod tests {
     fn a_host_by_itself_changes_nothing() {
         let mut alone = state(&[(1, M), (2, M)]);
         alone.cluster = None;
-        assert_eq!(next(&alone, &members(&[1], &[])), None);
+        assert_eq!(next(&alone, &seen(&[1], &[])), None);
     }
 
     #[test]
     fn who_joined_learns_and_votes_when_it_has_caught_up() {
         let state = state(&[(1, M), (2, M), (3, M)]);
-        assert_eq!(next(&state, &members(&[1], &[])), Some(Step::AddLearner(node(2))));
-        let one = members(&[1], &[(2, 10)]);
-        assert_eq!(next(&state, &one), Some(Step::AddLearner(node(3))));
-        assert_eq!(next(&state, &members(&[1], &[(2, 10), (3, 20)])), None);
-        // The third joined before the second.
-        let both = members(&[1], &[(2, 999), (3, 999)]);
-        let voters = BTreeSet::from([node(1), node(3)]);
-        assert_eq!(next(&state, &both), Some(Step::SetVoters(voters)));
-        assert_eq!(next(&state, &members(&[1, 2, 3], &[])), None);
+        assert_eq!(next(&state, &seen(&[1], &[])), log(Change::AddLearner(node(2))));
+        let one = seen(&[1], &[(2, 10)]);
+        assert_eq!(next(&state, &one), log(Change::AddLearner(node(3))));
+        assert_eq!(next(&state, &seen(&[1], &[(2, 10), (3, 20)])), None);
+        assert_eq!(next(&state, &seen(&[1], &[(2, 999), (3, 999)])), voters(&[1, 2, 3]));
+        assert_eq!(next(&state, &seen(&[1, 2, 3], &[])), None);
     }
 
     #[test]
     fn an_eighth_node_gets_the_log_and_does_not_vote() {
         let all: Vec<_> = (1..=8).map(|n| (n, M)).collect();
-        let state = state(&all);
-        assert_eq!(next(&state, &members(&[1, 2, 3, 4, 5, 6, 7], &[(8, 1_000)])), None);
+        let mut state = state(&all);
+        assert_eq!(next(&state, &seen(&[1, 2, 3, 4, 5, 6, 7], &[(8, 1_000)])), None);
         // Until one of the seven goes.
-        let voters = (2..=8).map(node).collect();
-        let mut after = members(&[2, 3, 4, 5, 6, 7], &[(8, 1_000)]);
-        after.me = Some(node(2));
-        let mut state = state;
         state.nodes.remove(&node(1));
-        assert_eq!(next(&state, &after), Some(Step::SetVoters(voters)));
+        let after = seen(&[2, 3, 4, 5, 6, 7], &[(8, 1_000)]);
+        assert_eq!(next(&state, &after), voters(&[2, 3, 4, 5, 6, 7, 8]));
     }
 
     #[test]
-    fn who_was_evicted_is_taken_out_before_anybody_comes_in() {
-        let state = state(&[(1, M), (3, M), (4, M)]);
-        assert_eq!(next(&state, &members(&[1, 2, 3], &[])), Some(Step::Remove(node(2))));
-        assert_eq!(next(&state, &members(&[1, 3], &[(2, 0)])), Some(Step::Remove(node(2))));
-        assert_eq!(next(&state, &members(&[1, 3], &[])), Some(Step::AddLearner(node(4))));
+    fn who_was_evicted_is_taken_out() {
+        let state = state(&[(1, M), (3, M)]);
+        assert_eq!(next(&state, &seen(&[1, 2, 3], &[])), voters(&[1, 3]));
+        assert_eq!(next(&state, &seen(&[1, 3], &[(2, 0)])), log(Change::Remove(node(2))));
+        // The leader itself.
+        let other = seen(&[2, 1, 3], &[]);
+        assert_eq!(next(&state, &other), log(Change::Transfer(node(1))));
     }
 
     #[test]
     fn who_leaves_is_taken_out_and_then_told_of() {
         let state = state(&[(1, M), (2, L)]);
-        assert_eq!(next(&state, &members(&[1, 2], &[])), Some(Step::Remove(node(2))));
-        assert_eq!(next(&state, &members(&[1], &[])), Some(Step::Gone(node(2))));
+        assert_eq!(next(&state, &seen(&[1, 2], &[])), voters(&[1]));
+        assert_eq!(next(&state, &seen(&[1], &[(2, 1_000)])), log(Change::Remove(node(2))));
+        assert_eq!(next(&state, &seen(&[1], &[])), Some(Step::Gone(node(2))));
     }
 
     #[test]
     fn a_leader_that_leaves_hands_over_first() {
         let state = state(&[(1, L), (2, M), (3, M)]);
-        let mut here = members(&[1, 2, 3], &[]);
+        let mut here = seen(&[1, 2, 3], &[]);
         here.followers.insert(node(2), 400);
-        assert_eq!(next(&state, &here), Some(Step::Transfer(node(3))));
-        // The only voter makes another one first.
-        let alone = members(&[1], &[(2, 1_000), (3, 10)]);
-        let voters = BTreeSet::from([node(1), node(2)]);
-        assert_eq!(next(&state, &alone), Some(Step::SetVoters(voters)));
+        assert_eq!(next(&state, &here), log(Change::Transfer(node(3))));
+        // The only voter makes others first.
+        let alone = seen(&[1], &[(2, 1_000), (3, 10)]);
+        assert_eq!(next(&state, &alone), voters(&[1, 2]));
+    }
+
+    #[test]
+    fn who_is_lost_loses_its_vote_where_that_helps() {
+        let all: Vec<_> = (1..=5).map(|n| (n, M)).collect();
+        let state = state(&all);
+        let five = || seen(&[1, 2, 3, 4, 5], &[]);
+        let brief = LOST_AFTER - NOW;
+        assert_eq!(next(&state, &silent(five(), &[4, 5], brief)), None, "it may be a restart");
+        // Four voters need three, as five do.
+        assert_eq!(next(&state, &silent(five(), &[5], LOST_AFTER)), None);
+        let two = silent(five(), &[4, 5], LOST_AFTER);
+        assert_eq!(next(&state, &two), voters(&[1, 2, 3]));
+        let three = silent(seen(&[1, 2, 3], &[(4, 5), (5, 5)]), &[3, 4, 5], LOST_AFTER);
+        assert_eq!(next(&state, &three), None);
+        // A majority that does not answer is not made smaller.
+        assert_eq!(next(&state, &silent(five(), &[3, 4, 5], LOST_AFTER)), None);
+        // Back, with the log, it votes again.
+        let back = silent(seen(&[1, 2, 3], &[(4, 999), (5, 5)]), &[3, 5], LOST_AFTER);
+        assert_eq!(next(&state, &back), voters(&[1, 2, 4]));
+    }
+
+    #[test]
+    fn a_new_leader_waits_before_it_calls_anybody_lost() {
+        let all: Vec<_> = (1..=5).map(|n| (n, M)).collect();
+        let state = state(&all);
+        let mut new = seen(&[1, 2, 3, 4, 5], &[]);
+        new.silent.remove(&node(4));
+        new.silent.remove(&node(5));
+        new.led = LOST_AFTER - NOW;
+        assert_eq!(next(&state, &new), None);
+        new.led = LOST_AFTER;
+        assert_eq!(next(&state, &new), voters(&[1, 2, 3]));
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use api::ApiError;
 use api::ErrorKind;
 use api::cluster::ClusterJoinView;
+use api::cluster::ClusterNodeView;
+use api::cluster::ClusterPart;
 use api::cluster::ClusterView;
 use api::cluster::JoinTokenSecretView;
 use api::cluster::JoinTokenView;
@@ -16,6 +18,7 @@ use model::JoinTokenId;
 use model::JoinTokenRecord;
 use model::Millis;
 use model::NodeFacts;
+use model::NodeId;
 use model::Refused;
 use model::SecretText;
 use peer::JoinToken;
@@ -174,8 +177,30 @@ async fn evict(call: Call<ep::NodeEvict>) -> Result<Nothing, ApiError> {
             "let it leave (muster cluster leave), or run this on another node",
         ));
     }
+    let cluster = status::gather(&call.app).await;
+    check_votes_left(&cluster, node)?;
     call.app.propose(&call.caller.actor, Command::NodeEvict { node }).await?;
     Ok(Nothing {})
+}
+
+/// Who is evicted is heard no more at once, so the others must be able to take its vote away.
+fn check_votes_left(cluster: &ClusterView, node: NodeId) -> Result<(), ApiError> {
+    let votes = |it: &&ClusterNodeView| matches!(it.part, ClusterPart::Leader | ClusterPart::Voter);
+    let voters = || cluster.nodes.iter().filter(votes);
+    let others = voters().filter(|it| it.id != node && it.reachable).count();
+    if !voters().any(|it| it.id == node) || others >= cluster.majority as usize {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        ErrorKind::Conflict,
+        "no_majority_left",
+        format!(
+            "without this node {others} of {} votes would be left, and {} are needed to go on",
+            cluster.voters, cluster.majority
+        ),
+        "if it answers, let it leave: muster cluster leave on that node; else bring another voter \
+         back first: muster cluster status",
+    ))
 }
 
 fn token_view(token: &JoinTokenRecord) -> JoinTokenView {
