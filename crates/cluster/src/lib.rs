@@ -3,6 +3,7 @@
 //! - [`detect`]: what is heard of other nodes, and whether one is dead or only cut off (pure).
 //! - [`quorum`]: who votes, and what may still be lost, in words (pure).
 //! - [`raft`]: the replicated state machine of `model`, driven by openraft, kept in redb.
+//! - [`witness`]: a voter without a process, in any store that writes on condition.
 //!
 //! No sockets to other nodes in here: whatever goes to another node goes through a trait
 //! ([`raft::RaftTransport`]) that `node` fills in. Only this crate names openraft and redb.
@@ -15,3 +16,4 @@ pub mod detect;
 pub mod lease;
 pub mod quorum;
 pub mod raft;
+pub mod witness;

@@ -38,6 +38,7 @@ pub use replica::Replica;
 pub use replica::Start;
 pub use replica::StartError;
 pub use replica::Timing;
+pub use replica::WeakReplica;
 pub use store::EVENTS_AT_ONCE_MAX;
 pub use store::Loaded;
 pub use store::Store;

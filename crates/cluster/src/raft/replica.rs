@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -181,6 +182,17 @@ pub(crate) struct Inner {
     barriers: tokio::sync::Mutex<Option<Instant>>,
 }
 
+/// A replica, as long as somebody else keeps it: for what the replica itself owns.
+#[derive(Clone)]
+pub struct WeakReplica(Weak<Inner>);
+
+impl WeakReplica {
+    /// The replica, if it is still there.
+    pub fn upgrade(&self) -> Option<Replica> {
+        self.0.upgrade().map(|inner| Replica { inner })
+    }
+}
+
 /// Numbers given out, and those that somebody still waits for.
 struct Tickets {
     next: u64,
@@ -303,6 +315,11 @@ impl Replica {
         // The barrier has seen it lead.
         let _ = self.inner.metrics.clone().wait_for(Metrics::leads).await;
         Ok(())
+    }
+
+    /// A handle that does not keep it.
+    pub fn downgrade(&self) -> WeakReplica {
+        WeakReplica(Arc::downgrade(&self.inner))
     }
 
     /// This node.
