@@ -50,6 +50,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("kmod", "indexes the tiny guest's kernel modules (depmod)"),
     ("debian-archive-keyring", "proves that guest packages are Debian's"),
     ("openssh-client", "logs in to guests in tests"),
+    ("fence-agents", "programs that switch hosts off"),
     ("qemu-guest-agent", "the real agent that our client is tested against"),
 ];
 

@@ -11,6 +11,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
 use crate::cluster;
+use crate::fence;
 use crate::types;
 
 /// Version of the API, the first part of every path.
@@ -356,6 +357,32 @@ endpoints! {
         (Nothing, cluster::JoinTokenCreateBody) -> cluster::JoinTokenSecretView;
     /// Make a join token invalid
     JoinTokenRevoke: Delete "/cluster/tokens/{token}" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> Nothing;
+
+    /// Show what makes sure that a node's machines never run twice
+    NodeFencing: Get "/nodes/{node}/fencing" VIEWER, Json,
+        (Nothing, Nothing) -> fence::NodeFencingView;
+    /// Fence a node: make sure that nothing of it runs
+    NodeFence: Post "/nodes/{node}/fence" ADMINISTRATOR, Json,
+        (Nothing, fence::TypedNameBody) -> fence::NodeFencingView;
+    /// State that a node is off
+    NodeConfirmOff: Post "/nodes/{node}/confirm-off" ADMINISTRATOR, Json,
+        (Nothing, fence::TypedNameBody) -> fence::NodeFencingView;
+
+    /// List fence devices
+    FenceDeviceList: Get "/fence-devices" VIEWER, Json,
+        (Nothing, Nothing) -> Vec<fence::FenceDeviceView>;
+    /// Add a fence device
+    FenceDeviceAdd: Post "/fence-devices" ADMINISTRATOR, Json,
+        (Nothing, fence::FenceDeviceAddBody) -> fence::FenceDeviceView;
+    /// Show a fence device; secrets are named only
+    FenceDeviceShow: Get "/fence-devices/{device}" VIEWER, Json,
+        (Nothing, Nothing) -> fence::FenceDeviceView;
+    /// Ask a fence device for the power of its nodes; nothing is switched
+    FenceDeviceTest: Post "/fence-devices/{device}/test" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> Vec<fence::FenceTestView>;
+    /// Remove a fence device
+    FenceDeviceRemove: Delete "/fence-devices/{device}" ADMINISTRATOR, Json,
         (Nothing, Nothing) -> Nothing;
 
     /// List networks

@@ -16,6 +16,7 @@ pub mod client;
 pub mod cluster;
 pub mod endpoint;
 mod error;
+pub mod fence;
 pub mod openapi;
 pub mod types;
 

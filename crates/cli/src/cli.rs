@@ -13,6 +13,7 @@ use crate::commands;
 use crate::context::Context;
 use crate::daemon;
 use crate::error::CliError;
+use crate::guard;
 use crate::output::Output;
 
 /// Where a daemon listens if nothing else is said.
@@ -38,7 +39,7 @@ Examples:
 
 /// Muster runs virtual machines on Linux hosts.
 ///
-/// Every command but `daemon` is a client of the daemon's API, on a Unix socket of this machine or
+/// Every command but `daemon` and `guard` is a client of the daemon's API, on a Unix socket of this machine or
 /// on a TLS port (--host).
 #[derive(Debug, Parser)]
 #[command(
@@ -145,6 +146,8 @@ pub(crate) enum Command {
     Node(commands::node::Args),
     /// The cluster: several hosts that stand in for each other.
     Cluster(commands::cluster::Args),
+    /// Fencing: devices that switch nodes off.
+    Fence(commands::fence::Args),
     /// Watch machines live: phase, processor, memory, heartbeat.
     Top(commands::top::Args),
     /// Show the versions of this program and of the daemon.
@@ -155,6 +158,8 @@ pub(crate) enum Command {
     Daemon(daemon::Args),
     /// A whole cluster on this machine, to try and to break.
     Lab(commands::lab::Args),
+    /// Run the guard of this host.
+    Guard(guard::Args),
     /// Completions, man pages, reference, API document.
     Util(commands::util::Args),
 }
@@ -169,6 +174,7 @@ pub(crate) fn main() -> ExitCode {
     let result = match cli.command {
         Command::Daemon(args) => daemon::run(args, &cli.global.socket),
         Command::Lab(args) => commands::lab::run(args, !cli.global.no_wait, out),
+        Command::Guard(args) => guard::run(args),
         command => client(&cli.global, command, out),
     };
     match result {
@@ -247,11 +253,14 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Event(args) => commands::event::run(args, context).await,
         Command::Node(args) => commands::node::run(args, context).await,
         Command::Cluster(args) => commands::cluster::run(args, context).await,
+        Command::Fence(args) => commands::fence::run(args, context).await,
         Command::Top(args) => commands::top::run(args, context).await,
         Command::Version(args) => commands::version::run(args, context).await,
         Command::Whoami(args) => commands::whoami::run(args, context).await,
         Command::Util(args) => commands::util::run(args, context).await,
-        Command::Daemon(_) | Command::Lab(_) => unreachable!("they are no clients"),
+        Command::Daemon(_) | Command::Guard(_) | Command::Lab(_) => {
+            unreachable!("they are no clients")
+        }
     }
 }
 

@@ -20,6 +20,7 @@ mod confirm;
 mod context;
 mod daemon;
 mod error;
+mod guard;
 mod operation;
 mod output;
 mod parse;

@@ -2,6 +2,9 @@
 //!
 //! - [`detect`]: what is heard of other nodes, and whether one is dead or only cut off (pure).
 //! - [`quorum`]: who votes, and what may still be lost, in words (pure).
+//! - [`lease`]: when machines of a node stop, and when others may start them (pure).
+//! - [`guard`]: the process that stops them.
+//! - [`fence`]: devices that switch a node off, and when they are believed.
 //! - [`raft`]: the replicated state machine of `model`, driven by openraft, kept in redb.
 //! - [`witness`]: a voter without a process, in any store that writes on condition.
 //!
@@ -13,6 +16,8 @@
 //! and never used), words of the daemon on the guard's socket, and the output of fence agents.
 
 pub mod detect;
+pub mod fence;
+pub mod guard;
 pub mod lease;
 pub mod quorum;
 pub mod raft;

@@ -141,6 +141,7 @@ fn config(lab: &Lab, state: &LabState, node: NodeName, group: &str) -> String {
          node_name = \"{node}\"\n\
          engine = \"{}\"\n\
          control_group = \"{group}\"\n\
+         watchdog = \"none\"\n\
          uid_base = {}\n\
          tls_listen = \"{mgmt}:7443\"\n\
          cluster_addresses = [\"{}:7444\", \"{mgmt}:7444\"]\n\

@@ -1,6 +1,6 @@
 //! Control groups (v2): what runs in a node is what is in its group, and nothing leaves it.
 //!
-//! `muster-lab-<tag>/n1/{daemon,shell,muster-<tag of the daemon>/vm-<id>}`. A group is killed and
+//! `muster-lab-<tag>/n1/{daemon,guard,shell,muster-<tag of the daemon>/vm-<id>}`. A group is killed and
 //! frozen as a whole, by the kernel, which also catches a process that is just being started.
 
 use std::fs;

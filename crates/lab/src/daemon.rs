@@ -55,12 +55,16 @@ impl Lab {
 
     /// Starts a node's processes; does not wait for them.
     pub(crate) fn start_daemon(&self, state: &LabState, node: NodeName) -> Result<(), LabError> {
-        let mut args = self.inside(node, "daemon")?;
-        args.extend(["setsid", "--fork"].map(str::to_owned));
-        args.push(state.exe.display().to_string());
-        args.extend(["daemon", "--config", "/muster/etc/config.toml"].map(str::to_owned));
-        let mut command = program("sh", &args);
-        self.detached(&mut command, &self.log(node))
+        // Each in a group of its own, so that one can be hit without the other.
+        for (role, log) in [("guard", self.guard_log(node)), ("daemon", self.log(node))] {
+            let mut args = self.inside(node, role)?;
+            args.extend(["setsid", "--fork"].map(str::to_owned));
+            args.push(state.exe.display().to_string());
+            args.extend([role, "--config", "/muster/etc/config.toml"].map(str::to_owned));
+            let mut command = program("sh", &args);
+            self.detached(&mut command, &log)?;
+        }
+        Ok(())
     }
 
     /// Starts a program that outlives this one, with its words in a file.

@@ -14,6 +14,7 @@
 //!   nodes/n1/etc        /muster/etc of n1: config.toml
 //!   nodes/n1/root       where its root file system is put together
 //!   nodes/n1/daemon.log
+//!   nodes/n1/guard.log
 //! ```
 
 use std::fs;
@@ -154,6 +155,11 @@ impl Lab {
     /// What a node's daemon has said.
     pub fn log(&self, node: NodeName) -> PathBuf {
         self.node_dir(node).join("daemon.log")
+    }
+
+    /// What a node's guard has said.
+    pub fn guard_log(&self, node: NodeName) -> PathBuf {
+        self.node_dir(node).join("guard.log")
     }
 }
 

@@ -8,10 +8,14 @@ use utoipa::ToSchema;
 
 use crate::ClusterId;
 use crate::Exit;
+use crate::FenceDevice;
+use crate::FenceDeviceId;
 use crate::FenceProof;
+use crate::FenceReason;
 use crate::Generation;
 use crate::ImageRecord;
 use crate::JoinTokenId;
+use crate::LeaseTerms;
 use crate::Millis;
 use crate::Name;
 use crate::NetworkId;
@@ -187,6 +191,8 @@ pub enum Command {
         node: NodeId,
         /// The node's epoch that the proof is about; refused if it has another one by now.
         epoch: u64,
+        /// The leader's reign in which the proof was found; refused if another one has begun.
+        reign: u64,
         /// How it is known.
         proof: FenceProof,
     },
@@ -296,6 +302,49 @@ pub enum Command {
     NodeEvict {
         /// Which.
         node: NodeId,
+    },
+    /// A leader begins to grant leases. What was measured under an earlier reign is refused from
+    /// here on.
+    LeaseReign {
+        /// Its number, greater than all before.
+        reign: u64,
+        /// Who it is.
+        leader: NodeId,
+    },
+    /// What a node's leases never exceed: written before one does.
+    NodeTerms {
+        /// Which.
+        node: NodeId,
+        /// The leader's reign.
+        reign: u64,
+        /// The most; nothing: its leases do not end by themselves.
+        terms: Option<LeaseTerms>,
+    },
+    /// A node is to be fenced.
+    FenceBegin {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        reason: FenceReason,
+    },
+    /// A node is not to be fenced any more.
+    FenceEnd {
+        /// Which.
+        node: NodeId,
+        /// The leader's reign.
+        reign: u64,
+        /// Why it could not be done; nothing: there is no need any more.
+        why: Option<String>,
+    },
+    /// Add a fence device.
+    FenceDeviceAdd {
+        /// What it is.
+        device: Box<FenceDevice>,
+    },
+    /// Remove a fence device.
+    FenceDeviceRemove {
+        /// Which.
+        device: FenceDeviceId,
     },
 }
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::ClusterId;
+use crate::FenceDeviceId;
 use crate::ImageId;
 use crate::NetworkId;
 use crate::NodeId;
@@ -120,6 +121,15 @@ pub enum EventKind {
     /// An administrator changed a node's mode.
     #[serde(rename = "node.mode")]
     NodeMode,
+    /// A node is to be fenced.
+    #[serde(rename = "node.fencing")]
+    NodeFencing,
+    /// A node could not be fenced, or need not be any more.
+    #[serde(rename = "node.fence_ended")]
+    NodeFenceEnded,
+    /// A fence device was added or removed.
+    #[serde(rename = "fence.changed")]
+    FenceChanged,
     /// Something about a node went otherwise than wanted. An observation.
     #[serde(rename = "node.warning")]
     NodeWarning,
@@ -182,6 +192,13 @@ pub enum Subject {
     Volume {
         /// Its id.
         id: VolumeId,
+        /// Its name at the time.
+        name: String,
+    },
+    /// A fence device.
+    FenceDevice {
+        /// Its id.
+        id: FenceDeviceId,
         /// Its name at the time.
         name: String,
     },
@@ -263,6 +280,9 @@ impl EventKind {
             Self::NodeFenced => "node.fenced",
             Self::NodeBack => "node.back",
             Self::NodeMode => "node.mode",
+            Self::NodeFencing => "node.fencing",
+            Self::NodeFenceEnded => "node.fence_ended",
+            Self::FenceChanged => "fence.changed",
             Self::NodeWarning => "node.warning",
             Self::ClusterCreated => "cluster.created",
             Self::JoinTokenCreated => "cluster.token_created",

@@ -5,6 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Bytes;
+use crate::DeviceSaid;
 use crate::Millis;
 use crate::Name;
 use crate::NodeId;
@@ -154,12 +155,10 @@ pub enum NodeMode {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum FenceProof {
-    /// A fence device switched it off and said so.
-    Device {
-        /// Which.
-        device: Name,
-        /// Its last words, at most 400 characters.
-        detail: String,
+    /// Fence devices, all of one level, switched it off and said so.
+    Devices {
+        /// What each said.
+        said: Vec<DeviceSaid>,
     },
     /// Its reservations on a volume were preempted.
     Reservation {
@@ -296,7 +295,10 @@ impl FenceProof {
     /// In words, for people.
     pub fn words(&self) -> String {
         match self {
-            Self::Device { device, .. } => format!("fence device {device} switched it off"),
+            Self::Devices { said } => {
+                let names: Vec<&str> = said.iter().map(|said| said.device.as_str()).collect();
+                format!("{} switched it off", names.join(" and "))
+            }
             Self::Reservation { .. } => "its reservations were preempted".to_owned(),
             Self::LeaseOver { waited } => {
                 format!("its lease is over since long ({} s were waited)", waited.get() / 1000)

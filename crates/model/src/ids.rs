@@ -115,6 +115,11 @@ typed_id!(
     "token"
 );
 typed_id!(
+    /// A device that can switch nodes off.
+    FenceDeviceId,
+    "fence device"
+);
+typed_id!(
     /// A volume that several nodes reach.
     VolumeId,
     "volume"

@@ -14,12 +14,15 @@ use crate::ClusterRecord;
 use crate::DiskSource;
 use crate::DiskSpec;
 use crate::Event;
+use crate::FenceDevice;
+use crate::FenceDeviceId;
 use crate::Fenced;
 use crate::GoneNode;
 use crate::ImageId;
 use crate::ImageRecord;
 use crate::JoinTokenId;
 use crate::JoinTokenRecord;
+use crate::LeaseReign;
 use crate::Map;
 use crate::Membership;
 use crate::Name;
@@ -27,6 +30,7 @@ use crate::NetworkId;
 use crate::NetworkRecord;
 use crate::NodeCapacity;
 use crate::NodeFacts;
+use crate::NodeFence;
 use crate::NodeId;
 use crate::NodeMode;
 use crate::OpId;
@@ -87,6 +91,12 @@ pub struct ClusterState {
     /// Nodes that were members.
     #[serde(default)]
     pub gone: Map<NodeId, Arc<GoneNode>>,
+    /// Fence devices.
+    #[serde(default)]
+    pub fence_devices: Map<FenceDeviceId, Arc<FenceDevice>>,
+    /// The leader whose leases and proofs count.
+    #[serde(default)]
+    pub lease_reign: LeaseReign,
 }
 
 /// A node as the cluster knows it.
@@ -123,6 +133,9 @@ pub struct NodeRecord {
     /// How it stands to the cluster.
     #[serde(default)]
     pub membership: Membership,
+    /// Its leases, and the way to its fencing.
+    #[serde(default)]
+    pub fence: NodeFence,
 }
 
 impl NodeRecord {
@@ -140,6 +153,7 @@ impl NodeRecord {
             fenced: None,
             mode: NodeMode::default(),
             capacity: NodeCapacity::default(),
+            fence: NodeFence::default(),
         }
     }
 
@@ -189,6 +203,8 @@ impl Default for ClusterState {
             cluster: None,
             join_tokens: Map::new(),
             gone: Map::new(),
+            fence_devices: Map::new(),
+            lease_reign: LeaseReign::default(),
         }
     }
 }
@@ -285,6 +301,19 @@ impl ClusterState {
     /// [`Refused::NotFound`].
     pub fn node(&self, id: NodeId) -> Result<&Arc<NodeRecord>, Refused> {
         self.nodes.get(&id).ok_or_else(|| not_found("node", &id.to_string()))
+    }
+
+    /// The fence device of that name or id.
+    ///
+    /// # Errors
+    /// [`Refused::NotFound`].
+    pub fn find_fence_device(&self, name_or_id: &str) -> Result<&Arc<FenceDevice>, Refused> {
+        let key = name_or_id.to_ascii_lowercase();
+        let id = name_or_id.parse::<FenceDeviceId>().ok();
+        self.fence_devices
+            .values()
+            .find(|device| device.name.key() == key || Some(device.id) == id)
+            .ok_or_else(|| not_found("fence device", name_or_id))
     }
 
     /// The VM of that id.

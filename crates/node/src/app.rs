@@ -26,6 +26,7 @@ use crate::cluster::Peers;
 use crate::cluster::leave;
 use crate::config::Config;
 use crate::events::Events;
+use crate::fencing::Fencing;
 use crate::hub::Hub;
 use crate::ledger::Progresses;
 use crate::ports::SwitchPorts;
@@ -54,6 +55,7 @@ pub(crate) struct App {
     pub(crate) peers: Peers,
     /// Told when the daemon shall start anew.
     pub(crate) restart: Arc<Notify>,
+    pub(crate) fencing: Fencing,
 }
 
 /// The time now. The one place of the daemon that reads the wall clock.

@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
+use cluster::lease::LeaseSettings;
 use model::Ipv4Subnet;
 use serde::Deserialize;
 
@@ -16,6 +18,9 @@ const PEER_PORT_ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFI
 
 /// Where the packaged daemon finds its configuration.
 pub const DEFAULT_FILE: &str = "/etc/muster/config.toml";
+
+/// The watchdog that is used if it is there and no other is named.
+const WATCHDOG_DEFAULT: &str = "/dev/watchdog";
 
 /// Everything that can be set. Each field has a default, so an empty file is a valid one.
 #[derive(Debug, Clone, Deserialize)]
@@ -61,6 +66,19 @@ pub struct Config {
     pub recycle_days: u64,
     /// Host memory that VMs never get, in MiB.
     pub memory_reserve_mib: u64,
+    /// How long a lease of a node lasts, in milliseconds, 2,000 to 120,000; the same on all nodes.
+    pub lease_ms: u64,
+    /// What the guard may need after the end of a lease until the last process is gone, in
+    /// milliseconds, 1,000 to 300,000; the same on all nodes.
+    pub guard_margin_ms: u64,
+    /// When a lease is called over without proof, in milliseconds from the last possible grant; the
+    /// least that is safe where it is not set.
+    pub takeover_ms: Option<u64>,
+    /// The watchdog of this host: a device, `none`, or where it is not set `/dev/watchdog` if there
+    /// is one.
+    pub watchdog: Option<PathBuf>,
+    /// The longest time to set the watchdog to, in whole seconds, 2 to 60.
+    pub watchdog_s: u64,
 }
 
 /// Which machine engine.
@@ -94,6 +112,11 @@ impl Default for Config {
             uid_base: 2_000_000_000,
             recycle_days: 7,
             memory_reserve_mib: 512,
+            lease_ms: 10_000,
+            guard_margin_ms: 10_000,
+            takeover_ms: None,
+            watchdog: None,
+            watchdog_s: 15,
         }
     }
 }
@@ -133,6 +156,26 @@ impl Config {
             Some(SocketAddr::new(socket.local_addr().ok()?.ip(), self.cluster_listen.port()))
         };
         outward().into_iter().collect()
+    }
+
+    /// The settings of the lease.
+    pub fn lease_settings(&self) -> LeaseSettings {
+        LeaseSettings {
+            lease: Duration::from_millis(self.lease_ms),
+            guard_margin: Duration::from_millis(self.guard_margin_ms),
+            takeover: self.takeover_ms.map(Duration::from_millis),
+        }
+    }
+
+    /// The watchdog device and its time, where there is one.
+    pub fn watchdog(&self) -> Option<(PathBuf, Duration)> {
+        let path = match &self.watchdog {
+            Some(path) if path.as_os_str() == "none" => return None,
+            Some(path) => path.clone(),
+            None => PathBuf::from(WATCHDOG_DEFAULT),
+        };
+        let wanted = self.watchdog.is_some() || path.exists();
+        wanted.then_some((path, Duration::from_secs(self.watchdog_s)))
     }
 
     /// The API's Unix socket.

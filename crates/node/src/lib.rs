@@ -16,6 +16,8 @@ mod app;
 mod cluster;
 pub mod config;
 mod events;
+mod fencing;
+pub mod guard;
 mod host;
 mod http;
 mod hub;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -53,6 +54,9 @@ use crate::cluster::renew;
 use crate::config::Config;
 use crate::config::EngineKind;
 use crate::events::Events;
+use crate::fencing::Fencing;
+use crate::fencing::LeaseTask;
+use crate::fencing::PermitEngine;
 use crate::host;
 use crate::http;
 use crate::hub::Hub;
@@ -223,6 +227,7 @@ pub(crate) async fn assemble(
     let truth: Arc<dyn Truth> = truth;
     introduce(&truth, node, &name, config).await?;
 
+    let (fencing, lease) = Fencing::new(config, node, &name, &truth, Arc::new(peers.clone()))?;
     let switch = start_switch(config)?;
     let ports = Arc::new(SwitchPorts::new(node, truth.clone(), switch));
     if let Err(error) = ports.reconcile().await {
@@ -241,7 +246,7 @@ pub(crate) async fn assemble(
     });
     let (vm_dirs, vm_volumes, image_files) = (volumes.clone(), volumes.clone(), volumes.clone());
     let vm_host = Arc::new(Host {
-        engine: engine.clone(),
+        engine: Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone())),
         ledger: ledger.clone(),
         ports: ports.clone(),
         disks: DiskTool::new("/usr/bin/qemu-img", Some(DISK_TOOL_USER)),
@@ -268,8 +273,9 @@ pub(crate) async fn assemble(
         tls: tls_port.as_ref().map(|(_, _, info)| info.clone()),
         peers,
         restart: Arc::default(),
+        fencing,
     });
-    set_going(&app, vm_host, ledger);
+    set_going(&app, vm_host, ledger, lease);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
     tokio::spawn(members::follow(replica, app.truth.clone(), lost_after));
     tokio::spawn(leave::follow(app.clone()));
@@ -278,7 +284,8 @@ pub(crate) async fn assemble(
 }
 
 /// Starts the background work.
-fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>) {
+fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: LeaseTask) {
+    lease.go();
     let App { truth, engine, hub, ports, samples, reconcilers, volumes, .. } = app;
     tokio::spawn(hub.clone().follow(app.node, vm_host, truth.watch()));
     tokio::spawn(images::follow(volumes.clone(), ledger.clone(), truth.watch()));
@@ -403,6 +410,11 @@ fn new_facts(state: &ClusterState, node: NodeId, config: &Config) -> Option<Node
 /// Tells this daemon's kernel objects from those of others on the same host.
 fn tag(config: &Config) -> InstanceTag {
     InstanceTag::derive(&config.data_dir.to_string_lossy())
+}
+
+/// The control group above those of all machines of this daemon.
+pub(crate) fn machines_group(config: &Config) -> anyhow::Result<PathBuf> {
+    Ok(vm::engine::qemu::machines_group(config.control_group.as_deref(), &tag(config).to_string())?)
 }
 
 fn start_switch(config: &Config) -> anyhow::Result<Option<Switch>> {

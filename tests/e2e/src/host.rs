@@ -73,6 +73,8 @@ pub struct Options {
     pub own_qemu: bool,
     /// Further lines of the configuration.
     pub extra: String,
+    /// It has a guard, which a cluster needs before it starts machines.
+    pub guard: bool,
     /// Name of the node; one of its own if left out.
     pub name: Option<String>,
     /// A namespace that it shares with others; one of its own if left out.
@@ -87,6 +89,7 @@ impl Default for Options {
             data_mib: None,
             own_qemu: false,
             extra: String::new(),
+            guard: false,
             name: None,
             netns: None,
         }
@@ -100,6 +103,7 @@ pub struct Host {
     data_is_mounted: bool,
     client: Client,
     daemon: Option<Child>,
+    guard: Option<Child>,
     /// Last, so that it goes last.
     netns: Arc<Netns>,
 }
@@ -154,9 +158,13 @@ impl Host {
             uid_base,
             data_is_mounted: false,
             daemon: None,
+            guard: None,
             netns,
         };
         host.lay_out(options, &id);
+        if options.guard {
+            host.guard = Some(host.role("guard", &host.dir.join("guard.log")));
+        }
         host
     }
 
@@ -178,7 +186,7 @@ impl Host {
         };
         let config = format!(
             "data_dir = {:?}\nrun_dir = {:?}\nnode_name = \"{name}\"\nengine = \"{}\"\n\
-             networking = {}\nuid_base = {}\n{qemu}{}\n",
+             networking = {}\nuid_base = {}\nwatchdog = \"none\"\n{qemu}{}\n",
             self.data_dir(),
             self.run_dir(),
             options.engine,
@@ -206,12 +214,17 @@ impl Host {
     /// # Panics
     /// If the program cannot be started.
     pub fn spawn(&mut self) {
-        let log = OpenOptions::new().create(true).append(true).open(self.log_path());
+        self.daemon = Some(self.role("daemon", &self.log_path()));
+    }
+
+    /// Starts one of the program's long-lived roles.
+    fn role(&self, role: &str, log: &Path) -> Child {
+        let log = OpenOptions::new().create(true).append(true).open(log);
         let log = log.expect("/tmp can be written");
         let mut command = self.netns.command(&muster_bin().to_string_lossy());
-        command.arg("daemon").arg("--config").arg(self.config_path());
+        command.arg(role).arg("--config").arg(self.config_path());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
-        self.daemon = Some(command.spawn().expect("muster can be started"));
+        command.spawn().expect("muster can be started")
     }
 
     /// Kills the daemon with -9.
@@ -467,9 +480,10 @@ impl Drop for Host {
         if std::thread::panicking() {
             self.dump();
         }
-        if let Some(mut daemon) = self.daemon.take() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
+        // The guard last: it would go on without the daemon, not the other way round.
+        for mut role in [self.daemon.take(), self.guard.take()].into_iter().flatten() {
+            let _ = role.kill();
+            let _ = role.wait();
         }
         let groups = self.tag().map(|tag| traces::groups(&tag)).unwrap_or_default();
         end_processes(self.uid_base);

@@ -49,6 +49,7 @@ async fn host(netns: &Arc<Netns>, n: u8, name: &str) -> Host {
     Host::start_with(Options {
         engine: "fake",
         networking: false,
+        guard: true,
         name: Some(name.to_owned()),
         netns: Some(netns.clone()),
         extra: format!(

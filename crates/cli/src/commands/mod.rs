@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod event;
+pub(crate) mod fence;
 pub(crate) mod image;
 pub(crate) mod lab;
 pub(crate) mod network;

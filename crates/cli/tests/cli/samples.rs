@@ -192,6 +192,25 @@ pub(crate) fn event(seq: u64, text: &str) -> Value {
     })
 }
 
+/// A fence device.
+fn fence_device() -> Value {
+    json!({
+        "id": OTHER, "name": "bmc-1", "agent": "fence_ipmilan", "options": { "ip": "192.0.2.1" },
+        "secrets": ["password"], "nodes": { "host-1": "2" }, "level": 1, "timeout_s": 20,
+        "created": 1_000_000
+    })
+}
+
+/// The fencing of a node that is fenced.
+fn fencing() -> Value {
+    json!({
+        "node": OTHER, "name": "host-1", "epoch": 3,
+        "certainty": { "kind": "self_fencing", "watchdog": true, "takeover_ms": 36_250 },
+        "wish": null, "failure": null,
+        "fenced": { "at": 1_000_000, "by": "lease_over", "waited": 36_300 }
+    })
+}
+
 /// What an endpoint answers.
 pub(crate) fn answer(id: &str) -> Answer {
     let value = match id {
@@ -212,6 +231,13 @@ pub(crate) fn answer(id: &str) -> Answer {
         "EventStream" => return Answer::Events(vec![event(42, "is off")]),
         "NodeList" => json!([node()]),
         "NodeShow" => node(),
+        "NodeFencing" | "NodeFence" | "NodeConfirmOff" => fencing(),
+        "FenceDeviceList" => json!([fence_device()]),
+        "FenceDeviceAdd" | "FenceDeviceShow" => fence_device(),
+        "FenceDeviceTest" => json!([{
+            "node": "host-1", "ok": true, "says": "on", "output": "Status: ON", "took_ms": 120
+        }]),
+        "FenceDeviceRemove" => json!({}),
         "NetworkList" => json!([network()]),
         "NetworkCreate" | "NetworkShow" => network(),
         "VolumeList" => json!([volume()]),

@@ -138,8 +138,8 @@ struct Entry {
     narrow: Option<(BootTime, LeaseTerms)>,
     /// The most that any self-fencing grant of this term allowed.
     widest: Option<LeaseTerms>,
-    /// Nothing is granted: it is being fenced.
-    closed: bool,
+    /// How many want that nothing is granted: it is being fenced.
+    closed: u32,
 }
 
 impl Desk {
@@ -159,7 +159,7 @@ impl Desk {
     pub fn decide(&mut self, now: BootTime, known: Known, request: &LeaseRequest) -> Decision {
         let (elected, term, longest) = (self.elected, self.term, self.settings);
         let entry = self.nodes.entry(request.node).or_default();
-        if entry.closed {
+        if entry.closed > 0 {
             return Decision::Refuse(NoLease::BeingFenced);
         }
         if let Some(guard) = request.epoch
@@ -238,15 +238,16 @@ impl Desk {
     }
 
     /// Grants nothing to that node from now on: it is being fenced. Must come before the proof is
-    /// looked for, and stay until the state has taken or refused it.
+    /// looked for, and stay until the state has taken or refused it. Counted.
     pub fn close(&mut self, node: NodeId) {
-        self.nodes.entry(node).or_default().closed = true;
+        self.nodes.entry(node).or_default().closed += 1;
     }
 
-    /// Grants again: the state has taken the proof, or the fencing has failed.
+    /// The state has taken the proof, or the fencing has failed: grants again, once each who has
+    /// closed says so.
     pub fn open(&mut self, node: NodeId) {
         if let Some(entry) = self.nodes.get_mut(&node) {
-            entry.closed = false;
+            entry.closed = entry.closed.saturating_sub(1);
         }
     }
 

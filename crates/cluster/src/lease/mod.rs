@@ -45,6 +45,8 @@ mod settings;
 mod time;
 mod wire;
 
+pub use model::LeaseTerms;
+
 pub use desk::Certainty;
 pub use desk::Decision;
 pub use desk::Desk;
@@ -59,7 +61,6 @@ pub use machine::Stage;
 pub use machine::Wanted;
 pub use settings::BadSettings;
 pub use settings::LeaseSettings;
-pub use settings::LeaseTerms;
 pub use time::BootTime;
 pub use wire::Grant;
 pub use wire::GrantKey;

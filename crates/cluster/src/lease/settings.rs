@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::Serialize;
+use model::LeaseTerms;
 
 /// Shortest lease: below, ordinary pauses of a busy host would freeze machines.
 const LEASE_MIN: Duration = Duration::from_secs(2);
@@ -33,15 +32,6 @@ pub struct LeaseSettings {
     /// When a lease may be called over, counted from the last possible grant; the least that the
     /// arithmetic allows where it is not set.
     pub takeover: Option<Duration>,
-}
-
-/// The most that any lease which a node can hold allows. Part of the replicated state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseTerms {
-    /// Longest lease, in milliseconds.
-    pub lease_ms: u64,
-    /// Longest time of its watchdog, in milliseconds; 0 without a watchdog.
-    pub watchdog_ms: u64,
 }
 
 /// Settings that would let a VM run twice, or machines stop without need.
@@ -142,32 +132,6 @@ impl LeaseSettings {
     pub fn takeover_after(&self, terms: LeaseTerms) -> Duration {
         let least = self.least_takeover(terms);
         self.takeover.map_or(least, |set| set.max(least))
-    }
-}
-
-impl LeaseTerms {
-    /// Longest lease.
-    pub const fn lease(self) -> Duration {
-        Duration::from_millis(self.lease_ms)
-    }
-
-    /// Longest time of the watchdog.
-    pub const fn watchdog(self) -> Duration {
-        Duration::from_millis(self.watchdog_ms)
-    }
-
-    /// Whether all that `other` allows is allowed by these, too.
-    pub const fn covers(self, other: Self) -> bool {
-        self.lease_ms >= other.lease_ms && self.watchdog_ms >= other.watchdog_ms
-    }
-
-    /// The least that covers both.
-    #[must_use]
-    pub fn max(self, other: Self) -> Self {
-        Self {
-            lease_ms: self.lease_ms.max(other.lease_ms),
-            watchdog_ms: self.watchdog_ms.max(other.watchdog_ms),
-        }
     }
 }
 

@@ -30,20 +30,18 @@ use crate::Subject;
 use crate::VmId;
 use crate::VmRecord;
 use crate::apply::Context;
+use crate::apply::fence;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 
 /// Most placement rules: the planner looks at all of them for each VM.
 const RULES_MAX: usize = 256;
 
-/// Longest words of a fence device that are kept.
-const DETAIL_CHARS_MAX: usize = 400;
-
 pub(crate) fn node_subject(node: &NodeRecord) -> Subject {
     Subject::Node { id: node.id, name: node.name.to_string() }
 }
 
-fn node_mut(state: &mut ClusterState, id: NodeId) -> Result<&mut NodeRecord, Refused> {
+pub(crate) fn node_mut(state: &mut ClusterState, id: NodeId) -> Result<&mut NodeRecord, Refused> {
     state
         .nodes
         .get_mut(&id)
@@ -56,22 +54,23 @@ pub(crate) fn node_fenced(
     cx: &mut Context<'_>,
     id: NodeId,
     epoch: u64,
+    reign: u64,
     proof: &FenceProof,
 ) -> Result<(), Refused> {
+    fence::of_this_reign(state, reign)?;
     let node = state.node(id)?;
     admit_epoch(node, epoch)?;
+    fence::admit_proof(node, proof)?;
     if node.fenced.is_some() {
         return Err(Refused::Invalid(format!("{} is fenced already", node.name)));
-    }
-    let mut proof = proof.clone();
-    if let FenceProof::Device { detail, .. } = &mut proof {
-        *detail = detail.chars().take(DETAIL_CHARS_MAX).collect();
     }
     let at = cx.proposal.at;
     let node = node_mut(state, id)?;
     node.epoch += 1;
+    node.fence.wish = None;
+    node.fence.failure = None;
     let text = format!("{} is fenced: {}", node.name, proof.words());
-    node.fenced = Some(Fenced { at, proof });
+    node.fenced = Some(Fenced { at, proof: proof.clone() });
     let subject = node_subject(node);
     cx.event(EventKind::NodeFenced, Severity::Error, subject, text, None);
     Ok(())

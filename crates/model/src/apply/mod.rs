@@ -7,6 +7,9 @@ mod begin;
 mod cluster;
 #[cfg(test)]
 mod cluster_test;
+mod fence;
+#[cfg(test)]
+mod fence_tests;
 mod finish;
 mod ha;
 mod nics;
@@ -94,8 +97,8 @@ fn apply_cluster(
         Command::VolumeDelete { volume: id } => volume::delete(state, cx, *id),
         Command::RuleCreate { rule } => ha::rule_create(state, cx, rule),
         Command::RuleDelete { rule } => ha::rule_delete(state, cx, *rule),
-        Command::NodeFenced { node, epoch, proof } => {
-            ha::node_fenced(state, cx, *node, *epoch, proof)
+        Command::NodeFenced { node, epoch, reign, proof } => {
+            ha::node_fenced(state, cx, *node, *epoch, *reign, proof)
         }
         Command::NodeBack { node, epoch } => ha::node_back(state, cx, *node, *epoch),
         Command::NodeSetMode { node, mode } => ha::node_set_mode(state, cx, *node, *mode),
@@ -145,6 +148,14 @@ fn apply_members(
         Command::NodeLeave { node } => cluster::leave(state, cx, *node),
         Command::NodeGone { node } => cluster::gone(state, cx, *node),
         Command::NodeEvict { node } => cluster::evict(state, cx, *node),
+        Command::LeaseReign { reign, leader } => fence::reign(state, *reign, *leader),
+        Command::NodeTerms { node, reign, terms } => fence::terms(state, *node, *reign, *terms),
+        Command::FenceBegin { node, reason } => fence::begin(state, cx, *node, reason),
+        Command::FenceEnd { node, reign, why } => {
+            fence::end(state, cx, *node, *reign, why.as_deref())
+        }
+        Command::FenceDeviceAdd { device } => fence::device_add(state, cx, device),
+        Command::FenceDeviceRemove { device } => fence::device_remove(state, cx, *device),
         // Every other command has been matched before.
         _ => Err(Refused::Invalid("this command is not known here".to_owned())),
     }

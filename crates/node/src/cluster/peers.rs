@@ -57,6 +57,7 @@ use crate::cluster::PlaceDir;
 use crate::cluster::join;
 use crate::cluster::status;
 use crate::config::Config;
+use crate::fencing;
 
 /// Name of the stream that carries requests of the API.
 pub(crate) const API_STREAM: &str = "api";
@@ -340,8 +341,6 @@ fn starting() -> Refusal {
 impl Handler for Port {
     async fn call(&self, from: NodeId, method: Method, body: Bytes) -> Result<Bytes, Refusal> {
         if let Some(method) = PeerMethod::from_number(method.0) {
-            let service =
-                self.inner()?.service.get().and_then(Weak::upgrade).ok_or_else(starting)?;
             let (version, body) = split_version(&body)
                 .ok_or_else(|| Refusal::new(RefusalCode::Malformed, "the call is empty", ""))?;
             // What is left of the caller's patience is kept by the port itself.
@@ -351,7 +350,13 @@ impl Handler for Port {
                 timeout: Duration::from_secs(60),
                 body: body.to_vec(),
             };
-            let reply = service.serve(from, request).await;
+            let reply = if method == PeerMethod::Lease {
+                fencing::serve(&self.app()?.fencing.desk, from, &request).await
+            } else {
+                let inner = self.inner()?;
+                let service = inner.service.get().and_then(Weak::upgrade).ok_or_else(starting)?;
+                service.serve(from, request).await
+            };
             return match reply {
                 Ok(reply) => Ok(versioned(reply.version, &reply.body)),
                 Err(why) => Err(Refusal::new(RefusalCode::Refused, why, "")),

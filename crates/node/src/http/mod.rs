@@ -10,6 +10,7 @@ mod cluster;
 mod consoles;
 mod devices;
 mod events;
+mod fence;
 mod images;
 mod networks;
 mod nodes;
@@ -111,6 +112,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);
     cluster::mount(&mut mounts);
+    fence::mount(&mut mounts);
     let missing: Vec<_> =
         TABLE.iter().map(|info| info.id).filter(|id| !mounts.mounted.contains(id)).collect();
     assert!(missing.is_empty(), "endpoints without a handler: {missing:?}");

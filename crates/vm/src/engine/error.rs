@@ -138,6 +138,12 @@ pub enum EngineError {
         /// What the host has.
         host: Bytes,
     },
+    /// This node must not start machines now: in a cluster, only a live lease allows it.
+    #[error("this node must not start machines now: {why}")]
+    NoLease {
+        /// Why, and what to do.
+        why: String,
+    },
     /// The operating system refuses.
     #[error("{what}")]
     Io {
@@ -170,6 +176,7 @@ impl EngineError {
             | Self::Command { .. }
             | Self::Hung { .. }
             | Self::Undead { .. }
+            | Self::NoLease { .. }
             | Self::Io { .. } => ErrorClass::Failed,
             Self::Garbage(_) | Self::Exited => ErrorClass::Fatal,
         }

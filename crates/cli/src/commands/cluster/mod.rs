@@ -1,5 +1,6 @@
 //! The cluster: several hosts that stand in for each other.
 
+mod confirm_off;
 mod create;
 mod evict;
 mod join;
@@ -17,4 +18,5 @@ noun! {
     Evict(evict),
     Leave(leave),
     Status(status),
+    ConfirmOff(confirm_off),
 }

@@ -107,6 +107,7 @@ fn line(out: &Output, event: &EventView) -> String {
     | Subject::Node { name, .. }
     | Subject::Cluster { name, .. }
     | Subject::Volume { name, .. }
+    | Subject::FenceDevice { name, .. }
     | Subject::Rule { name, .. }
     | Subject::Token { name, .. }) = &event.event.subject;
     let kind = format!("{:16}", event.event.kind.as_str());

@@ -1,5 +1,7 @@
 //! The hosts.
 
+pub(crate) mod fence;
+mod fencing;
 mod list;
 mod show;
 
@@ -9,4 +11,6 @@ noun! {
     /// The hosts.
     List(list),
     Show(show),
+    Fence(fence),
+    Fencing(fencing),
 }

@@ -60,9 +60,12 @@ pub(super) fn command(world: &World, step: &Step) -> Command {
     let vm = |n: u8| vm_id(u128::from(n) + 10);
     let epoch = |n: u8| world.state.node(node(n)).unwrap().epoch;
     match *step {
-        Step::Fence(n) => {
-            Command::NodeFenced { node: node(n), epoch: epoch(n), proof: FenceProof::Statement }
-        }
+        Step::Fence(n) => Command::NodeFenced {
+            node: node(n),
+            epoch: epoch(n),
+            reign: 0,
+            proof: FenceProof::Statement,
+        },
         Step::Back(n) => Command::NodeBack { node: node(n), epoch: epoch(n) },
         Step::TakeOver(n, from, to) => {
             let generation =
@@ -91,7 +94,9 @@ fn shared_vm(world: &mut World, n: u128, name: &str) -> VmId {
 
 fn fence(world: &mut World, node: NodeId) {
     let epoch = world.state.node(node).unwrap().epoch;
-    world.propose(Command::NodeFenced { node, epoch, proof: FenceProof::Statement }).unwrap();
+    world
+        .propose(Command::NodeFenced { node, epoch, reign: 0, proof: FenceProof::Statement })
+        .unwrap();
 }
 
 fn take_over(world: &mut World, vm: VmId, to: NodeId) -> Result<crate::Applied, Refused> {
@@ -167,7 +172,7 @@ fn a_node_comes_back_only_in_its_present_epoch() {
     assert!(world.state.node(NODE).unwrap().fenced.is_some());
     world.propose(Command::NodeBack { node: NODE, epoch: 1 }).unwrap();
     assert!(world.state.node(NODE).unwrap().fenced.is_none());
-    let late = Command::NodeFenced { node: NODE, epoch: 0, proof: FenceProof::Statement };
+    let late = Command::NodeFenced { node: NODE, epoch: 0, reign: 0, proof: FenceProof::Statement };
     assert!(world.propose(late).is_err(), "a proof about an earlier epoch says nothing now");
 }
 

@@ -54,15 +54,20 @@ impl Cgroups {
     /// Groups below `parent` (where relative, a path from the v2 mount), or, without one, below a
     /// group of our own at the top of the mount. Makes nothing yet.
     pub(super) fn find(parent: Option<&Path>, tag: &str) -> Result<Self, EngineError> {
+        let groups = Self::locate(parent, tag)?;
+        groups.check_parent()?;
+        Ok(groups)
+    }
+
+    /// The same, whether `parent` is there or not.
+    pub(super) fn locate(parent: Option<&Path>, tag: &str) -> Result<Self, EngineError> {
         let mounts = fs::read_to_string("/proc/self/mountinfo")
             .map_err(EngineError::io("read /proc/self/mountinfo"))?;
         let mount = mount_of(&mounts).ok_or_else(|| EngineError::Missing {
             what: "a cgroup v2 mount".to_owned(),
             advice: "mount it: mount -t cgroup2 none /sys/fs/cgroup".to_owned(),
         })?;
-        let groups = Self::below(Path::new(mount), parent, tag);
-        groups.check_parent()?;
-        Ok(groups)
+        Ok(Self::below(Path::new(mount), parent, tag))
     }
 
     fn below(mount: &Path, parent: Option<&Path>, tag: &str) -> Self {
@@ -81,6 +86,11 @@ impl Cgroups {
             what: format!("the control group {} for machines", self.parent.display()),
             advice: format!("start its unit: systemctl start {unit}"),
         })
+    }
+
+    /// The group above all of them.
+    pub(super) fn base(&self) -> &Path {
+        &self.base
     }
 
     /// Directory of a machine's group.

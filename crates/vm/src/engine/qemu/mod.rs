@@ -25,6 +25,7 @@ mod record;
 mod serial;
 mod verbs;
 
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -114,6 +115,15 @@ pub struct QemuEngine {
     config: QemuConfig,
     cgroups: Cgroups,
     ability: OnceCell<Ability>,
+}
+
+/// The control group above the groups of all machines of the instance `tag`, below `parent` or at
+/// the top of the v2 mount: what stops there stops all of them. It need not be there.
+///
+/// # Errors
+/// [`EngineError::Missing`] without a cgroup v2 mount.
+pub fn machines_group(parent: Option<&Path>, tag: &str) -> Result<PathBuf, EngineError> {
+    Ok(Cgroups::locate(parent, tag)?.base().to_owned())
 }
 
 impl QemuEngine {
