@@ -262,7 +262,7 @@ impl Test {
         let after = self.host.run(TRACES, SHORT)?;
         ensure!(after == before, "before:\n{before}\nafter:\n{after}");
         let kept =
-            "ls /etc/muster/config.toml /var/lib/muster/state.redb /var/lib/muster/vms/*/*.qcow2";
+            "ls /etc/muster/config.toml /var/lib/muster/state.redb /var/lib/muster/vms/*/disks/*.qcow2";
         self.host.run(kept, SHORT).context("a removal keeps configuration and disks")?;
         self.say("removed; nothing is left but configuration and data");
         Ok(())
