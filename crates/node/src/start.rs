@@ -215,10 +215,7 @@ pub(crate) async fn assemble(
     config: &Config,
     engine: Arc<dyn Engine>,
 ) -> anyhow::Result<(Arc<App>, Option<TlsPort>)> {
-    let name: Name = match &config.node_name {
-        Some(name) => name.parse().with_context(|| format!("node_name '{name}'"))?,
-        None => host::name().parse().context("the host's name cannot be a node's name")?,
-    };
+    let name = node_name(config)?;
     let events = Events::new();
     let (peers, truth) = among_others(config, &events).await?;
     let events = events.with_store(truth.store().clone());
@@ -321,6 +318,14 @@ fn take_directories(config: &Config) -> anyhow::Result<Flock<File>> {
             config.data_dir.display()
         ),
         Err((_, error)) => Err(error).with_context(|| format!("{}", path.display())),
+    }
+}
+
+/// What the node is called.
+fn node_name(config: &Config) -> anyhow::Result<Name> {
+    match &config.node_name {
+        Some(name) => name.parse().with_context(|| format!("node_name '{name}'")),
+        None => host::name().parse().context("the host's name cannot be a node's name"),
     }
 }
 

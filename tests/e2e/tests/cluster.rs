@@ -25,6 +25,7 @@ use api::endpoint::Method;
 use api::endpoint::Nothing;
 use api::endpoint::ReplyKind;
 use api::endpoint::TABLE;
+use api::fence::CertaintyView;
 use api::model::NodeId;
 use api::types::Phase;
 use api::types::VmCreateBody;
@@ -128,6 +129,20 @@ async fn leading(hosts: &[Host]) -> (usize, NodeId) {
     panic!("{leader} leads and is none of them");
 }
 
+/// Waits until every node holds a lease, and the cluster knows that it ends by itself.
+async fn leases(hosts: &[Host]) {
+    for host in hosts {
+        for node in host.client().get::<ep::NodeList>(&[]).await.unwrap() {
+            let name = node.name.to_string();
+            eventually(&format!("{name} confirms a lease"), SETTLE, async || {
+                let view = host.client().get::<ep::NodeFencing>(&[&name]).await.ok()?;
+                matches!(view.certainty, CertaintyView::SelfFencing { .. }).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
 async fn list(host: &Host) -> Vec<VmSummary> {
     host.client().get::<ep::VmList>(&[]).await.unwrap()
 }
@@ -142,6 +157,7 @@ async fn three_hosts_form_a_cluster_and_outlive_its_leader() {
     let netns = Netns::shared("form");
     let mut hosts = hosts(&netns, 3).await;
     form(&hosts).await;
+    leases(&hosts).await;
     // Made by one node, started by another, seen by all.
     hosts[1].op::<ep::VmCreate>(&[], &vm_body("a")).await;
     hosts[2].op::<ep::VmStart>(&["a"], &Nothing {}).await;

@@ -62,7 +62,7 @@ async fn three_nodes_answer_are_apart_and_leave_nothing() {
     let node = lab.node("n2").await;
     assert_eq!(node["answers"], true, "{node}");
     let pids = node["processes"].as_array().unwrap();
-    assert_eq!(pids.len(), 1, "the daemon: {node}");
+    assert_eq!(pids.len(), 2, "the daemon and the guard: {node}");
     let links = lab.run(&["exec", "n2", "--", "ip", "-o", "link", "show"]).await.ok().out;
     for device in ["mgmt0", "clus0", "migr0", "vm0", "lan0"] {
         assert!(links.contains(device), "{device} in {links}");
