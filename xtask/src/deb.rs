@@ -4,13 +4,14 @@
 //! /usr/bin/muster                              stripped
 //! /lib/systemd/system/muster.service           the daemon
 //! /lib/systemd/system/muster-machines.service  the control group of all machines
+//! /lib/systemd/system/muster-guard.service     stops machines whose lease has run out
 //! /etc/muster/config.toml                      a conffile: the administrator's changes stay
 //! /usr/share/man/man1, completions, doc        written by the binary itself
 //! ```
 //!
 //! The tree is staged and packed by `dpkg-deb`; no debhelper, no root. What the maintainer scripts
-//! promise stands in `packaging/debian`: an upgrade restarts the daemon under running machines,
-//! removal refuses while machines run and keeps their disks, and a purge deletes them.
+//! promise stands in `packaging/debian`: an upgrade restarts the daemon under running machines
+//! and leaves the guard's process alone, removal refuses while machines run and keeps their disks, and a purge deletes them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -46,6 +47,7 @@ const FILES: &[(&str, &str, u32)] = &[
         "lib/systemd/system/muster-machines.service",
         0o644,
     ),
+    ("packaging/systemd/muster-guard.service", "lib/systemd/system/muster-guard.service", 0o644),
     ("packaging/debian/copyright", "usr/share/doc/muster/copyright", 0o644),
     ("CHANGELOG.md", "usr/share/doc/muster/changelog", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
@@ -137,6 +139,7 @@ fn control(version: &str, libc: &str, kib: u64) -> String {
         "Package: muster\nVersion: {version}\nArchitecture: amd64\nSection: admin\n\
          Priority: optional\nMaintainer: Muster maintainers <muster@localhost>\n\
          Installed-Size: {kib}\nDepends: libc6 (>= {libc}), {DEPENDS}\n\
+         Suggests: fence-agents\n\
          Description: virtual machines that keep running\n \
          Muster runs virtual machines on Linux hosts with QEMU: their disks, networks, consoles\n \
          and guest services, by one daemon, one API and one command.\n"
@@ -178,6 +181,57 @@ mod tests {
         }
         assert!(text.contains("qemu-system-x86 (>= 1:10)") && text.ends_with('\n'));
         assert!(text.lines().all(|line| line.contains(": ") || line.starts_with(' ')), "{text}");
+    }
+
+    fn text(path: &str) -> String {
+        std::fs::read_to_string(root().join("packaging").join(path)).expect("a file of the package")
+    }
+
+    /// The values of a unit's setting, in all its lines.
+    fn values(unit: &str, key: &str) -> Vec<String> {
+        let text = text(&format!("systemd/{unit}"));
+        let lines = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        lines.flat_map(str::split_whitespace).map(str::to_owned).collect()
+    }
+
+    /// It is there before the first machine and after the last one, and neither the daemon's end nor
+    /// a person ends it by the way.
+    #[test]
+    fn the_guard_outlives_daemon_and_machines() {
+        let guard = |key: &str| values("muster-guard.service", key);
+        for later in ["muster-machines.service", "muster.service"] {
+            assert!(guard("Before").contains(&later.to_owned()), "{later}");
+        }
+        for tie in ["Requires", "BindsTo", "PartOf", "After", "Requisite", "PropagatesStopTo"] {
+            assert_eq!(
+                guard(tie),
+                Vec::<String>::new(),
+                "{tie} would end or delay it with another"
+            );
+        }
+        assert_eq!(guard("RefuseManualStop"), ["yes"]);
+        assert_eq!(guard("RuntimeDirectoryPreserve"), ["yes"], "its state outlives it");
+        let daemon = |key: &str| values("muster.service", key);
+        let name = "muster-guard.service".to_owned();
+        assert!(daemon("Wants").contains(&name) && daemon("After").contains(&name));
+        assert!(!daemon("Requires").contains(&name), "a host alone needs none");
+        // Both look at the same groups.
+        let group = |unit: &str| {
+            values(unit, "ExecStart").into_iter().skip_while(|it| it != "--control-group").nth(1)
+        };
+        assert_eq!(group("muster-guard.service"), group("muster.service"));
+        assert!(group("muster.service").is_some());
+    }
+
+    #[test]
+    fn an_upgrade_reloads_the_guard_and_a_removal_ends_it_after_the_machines() {
+        let postinst = text("debian/postinst");
+        assert!(postinst.contains("systemctl reload muster-guard.service"), "{postinst}");
+        assert!(!postinst.contains("restart muster-guard"), "{postinst}");
+        let prerm = text("debian/prerm");
+        let at = |what: &str| prerm.find(what).expect(what);
+        assert!(at("restart muster-machines") < at("--signal=TERM muster-guard"));
+        assert!(at("--signal=TERM muster-guard") < at("daemon --clear"));
     }
 
     #[test]

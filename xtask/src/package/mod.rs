@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! this machine    QEMU: Debian 12, systemd, cgroup v2 (guests/host12.qcow2, its disk is thrown away)
-//!   in it           apt install muster_1.deb: muster.service, muster-machines.service
+//!   in it           apt install muster_1.deb: muster.service, muster-machines.service,
+//!                   muster-guard.service
 //!     in that         QEMU of the machine `a`: the tiny guest (emulated twice, so it is slow)
 //! ```
 //!
@@ -139,7 +140,10 @@ impl Test {
 
     fn install(&mut self) -> Result<()> {
         self.apt("install -y /root/p/1.deb")?;
-        self.host.run("systemctl is-active muster.service muster-machines.service", SHORT)?;
+        self.host.run(
+            "systemctl is-active muster.service muster-machines.service muster-guard.service",
+            SHORT,
+        )?;
         self.host.run("systemctl is-enabled muster.service", SHORT)?;
         let files = "cd / && ls etc/muster/config.toml usr/share/man/man1/muster.1.gz \
                      usr/share/bash-completion/completions/muster";
@@ -215,6 +219,7 @@ impl Test {
     /// A restart, a stop and a violent death of the daemon.
     fn survive(&mut self, group: &str) -> Result<()> {
         let before = self.same()?;
+        let guard = self.guard()?;
         self.host.run("systemctl daemon-reload && systemctl restart muster", LONG)?;
         self.adopted(&before, "a restart")?;
         self.host.run("systemctl stop muster", LONG)?;
@@ -226,6 +231,9 @@ impl Test {
             Ok(test.host.ask("muster vm list", SHORT)?.code == 0)
         })?;
         self.adopted(&before, "a killed daemon")?;
+        ensure!(self.guard()? == guard, "another guard runs");
+        let stopped = self.host.ask("systemctl stop muster-guard", SHORT)?;
+        ensure!(stopped.code != 0, "the guard could be stopped by the way");
         self.say("the machine went on while the daemon was restarted, stopped and killed");
         Ok(())
     }
@@ -234,7 +242,9 @@ impl Test {
         let before = self.same()?;
         let daemon = "systemctl show --property=MainPID --value muster";
         let old = self.host.run(daemon, SHORT)?;
+        let guard = self.guard()?;
         self.apt("install -y /root/p/2.deb")?;
+        ensure!(self.guard()? == guard, "the guard's process is another one");
         let version =
             self.host.run("dpkg-query -W -f '${Version} ${db:Status-Status}' muster", SHORT)?;
         ensure!(version.ends_with("-2 installed"), "dpkg has {version}");
@@ -242,6 +252,12 @@ impl Test {
         self.adopted(&before, "an upgrade")?;
         self.say("upgraded under the machine");
         Ok(())
+    }
+
+    /// The guard's process, which is active.
+    fn guard(&mut self) -> Result<String> {
+        self.host.run("systemctl is-active --quiet muster-guard.service", SHORT)?;
+        self.host.run("systemctl show --property=MainPID --value muster-guard.service", SHORT)
     }
 
     fn refuse_removal(&mut self) -> Result<()> {
@@ -261,8 +277,7 @@ impl Test {
         self.apt("remove -y muster")?;
         let after = self.host.run(TRACES, SHORT)?;
         ensure!(after == before, "before:\n{before}\nafter:\n{after}");
-        let kept =
-            "ls /etc/muster/config.toml /var/lib/muster/state.redb /var/lib/muster/vms/*/disks/*.qcow2";
+        let kept = "ls /etc/muster/config.toml /var/lib/muster/state.redb /var/lib/muster/vms/*/disks/*.qcow2";
         self.host.run(kept, SHORT).context("a removal keeps configuration and disks")?;
         self.say("removed; nothing is left but configuration and data");
         Ok(())
