@@ -36,8 +36,9 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("landlock", &["vm"]),
     ("ratatui", &["cli"]),
-    // The node makes the certificate of its TLS port, machines' tests make some, too.
-    ("rcgen", &["node", "peer", "vm"]),
+    // The node makes the certificate of its TLS port, a witness its own, tests make some, too.
+    ("rcgen", &["cluster", "node", "peer", "vm"]),
+    ("object_store", &["cluster"]),
     ("openraft", &["cluster"]),
     ("redb", &["cluster"]),
     ("rtnetlink", &["switch"]),

@@ -33,8 +33,10 @@
 mod client;
 mod directory;
 pub mod memory;
+mod object;
 pub mod probe;
 pub mod record;
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -48,7 +50,14 @@ pub use client::Terms;
 pub use client::Wrong;
 pub use client::create;
 pub use directory::Directory;
+pub use object::BadAddress;
+pub use object::Object;
 pub use record::Record;
+pub use remote::BadToken;
+pub use remote::Remote;
+pub use remote::ServeError;
+pub use remote::Server;
+pub use remote::WitnessToken;
 pub use store::StoreError;
 pub use store::Tag;
 pub use store::WitnessStore;

