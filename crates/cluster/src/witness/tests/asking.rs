@@ -264,7 +264,7 @@ async fn schedule(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_acknowledged_was_stored_whatever_the_store_does() {
-    let seeds: u64 = std::env::var("MUSTER_WITNESS_SEEDS").map_or(300, |s| s.parse().unwrap());
+    let seeds: u64 = std::env::var("MUSTER_WITNESS_SEEDS").map_or(2_000, |s| s.parse().unwrap());
     for seed in 1..=seeds {
         schedule(seed).await;
     }

@@ -1,4 +1,4 @@
-//! Two nodes with real logs, a wire in memory, and a witness.
+//! Nodes with real logs, a wire in memory, and a witness.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -124,18 +124,23 @@ impl Lab {
 
     /// Nodes 1 and 2 and the witness vote. Node 1 leads.
     pub(super) async fn pair() -> Self {
-        Self::pair_at(None).await
+        Self::of(2, None).await
     }
 
-    pub(super) async fn pair_at(directory: Option<PathBuf>) -> Self {
+    /// Some nodes and the witness vote. Node 1 leads.
+    pub(super) async fn of(count: u128, directory: Option<PathBuf>) -> Self {
         let mut lab = Self::new(directory).await;
         let first = lab.start(1, false).await;
-        let second = lab.start(2, true).await;
-        first.add_learner(id(2), LONG).await.unwrap();
+        for n in 2..=count {
+            lab.start(n, true).await;
+            first.add_learner(id(n), LONG).await.unwrap();
+        }
         first.add_learner(id(W), LONG).await.unwrap();
-        let voters = BTreeSet::from([id(1), id(2), id(W)]);
-        first.set_voters(voters, LONG).await.unwrap();
-        wait(&second, |metrics| metrics.voters().len() == 3).await;
+        let voters: BTreeSet<_> = (1..=count).chain([W]).map(id).collect();
+        first.set_voters(voters.clone(), LONG).await.unwrap();
+        for n in 2..=count {
+            wait(&lab.node(n), |metrics| metrics.voters() == voters).await;
+        }
         lab
     }
 

@@ -161,7 +161,7 @@ async fn what_one_node_and_the_witness_decided_comes_back_with_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_serves_as_well() {
     let dir = tempfile::tempdir().unwrap();
-    comes_up_with_it(Lab::pair_at(Some(dir.path().to_owned())).await).await;
+    comes_up_with_it(Lab::of(2, Some(dir.path().to_owned())).await).await;
 }
 
 /// The same, and B has seen a newer vote than the one by which the entries were written: the
@@ -220,5 +220,36 @@ async fn a_record_that_is_not_what_it_was_gives_no_vote() {
     stopped(&lab.node(leader), 3).await;
     lab.start(3 - leader, false).await;
     propose(&lab.node(leader), 4, LONG).await.unwrap();
+    lab.converge().await;
+}
+
+/// Four nodes and the witness: two may be lost at once; and two that never saw what the others and
+/// the witness decided come up with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn four_nodes_and_a_witness_lose_any_two() {
+    let mut lab = Lab::of(4, None).await;
+    lab.settled().await;
+    let leader = lab.leader().await;
+    let others: Vec<u128> = (1..=4).filter(|n| *n != leader).collect();
+    let (away, with) = (&others[..2], others[2]);
+    for n in away {
+        lab.stop(*n).await;
+    }
+    for n in 1..=10 {
+        propose(&lab.node(with), n, LONG).await.unwrap();
+    }
+    for n in [leader, with] {
+        lab.stop(n).await;
+    }
+    for n in away {
+        lab.start(*n, false).await;
+    }
+    let back = lab.node(away[0]);
+    back.barrier(LONG).await.unwrap();
+    assert!((1..=10).all(|n| has(&back.state(), n)), "what was acknowledged is lost");
+    propose(&back, 11, LONG).await.unwrap();
+    for n in [leader, with] {
+        lab.start(n, false).await;
+    }
     lab.converge().await;
 }
