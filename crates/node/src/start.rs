@@ -182,6 +182,7 @@ async fn finish_join(
     }
     place.joining = false;
     peers.dir().write(&place)?;
+    peers.dir().forget_pending()?;
     tracing::info!(cluster = place.identity.cluster_name(), node = %new, "joined");
     Ok(Some(place))
 }

@@ -285,6 +285,43 @@ async fn nodes_that_are_lost_one_after_another_lose_their_votes_and_get_them_bac
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_join_may_be_interrupted_at_any_moment() {
+    let netns = Netns::shared("broken");
+    let first = host(&netns, 1, "h1").await;
+    create(&first, "lab").await;
+    let token = token(&first, JoinTokenCreateBody::default()).await;
+    let moments = [0_u64, 15, 40, 100, 300, 600, 900];
+    let mut nodes = 1;
+    for (n, moment) in (2_u8..).zip(moments) {
+        let mut host = host(&netns, n, &format!("h{n}")).await;
+        let (client, text) = (host.client().clone(), token.clone());
+        let asked = tokio::spawn(async move {
+            client.send::<ep::ClusterJoin>(&[], &ClusterJoinBody { token: text }).await
+        });
+        tokio::time::sleep(Duration::from_millis(moment)).await;
+        host.kill9();
+        let _ = asked.await.unwrap();
+        host.restart().await;
+        // It is in, or asks again; it is never half in, nor there twice.
+        if status(&host).await.unwrap().name.is_none()
+            && let Err(error) = join(&host, &token).await
+        {
+            assert_eq!(error.code, "in_cluster", "{moment} ms: {error:?}");
+        }
+        nodes += 1;
+        let whole =
+            |view: &ClusterView| view.health == ClusterHealth::Healthy && view.nodes.len() == nodes;
+        sees(&host, "it is a node", whole).await;
+        sees(&first, "it is a node", whole).await;
+        // Its part is played; a silent node is what other tests are about.
+        let leave = ClusterLeaveBody::default();
+        host.client().send::<ep::ClusterLeave>(&[], &leave).await.unwrap();
+        nodes -= 1;
+        sees(&first, "it has left", |view| view.nodes.len() == nodes).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_two_nodes_none_is_evicted_and_one_can_leave() {
     let netns = Netns::shared("two");
     let hosts = hosts(&netns, 2).await;

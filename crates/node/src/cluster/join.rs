@@ -164,6 +164,16 @@ pub(crate) async fn ask(app: &App, token: &str) -> Result<Place, ApiError> {
     })?;
     let state = app.truth.state();
     check_empty(&state)?;
+    if state.cluster.is_none()
+        && let Some(own) = app.peers.identity()
+    {
+        return Err(ApiError::new(
+            ErrorKind::Conflict,
+            "in_cluster",
+            format!("this host has joined {} and is being brought in", own.cluster_name()),
+            "see how far it is: muster cluster status",
+        ));
+    }
     if state.cluster.as_ref().is_some_and(|cluster| cluster.id == token.cluster) {
         return Err(ApiError::new(
             ErrorKind::Conflict,
@@ -172,13 +182,14 @@ pub(crate) async fn ask(app: &App, token: &str) -> Result<Place, ApiError> {
             "run the join on the other host",
         ));
     }
-    let pki = |error: peer::pki::PkiError| {
-        ApiError::new(ErrorKind::Failed, "certificate", error.to_string(), "try again")
-    };
-    let (node, key) = &*app.peers.pending_join().map_err(pki)?;
+    let dir = app.peers.dir();
+    let (node, key) = dir.pending().map_err(|error| {
+        let message = format!("a key cannot be made and kept: {error:#}");
+        ApiError::new(ErrorKind::Failed, "node_key", message, "free some space and try again")
+    })?;
     let request = JoinRequest {
         secret: token.secret.to_hex(),
-        node: *node,
+        node,
         name: app.node_name.clone(),
         addresses: match app.config.cluster_listen.ip().is_unspecified() {
             // The member sees by which address this host comes to it: better than a guess.
@@ -190,7 +201,14 @@ pub(crate) async fn ask(app: &App, token: &str) -> Result<Place, ApiError> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let version = (Dialects::default(), env!("CARGO_PKG_VERSION"));
-    let joined = peer::join(&token, request, key, &Clock::host(), version).await;
+    let joined = peer::join(&token, request, &key, &Clock::host(), version).await;
+    if let Err(CallError::Refused { refusal, .. }) = &joined
+        && refusal.code == RefusalCode::Refused
+        && let Err(error) = dir.forget_pending()
+    {
+        // A host that was taken in is not refused: this id is of no use, it may be gone already.
+        tracing::warn!(%error, "the id of an attempt to join cannot be forgotten");
+    }
     let (identity, members) = joined.map_err(|error| join_error(&error))?;
     Ok(Place { identity, members, joining: true })
 }

@@ -43,8 +43,6 @@ use peer::Server;
 use peer::ServerConfig;
 use peer::Trust;
 use peer::pki::Identity;
-use peer::pki::NodeKey;
-use peer::pki::PkiError;
 use peer::wire::Dialects;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,9 +75,6 @@ struct Inner {
     router: OnceLock<Router>,
     /// Set when another member says that this node is no longer one.
     gone: watch::Sender<Option<Gone>>,
-    /// Id and key for a join, kept over attempts: the cluster may have taken this host in although
-    /// its answer was lost.
-    pending: OnceLock<Arc<(NodeId, NodeKey)>>,
 }
 
 /// What there is while the node is in a cluster.
@@ -107,7 +102,6 @@ impl Peers {
             app: OnceLock::new(),
             router: OnceLock::new(),
             gone: watch::Sender::new(None),
-            pending: OnceLock::new(),
         }))
     }
 
@@ -212,12 +206,6 @@ impl Peers {
     /// Whether others say that this node is no longer a member.
     pub(crate) fn gone(&self) -> watch::Receiver<Option<Gone>> {
         self.0.gone.subscribe()
-    }
-
-    /// The id and key under which this host asks to join.
-    pub(crate) fn pending_join(&self) -> Result<Arc<(NodeId, NodeKey)>, PkiError> {
-        let new = Arc::new((NodeId::new(crate::app::new_uuid()), NodeKey::create()?));
-        Ok(self.0.pending.get_or_init(|| new).clone())
     }
 
     /// Asks another node, with a JSON body and a JSON answer.

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   <data>/cluster/place.json   identity (key, certificate, CA), known members, `joining`
+//!   <data>/cluster/pending.json id and key under which this host asks to join, kept over attempts:
+//!                               the cluster may have taken it in although its answer was lost
 //!   <data>/cluster/reset        exists while the state shall be put aside at the next start
 //! ```
 //!
@@ -20,13 +22,18 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use model::NodeId;
+use model::SecretText;
 use peer::Member;
 use peer::pki::Identity;
+use peer::pki::NodeKey;
 use serde::Deserialize;
 use serde::Serialize;
 
 /// The largest file that is read: 64 members take some ten kilobytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// See the head comment.
+const PENDING: &str = "pending.json";
 
 /// A node's place in a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +46,13 @@ pub(crate) struct Place {
     /// The log has not been emptied for it yet.
     #[serde(default)]
     pub(crate) joining: bool,
+}
+
+/// Under which id and key a host asks to join.
+#[derive(Serialize, Deserialize)]
+struct Pending {
+    node: NodeId,
+    key: SecretText,
 }
 
 /// The folder.
@@ -74,8 +88,36 @@ impl PlaceDir {
 
     /// Keeps the node's place, durably.
     pub(crate) fn write(&self, place: &Place) -> io::Result<()> {
+        self.keep("place.json", &serde_json::to_vec(place)?)
+    }
+
+    /// The id and key under which this host asks to join; made and kept at the first attempt.
+    pub(crate) fn pending(&self) -> anyhow::Result<(NodeId, NodeKey)> {
+        let known = fs::read(self.0.join(PENDING)).ok();
+        let known = known.and_then(|bytes| serde_json::from_slice::<Pending>(&bytes).ok());
+        // One that cannot be read is as good as none.
+        if let Some(known) = known
+            && let Ok(key) = NodeKey::from_pem(known.key.reveal())
+        {
+            return Ok((known.node, key));
+        }
+        let (node, key) = (NodeId::new(crate::app::new_uuid()), NodeKey::create()?);
+        let pending = Pending { node, key: SecretText::new(key.pem()) };
+        self.keep(PENDING, &serde_json::to_vec(&pending)?)?;
+        Ok((node, key))
+    }
+
+    /// The next attempt to join shall be made under another id.
+    pub(crate) fn forget_pending(&self) -> io::Result<()> {
+        match fs::remove_file(self.0.join(PENDING)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn keep(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)?;
-        let path = self.0.join("place.json");
+        let path = self.0.join(name);
         let part = path.with_extension("new");
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -83,7 +125,7 @@ impl PlaceDir {
             .truncate(true)
             .mode(0o600)
             .open(&part)?;
-        file.write_all(&serde_json::to_vec(place)?)?;
+        file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&part, &path)?;
         File::open(&self.0)?.sync_all()
@@ -124,6 +166,7 @@ impl PlaceDir {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
+        self.forget_pending()?;
         // Last: a crash before repeats all of it, which finds less to move.
         fs::remove_file(self.0.join("reset"))?;
         tracing::warn!(aside = %aside.display(), "this host begins anew; its old state is kept");
@@ -177,6 +220,21 @@ mod tests {
             let error = format!("{:#}", dir.read().unwrap_err());
             assert!(error.contains("place.json") && error.contains("backup"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_host_asks_again_under_the_same_id_until_that_is_forgotten() {
+        let data = tempfile::tempdir().unwrap();
+        let dir = PlaceDir::new(data.path());
+        dir.forget_pending().unwrap();
+        let (node, key) = dir.pending().unwrap();
+        let (again, same) = PlaceDir::new(data.path()).pending().unwrap();
+        assert_eq!((node, key.pem()), (again, same.pem()));
+        fs::write(data.path().join("cluster/pending.json"), "garbage").unwrap();
+        let (other, _) = dir.pending().unwrap();
+        assert_ne!(other, node);
+        dir.forget_pending().unwrap();
+        assert_ne!(dir.pending().unwrap().0, other);
     }
 
     #[test]

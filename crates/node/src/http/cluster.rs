@@ -76,7 +76,7 @@ async fn create(call: Call<ep::ClusterCreate>) -> Result<ClusterView, ApiError> 
         return Err(Refused::InCluster(cluster.name.clone()).into());
     }
     let addresses = app.config.peer_addresses();
-    if addresses.is_empty() {
+    if addresses.is_empty() || addresses.iter().any(|address| address.port() == 0) {
         return Err(ApiError::new(
             ErrorKind::Conflict,
             "no_address",

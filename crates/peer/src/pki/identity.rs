@@ -65,7 +65,11 @@ impl NodeKey {
             .map_err(|error| PkiError::Make { what: "the node's key", problem: error.to_string() })
     }
 
-    fn from_pem(pem: &str) -> Result<Self, PkiError> {
+    /// Reads what [`NodeKey::pem`] gave.
+    ///
+    /// # Errors
+    /// [`PkiError::Unreadable`].
+    pub fn from_pem(pem: &str) -> Result<Self, PkiError> {
         KeyPair::from_pem(pem).map(Self).map_err(|error| PkiError::Unreadable {
             what: "the node's key",
             problem: error.to_string(),
