@@ -12,6 +12,7 @@ use utoipa::openapi::schema::Schema;
 
 use crate::cluster;
 use crate::fence;
+use crate::ha;
 use crate::types;
 
 /// Version of the API, the first part of every path.
@@ -275,6 +276,8 @@ endpoints! {
     VmSave: Post "/vms/{vm}/save" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
     /// Press the reset button; unwritten data in the guest is lost
     VmReset: Post "/vms/{vm}/reset" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Move a virtual machine on a volume to another node, or stop doing so
+    VmMove: Post "/vms/{vm}/move" OPERATOR, Json, (Nothing, ha::VmMoveBody) -> ha::VmMoveView;
     /// Freeze the guest's file systems, for at most ten seconds
     VmFreeze: Post "/vms/{vm}/freeze" OPERATOR, Json, (Nothing, Nothing) -> types::FreezeView;
     /// Thaw the guest's file systems
@@ -384,6 +387,20 @@ endpoints! {
     /// Remove a fence device
     FenceDeviceRemove: Delete "/fence-devices/{device}" ADMINISTRATOR, Json,
         (Nothing, Nothing) -> Nothing;
+    /// Say whether a node takes virtual machines, keeps those it has, or is to be emptied
+    NodeSetMode: Post "/nodes/{node}/mode" ADMINISTRATOR, Json,
+        (Nothing, ha::NodeModeBody) -> ha::PlanView;
+    /// Show where the virtual machines of a node would go
+    NodePlan: Get "/nodes/{node}/plan" VIEWER, Json, (ha::PlanQuery, Nothing) -> ha::PlanView;
+    /// Show for each node what would not run if it were lost now
+    Capacity: Get "/capacity" VIEWER, Json, (Nothing, Nothing) -> Vec<ha::LossView>;
+
+    /// List placement rules
+    RuleList: Get "/rules" VIEWER, Json, (Nothing, Nothing) -> Vec<ha::RuleView>;
+    /// Make a rule on where virtual machines with a tag may run
+    RuleCreate: Post "/rules" ADMINISTRATOR, Json, (Nothing, ha::RuleCreateBody) -> ha::RuleView;
+    /// Remove a placement rule
+    RuleDelete: Delete "/rules/{rule}" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
 
     /// List networks
     NetworkList: Get "/networks" VIEWER, Json, (Nothing, Nothing) -> Vec<types::NetworkView>;

@@ -17,6 +17,7 @@ pub mod cluster;
 pub mod endpoint;
 mod error;
 pub mod fence;
+pub mod ha;
 pub mod openapi;
 pub mod types;
 

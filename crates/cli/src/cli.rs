@@ -136,6 +136,8 @@ pub(crate) enum Command {
     Network(commands::network::Args),
     /// Volumes: places for machines and images that several nodes reach.
     Volume(commands::volume::Args),
+    /// Placement rules: which machines belong together, and which apart.
+    Rule(commands::rule::Args),
     /// Tokens for the API's TLS port.
     Token(commands::token::Args),
     /// Operations: what is being done, and how it ended.
@@ -248,6 +250,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Image(args) => commands::image::run(args, context).await,
         Command::Network(args) => commands::network::run(args, context).await,
         Command::Volume(args) => commands::volume::run(args, context).await,
+        Command::Rule(args) => commands::rule::run(args, context).await,
         Command::Token(args) => commands::token::run(args, context).await,
         Command::Op(args) => commands::op::run(args, context).await,
         Command::Event(args) => commands::event::run(args, context).await,

@@ -11,6 +11,7 @@ use api::endpoint::ImageList;
 use api::endpoint::NetworkList;
 use api::endpoint::NodeList;
 use api::endpoint::OpList;
+use api::endpoint::RuleList;
 use api::endpoint::TokenList;
 use api::endpoint::VmList;
 use api::endpoint::VmShow;
@@ -56,6 +57,8 @@ candidates! {
     networks: NetworkList, |network| network.name.to_string();
     /// Names of volumes.
     volumes: VolumeList, |volume| volume.name.to_string();
+    /// Names of placement rules.
+    rules: RuleList, |rule| rule.name.to_string();
     /// Names of nodes.
     nodes: NodeList, |node| node.name.to_string();
     /// Names of tokens.

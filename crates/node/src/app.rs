@@ -27,6 +27,7 @@ use crate::cluster::leave;
 use crate::config::Config;
 use crate::events::Events;
 use crate::fencing::Fencing;
+use crate::ha::Watch;
 use crate::hub::Hub;
 use crate::ledger::Progresses;
 use crate::ports::SwitchPorts;
@@ -51,6 +52,7 @@ pub(crate) struct App {
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) samples: Arc<Samples>,
     pub(crate) reconcilers: Reconcilers,
+    pub(crate) ha: Arc<Watch>,
     pub(crate) tls: Option<crate::tls::TlsInfo>,
     pub(crate) peers: Peers,
     /// Told when the daemon shall start anew.

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use cluster::detect::Settings;
 use cluster::lease::LeaseSettings;
 use model::Ipv4Subnet;
 use serde::Deserialize;
@@ -79,6 +80,20 @@ pub struct Config {
     pub watchdog: Option<PathBuf>,
     /// The longest time to set the watchdog to, in whole seconds, 2 to 60.
     pub watchdog_s: u64,
+    /// How often a heartbeat goes to the other nodes on each cluster network, in milliseconds, 50
+    /// to 5000.
+    pub heartbeat_ms: u64,
+    /// Silence on all networks after which a node is looked at, in milliseconds; at least three
+    /// heartbeats.
+    pub silent_ms: u64,
+    /// How often this node beats on each shared volume, in milliseconds.
+    pub beat_ms: u64,
+    /// Silence on the volumes after which a node that is silent on the networks is dead, in
+    /// milliseconds; at least two beats.
+    pub beatless_ms: u64,
+    /// How long a node that is only cut off keeps its VMs, in seconds, where a fence device must
+    /// be asked before they are started elsewhere.
+    pub resiliency_s: u64,
 }
 
 /// Which machine engine.
@@ -117,6 +132,11 @@ impl Default for Config {
             takeover_ms: None,
             watchdog: None,
             watchdog_s: 15,
+            heartbeat_ms: 200,
+            silent_ms: 1_000,
+            beat_ms: 500,
+            beatless_ms: 1_500,
+            resiliency_s: 240,
         }
     }
 }
@@ -164,6 +184,17 @@ impl Config {
             lease: Duration::from_millis(self.lease_ms),
             guard_margin: Duration::from_millis(self.guard_margin_ms),
             takeover: self.takeover_ms.map(Duration::from_millis),
+        }
+    }
+
+    /// When silence of a node means something.
+    pub fn detect_settings(&self) -> Settings {
+        Settings {
+            heartbeat_every: Duration::from_millis(self.heartbeat_ms),
+            silent_after: Duration::from_millis(self.silent_ms),
+            beat_every: Duration::from_millis(self.beat_ms),
+            beatless_after: Duration::from_millis(self.beatless_ms),
+            resiliency: Duration::from_secs(self.resiliency_s),
         }
     }
 

@@ -18,6 +18,7 @@ pub mod config;
 mod events;
 mod fencing;
 pub mod guard;
+mod ha;
 mod host;
 mod http;
 mod hub;

@@ -57,6 +57,7 @@ use crate::events::Events;
 use crate::fencing::Fencing;
 use crate::fencing::LeaseTask;
 use crate::fencing::PermitEngine;
+use crate::ha::Ha;
 use crate::host;
 use crate::http;
 use crate::hub::Hub;
@@ -242,17 +243,15 @@ pub(crate) async fn assemble(
         events: events.clone(),
         progresses: progresses.clone(),
     });
-    let (vm_dirs, vm_volumes, image_files) = (volumes.clone(), volumes.clone(), volumes.clone());
-    let vm_host = Arc::new(Host {
-        engine: Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone())),
+    let machines = Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone()));
+    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &name);
+    let ha = Ha {
         ledger: ledger.clone(),
-        ports: ports.clone(),
-        disks: DiskTool::new("/usr/bin/qemu-img", Some(DISK_TOOL_USER)),
-        vms_dir: Box::new(move |vm| vm_dirs.vms_dir(vm)),
-        volume_ready: Box::new(move |vm| vm_volumes.ready(vm).map_err(|error| error.to_string())),
-        image_path: Box::new(move |image| image_files.image_path(image)),
-        host_name: name.to_string(),
-    });
+        settings: fencing.settings,
+        lease: fencing.lease.clone(),
+        detect: config.detect_settings(),
+    };
+    let ha = ha.start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
     let app = Arc::new(App {
         config: config.clone(),
@@ -272,6 +271,7 @@ pub(crate) async fn assemble(
         peers,
         restart: Arc::default(),
         fencing,
+        ha,
     });
     set_going(&app, vm_host, ledger, lease);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
@@ -279,6 +279,27 @@ pub(crate) async fn assemble(
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(renew::follow(app.clone()));
     Ok((app, tls_port))
+}
+
+/// What the drivers of VMs need of this host.
+fn vm_host(
+    engine: Arc<dyn Engine>,
+    ledger: &Arc<NodeLedger>,
+    ports: &Arc<SwitchPorts>,
+    volumes: &Arc<Volumes>,
+    name: &Name,
+) -> Arc<Host> {
+    let (dirs, checks, images) = (volumes.clone(), volumes.clone(), volumes.clone());
+    Arc::new(Host {
+        engine,
+        ledger: ledger.clone(),
+        ports: ports.clone(),
+        disks: DiskTool::new("/usr/bin/qemu-img", Some(DISK_TOOL_USER)),
+        vms_dir: Box::new(move |vm| dirs.vms_dir(vm)),
+        volume_ready: Box::new(move |vm| checks.ready(vm).map_err(|error| error.to_string())),
+        image_path: Box::new(move |image| images.image_path(image)),
+        host_name: name.to_string(),
+    })
 }
 
 /// Starts the background work.

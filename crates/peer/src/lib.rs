@@ -6,6 +6,7 @@
 //!   wire     frames and the greeting: drawn there, versioned, every length limited
 //!   links    calls to other nodes: connections are made, kept, dropped and made again behind it
 //!   server   the peer port: admits members, runs their calls within limits
+//!   heartbeat  datagrams on every cluster network, signed by the cluster's key
 //!   join     the one exchange that works without a certificate
 //! ```
 //!
@@ -25,6 +26,7 @@
 
 mod clock;
 mod error;
+mod heartbeat;
 mod join;
 mod link;
 mod links;
@@ -42,6 +44,10 @@ pub use clock::Clock;
 pub use error::CallError;
 pub use error::Refusal;
 pub use error::RefusalCode;
+pub use heartbeat::BadHeartbeat;
+pub use heartbeat::HEARTBEAT_BYTES_MAX;
+pub use heartbeat::Heartbeat;
+pub use heartbeat::HeartbeatKey;
 pub use join::JoinReply;
 pub use join::JoinRequest;
 pub use join::Member;

@@ -64,6 +64,21 @@ impl TestLab {
         this
     }
 
+    /// As [`TestLab::up`], with further lines for the configuration of each daemon.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub async fn up_with(args: &[&str], config: &str) -> Self {
+        let this = Self::new();
+        let file = this.dir.with_extension("toml");
+        fs::write(&file, config).expect("a file can be written");
+        let path = file.to_str().expect("it was made from text");
+        let ran = this.run(&[&["up", "--config", path], args].concat()).await;
+        fs::remove_file(&file).expect("it is ours");
+        ran.ok();
+        this
+    }
+
     /// Its directory.
     pub fn dir(&self) -> &Path {
         &self.dir

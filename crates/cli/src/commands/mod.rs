@@ -8,6 +8,7 @@ pub(crate) mod lab;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod op;
+pub(crate) mod rule;
 pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod util;

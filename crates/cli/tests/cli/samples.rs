@@ -211,6 +211,22 @@ fn fencing() -> Value {
     })
 }
 
+/// Where the machines of a node go.
+fn plan() -> Value {
+    json!({
+        "node": "host-1", "local": ["db-1"], "moving": [],
+        "steps": [{ "id": OTHER, "vm": "web-1", "to": "host-2", "start": true }],
+        "unplaced": [{ "vm": "big-1", "why": "no node that it may run on has the memory" }]
+    })
+}
+
+fn rule() -> Value {
+    json!({
+        "id": OTHER, "name": "apart", "tag": "web", "kind": "apart", "hard": false,
+        "vms": ["web-1", "web-2"]
+    })
+}
+
 /// What an endpoint answers.
 pub(crate) fn answer(id: &str) -> Answer {
     let value = match id {
@@ -232,6 +248,13 @@ pub(crate) fn answer(id: &str) -> Answer {
         "NodeList" => json!([node()]),
         "NodeShow" => node(),
         "NodeFencing" | "NodeFence" | "NodeConfirmOff" => fencing(),
+        "NodePlan" | "NodeSetMode" => plan(),
+        "Capacity" => json!([{
+            "node": "host-1", "restarted": 3, "unplaced": [], "local": ["db-1"]
+        }]),
+        "RuleList" => json!([rule()]),
+        "RuleCreate" => rule(),
+        "VmMove" => json!({ "vm": "web-1", "owner": OTHER, "to": "host-2" }),
         "FenceDeviceList" => json!([fence_device()]),
         "FenceDeviceAdd" | "FenceDeviceShow" => fence_device(),
         "FenceDeviceTest" => json!([{
@@ -243,7 +266,7 @@ pub(crate) fn answer(id: &str) -> Answer {
         "VolumeList" => json!([volume()]),
         "VolumeCreate" | "VolumeShow" => volume(),
         "NetworkDelete" | "TokenRevoke" | "VolumeDelete" | "NodeEvict" | "ClusterLeave"
-        | "JoinTokenRevoke" => {
+        | "JoinTokenRevoke" | "RuleDelete" => {
             json!({})
         }
         "ClusterShow" | "ClusterCreate" => cluster(),

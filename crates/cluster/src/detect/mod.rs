@@ -25,11 +25,16 @@
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use model::NodeId;
+
+/// After so much silence an older incarnation is believed. Longer than anything that is decided by
+/// silence, so that copies of old heartbeats cannot keep a dead node alive.
+const OLDER_AFTER: Duration = Duration::from_secs(30);
 
 /// When silence means something. Defaults: FEATURES.md D2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,12 +186,26 @@ impl Detector {
         }
     }
 
+    /// This node could not hear for a while: silence until now says nothing.
+    pub fn woke(&mut self, now: Duration) {
+        for peer in self.peers.values_mut() {
+            peer.since = now;
+        }
+    }
+
     /// A heartbeat came. False if it is from a stranger, or a copy of an older one.
     pub fn heard(&mut self, now: Duration, path: Path, heard: Heard) -> bool {
         let Some(peer) = self.peers.get_mut(&heard.from) else { return false };
         // The same heartbeat is sent on every network: the same number again is no copy if it
         // comes another way, so only older ones are dropped.
-        if peer.incarnation == heard.incarnation && heard.number < peer.number {
+        let copy = match heard.incarnation.cmp(&peer.incarnation) {
+            Ordering::Greater => false,
+            Ordering::Equal => heard.number < peer.number,
+            // An older incarnation is a copy, too, unless the clock that numbers them was set back:
+            // then nothing else is heard.
+            Ordering::Less => peer.paths.values().any(|at| now.saturating_sub(*at) < OLDER_AFTER),
+        };
+        if copy {
             return false;
         }
         peer.incarnation = heard.incarnation;

@@ -278,7 +278,8 @@ pub(crate) fn rehome(
     let target = state.node(to)?.name.clone();
     let vm = vm_mut(state, id)?;
     vm.owner = to;
-    if !vm.moving.is_some_and(|moving| moving.resume) {
+    // A guest that shut itself down on the way is not started again by its move.
+    if vm.power != Power::Saved || !vm.moving.is_some_and(|moving| moving.resume) {
         vm.moving = None;
     }
     let text = format!("{} belongs to {target}", vm.name);

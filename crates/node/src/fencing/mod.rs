@@ -38,7 +38,7 @@ use desk::ByLog;
 use desk::LeaderDesk;
 use fencer::Fencer;
 use keeper::Keeper;
-use keeper::LeaseView;
+pub(crate) use keeper::LeaseView;
 pub(crate) use permit::PermitEngine;
 pub(crate) use setup::LeaseTask;
 use source::LeaseSource;

@@ -11,6 +11,7 @@ mod consoles;
 mod devices;
 mod events;
 mod fence;
+mod ha;
 mod images;
 mod networks;
 mod nodes;
@@ -108,6 +109,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     ops::mount(&mut mounts);
     events::mount(&mut mounts);
     nodes::mount(&mut mounts);
+    ha::mount(&mut mounts);
     networks::mount(&mut mounts);
     volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);

@@ -1,5 +1,6 @@
 //! The cluster: several hosts that stand in for each other.
 
+mod capacity;
 mod confirm_off;
 mod create;
 mod evict;
@@ -18,5 +19,6 @@ noun! {
     Evict(evict),
     Leave(leave),
     Status(status),
+    Capacity(capacity),
     ConfirmOff(confirm_off),
 }

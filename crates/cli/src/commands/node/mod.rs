@@ -1,9 +1,13 @@
 //! The hosts.
 
+mod drain;
 pub(crate) mod fence;
 mod fencing;
 mod list;
+pub(crate) mod plan;
+mod resume;
 mod show;
+mod standby;
 
 use crate::commands::noun;
 
@@ -13,4 +17,7 @@ noun! {
     Show(show),
     Fence(fence),
     Fencing(fencing),
+    Drain(drain),
+    Resume(resume),
+    Standby(standby),
 }

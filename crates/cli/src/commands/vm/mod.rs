@@ -6,7 +6,9 @@ mod delete;
 mod disk;
 mod freeze;
 mod guest;
+mod ha;
 mod list;
+mod moving;
 mod nic;
 mod off;
 mod pause;
@@ -42,6 +44,7 @@ noun! {
     Save(save),
     Reset(reset),
     Set(set),
+    Move(moving),
     Delete(delete),
     Undelete(undelete),
     Register(register),

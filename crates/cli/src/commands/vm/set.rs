@@ -5,7 +5,6 @@ use api::model::Bytes;
 use api::model::CrashPolicy;
 use api::model::DeviceProfile;
 use api::model::Firmware;
-use api::model::HaChange;
 use api::model::Name;
 use api::model::Revision;
 use api::model::ServiceChange;
@@ -14,6 +13,7 @@ use api::types::RevisionQuery;
 use clap::ValueEnum;
 
 use crate::commands::vm::guest::GuestArgs;
+use crate::commands::vm::ha::HaArgs;
 use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
@@ -30,6 +30,8 @@ Examples:
   muster vm set web-1 --memory 2G
   muster vm set web-1 --cpus 4 --cpu-cap 200
   muster vm set web-1 --service time-sync=off --key role=web
+  muster vm set web-1 --priority high --prefer host-1 --prefer host-2 --failback on
+  muster vm set web-1 --after db-1 --restart-hung on
   muster vm set web-1 --name web-2")]
 pub(crate) struct Args {
     /// Name or id of the machine.
@@ -72,6 +74,8 @@ pub(crate) struct Args {
     /// What to do when its process dies.
     #[arg(long, value_name = "WHAT")]
     on_crash: Option<CrashWord>,
+    #[command(flatten)]
+    ha: HaArgs,
     /// Free text.
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -174,7 +178,7 @@ fn change(args: Args) -> Result<VmChange, CliError> {
             ProfileWord::Legacy => DeviceProfile::Legacy,
         }),
         services,
-        ha: HaChange::default(),
+        ha: args.ha.change(),
         on_crash: args.on_crash.map(|word| match word {
             CrashWord::Restart => CrashPolicy::Restart,
             CrashWord::Stop => CrashPolicy::Stop,

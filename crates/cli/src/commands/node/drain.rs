@@ -1,0 +1,95 @@
+//! `muster node drain`.
+
+use std::time::Duration;
+
+use api::endpoint::NodePlan;
+use api::endpoint::NodeSetMode;
+use api::endpoint::Nothing;
+use api::ha::NodeModeBody;
+use api::ha::PlanFor;
+use api::ha::PlanQuery;
+use api::ha::PlanView;
+use api::model::NodeMode;
+use api::types::ProgressView;
+
+use crate::commands::node::plan;
+use crate::complete;
+use crate::context::Context;
+use crate::error::CliError;
+use crate::progress::Progress;
+
+/// How often it is looked how far a drain is.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Empty a node for maintenance: its machines move to other nodes, and it gets no new ones.
+///
+/// Machines on a volume are saved, moved and resumed, two at a time; machines on the node's own
+/// disks stay, and are named. The node stays empty until `muster node resume`. Ctrl-C leaves the
+/// drain to itself.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  muster node drain host-2 --dry-run
+  muster node drain host-2
+  muster node resume host-2")]
+pub(crate) struct Args {
+    /// Name or id of the node.
+    #[arg(value_name = "NAME", add = complete::nodes())]
+    node: String,
+    /// Only show where the machines would go.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
+    let query = PlanQuery { plan: PlanFor::Drain };
+    if args.dry_run {
+        let plan = context.call::<NodePlan>(&[&args.node], &query, &Nothing {}).await?;
+        return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
+    }
+    let body = NodeModeBody { mode: NodeMode::Drain };
+    let mut plan = context.send::<NodeSetMode>(&[&args.node], &body).await?;
+    if !context.wait {
+        return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
+    }
+    let total = left(&plan.value);
+    let mut progress = Progress::new(&context.out, &format!("drain {}", plan.value.node));
+    while left(&plan.value) > 0 {
+        let left = left(&plan.value);
+        progress.show(Some(&ProgressView {
+            step: format!("moving machines, {left} left"),
+            done: total.saturating_sub(left),
+            total,
+        }));
+        tokio::time::sleep(LOOK_EVERY).await;
+        plan = context.call::<NodePlan>(&[&args.node], &query, &Nothing {}).await?;
+    }
+    drop(progress);
+    if context.out.json {
+        context.out.raw_json(&plan.raw)?;
+    }
+    ended(&plan.value)?;
+    context.out.done(&format!("node {} is drained", plan.value.node))
+}
+
+fn left(plan: &PlanView) -> u64 {
+    let moving = plan.moving.iter().filter(|vm| !plan.steps.iter().any(|step| step.vm == **vm));
+    (plan.steps.len() + moving.count()) as u64
+}
+
+/// What is still on the node, if that is a failure.
+fn ended(plan: &PlanView) -> Result<(), CliError> {
+    let stays = |names: Vec<String>, why: &str| {
+        let message = format!("{} stay on {}: {why}", names.join(", "), plan.node);
+        CliError::failed(message, "shut them down, or make room: muster cluster capacity")
+    };
+    if let Some(first) = plan.unplaced.first() {
+        let names = plan.unplaced.iter().map(|it| it.vm.to_string()).collect();
+        return Err(stays(names, &first.why));
+    }
+    if !plan.local.is_empty() {
+        let names = plan.local.iter().map(ToString::to_string).collect();
+        return Err(stays(names, "they are on its own disks"));
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! What the leader does about nodes that are lost, drained or back: a pure function from the state
+//! and what is heard of the nodes to the next commands.
+//!
+//! ```text
+//!   verdict dead ------------------------+
+//!   isolated, self-fencing: it ends itself+--> FenceBegin --> (fencer) --> NodeFenced
+//!   isolated, proof: its time is over ---+                                    |
+//!                                                  VmTakeOver for each of its VMs, by the plan
+//!   mode drain ----> VmMove, a few at a time        (owner saves, gives away, new owner resumes)
+//!   preferred node is back ----> VmMove
+//! ```
+//!
+//! Nothing here is a decision on its own: the state refuses a takeover without proof, and it refuses
+//! a command that was made from an older state. So this may be wrong, late or twice.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use cluster::detect::Verdict;
+use cluster::lease::Certainty;
+use model::ClusterState;
+use model::Command;
+use model::FenceReason;
+use model::Membership;
+use model::Millis;
+use model::NodeId;
+use model::NodeMode;
+use model::NodeRecord;
+use model::Power;
+use model::UnixMillis;
+use model::VmId;
+use model::VmRecord;
+use placement::Plan;
+use placement::Step;
+
+/// VMs on their way from one node at once: each is a memory that is written and read.
+const MOVES_AT_ONCE: usize = 2;
+
+/// After a fence device failed, it is asked again so much later.
+const FENCE_AGAIN: Millis = Millis::from_secs(30);
+
+/// A node whose daemon started lately is not yet given its VMs back.
+const CALM: Millis = Millis::from_secs(60);
+
+/// What the leader knows besides the state.
+pub(super) struct Seen<'a> {
+    /// This node: it leads.
+    pub(super) me: NodeId,
+    /// What is heard of each node.
+    pub(super) verdicts: &'a BTreeMap<NodeId, Verdict>,
+    /// What makes sure that a node's VMs do not run.
+    pub(super) certainty: &'a dyn Fn(NodeId) -> Option<Certainty>,
+    /// The time now.
+    pub(super) now: UnixMillis,
+}
+
+impl Seen<'_> {
+    fn alive(&self, node: NodeId) -> bool {
+        matches!(self.verdicts.get(&node), Some(Verdict::Alive)) || node == self.me
+    }
+}
+
+/// The nodes that can be given VMs.
+pub(super) fn fit(state: &ClusterState, alive: &dyn Fn(NodeId) -> bool) -> BTreeSet<NodeId> {
+    let fits = |node: &&std::sync::Arc<NodeRecord>| {
+        alive(node.id)
+            && node.fenced.is_none()
+            && node.fence.wish.is_none()
+            && node.membership == Membership::Member
+    };
+    state.nodes.values().filter(fits).map(|node| node.id).collect()
+}
+
+/// The next commands, each independent of the others.
+pub(super) fn next(state: &ClusterState, seen: &Seen<'_>) -> Vec<Command> {
+    // A host by itself has nobody to give anything to.
+    if state.nodes.len() < 2 {
+        return Vec::new();
+    }
+    let fit = fit(state, &|node| seen.alive(node));
+    let mut commands = Vec::new();
+    for node in state.nodes.values() {
+        if node.fenced.is_some() {
+            take_over(state, seen, &fit, node, &mut commands);
+        } else if let Some(what) = lost(state, seen, node) {
+            let reason = FenceReason::Suspected { what };
+            commands.push(Command::FenceBegin { node: node.id, reason });
+        } else if node.mode == NodeMode::Drain {
+            let plan = placement::drain(state, &fit, node.id);
+            moves(state, node.id, plan, &mut commands);
+        }
+    }
+    stop_moves(state, &fit, &mut commands);
+    fail_back(state, seen, &fit, &mut commands);
+    commands
+}
+
+/// Why a node is to be fenced now, if it is.
+fn lost(state: &ClusterState, seen: &Seen<'_>, node: &NodeRecord) -> Option<String> {
+    if node.id == seen.me || node.fence.wish.is_some() {
+        return None;
+    }
+    let failed_lately =
+        node.fence.failure.as_ref().is_some_and(|failure| seen.now.since(failure.at) < FENCE_AGAIN);
+    // A node that nobody would take anything over from is only gone.
+    if failed_lately || !has_failover(state, node.id) {
+        return None;
+    }
+    match seen.verdicts.get(&node.id)? {
+        Verdict::Alive | Verdict::Silent { .. } => None,
+        Verdict::Dead { .. } => {
+            Some("it is silent on every network and on every volume".to_owned())
+        }
+        Verdict::Isolated { over, .. } => match (seen.certainty)(node.id)? {
+            // It ends its own VMs when its lease ends; until then it may come back and renew.
+            Certainty::SelfFencing { .. } => {
+                Some("it is silent on every network, and its lease ends by itself".to_owned())
+            }
+            Certainty::Proof if *over => {
+                Some("it was cut off for longer than the resiliency period".to_owned())
+            }
+            Certainty::Proof | Certainty::Alone | Certainty::None => None,
+        },
+    }
+}
+
+fn has_failover(state: &ClusterState, node: NodeId) -> bool {
+    state.vms.values().any(|vm| {
+        vm.owner == node && vm.volume.is_some() && vm.deleted.is_none() && vm.spec.ha.enabled
+    })
+}
+
+fn take_over(
+    state: &ClusterState,
+    seen: &Seen<'_>,
+    fit: &BTreeSet<NodeId>,
+    lost: &NodeRecord,
+    commands: &mut Vec<Command>,
+) {
+    let plan = placement::fail_over(state, fit, lost.id, seen.now);
+    for step in plan.steps {
+        if step.start && !all_healthy(state, fit, &step.after) {
+            continue;
+        }
+        commands.push(Command::VmTakeOver {
+            vm: step.vm,
+            from: step.from,
+            generation: step.generation,
+            to: step.to,
+            start: step.start,
+        });
+    }
+}
+
+/// Whether those that must be there first run, on nodes that are heard. One that is off because
+/// somebody wants it so keeps nobody waiting.
+fn all_healthy(state: &ClusterState, fit: &BTreeSet<NodeId>, after: &[VmId]) -> bool {
+    after.iter().filter_map(|vm| state.vms.get(vm)).all(|vm| match vm.power {
+        Power::Running => fit.contains(&vm.owner) && vm.busy().is_none(),
+        Power::Off | Power::Paused | Power::Saved => true,
+    })
+}
+
+fn moving_from(state: &ClusterState, node: NodeId) -> usize {
+    let leaves = |vm: &VmRecord| vm.owner == node && vm.moving.is_some_and(|it| it.to != node);
+    state.vms.values().filter(|vm| leaves(vm)).count()
+}
+
+fn moves(state: &ClusterState, from: NodeId, plan: Plan, commands: &mut Vec<Command>) {
+    let room = MOVES_AT_ONCE.saturating_sub(moving_from(state, from));
+    let ready = |step: &Step| state.vms.get(&step.vm).is_some_and(|vm| vm.busy().is_none());
+    for step in plan.steps.into_iter().filter(ready).take(room) {
+        commands.push(Command::VmMove { vm: step.vm, to: Some(step.to) });
+    }
+}
+
+/// Ends moves to nodes that cannot take anything now, before the VM is given away.
+fn stop_moves(state: &ClusterState, fit: &BTreeSet<NodeId>, commands: &mut Vec<Command>) {
+    for vm in state.vms.values() {
+        let Some(moving) = vm.moving else { continue };
+        let takes = fit.contains(&moving.to)
+            && state.nodes.get(&moving.to).is_some_and(|to| to.mode == NodeMode::Active);
+        if vm.owner != moving.to && !takes {
+            commands.push(Command::VmMove { vm: vm.id, to: None });
+        }
+    }
+}
+
+fn fail_back(
+    state: &ClusterState,
+    seen: &Seen<'_>,
+    fit: &BTreeSet<NodeId>,
+    commands: &mut Vec<Command>,
+) {
+    // In trouble nothing is moved that need not be.
+    if fit.len() < state.nodes.len() || state.vms.values().any(|vm| vm.moving.is_some()) {
+        return;
+    }
+    let calm = |node: &NodeId| {
+        state.nodes.get(node).is_some_and(|node| seen.now.since(node.started) >= CALM)
+    };
+    let plan = placement::fail_back(state, fit);
+    let first = plan.steps.into_iter().find(|step| calm(&step.to));
+    commands.extend(first.map(|step| Command::VmMove { vm: step.vm, to: Some(step.to) }));
+}
+
+#[cfg(test)]
+#[path = "lead_tests.rs"]
+mod tests;

@@ -1,0 +1,55 @@
+//! What a node does about its own VMs that are being moved (before live migration: save and move).
+//!
+//! ```text
+//!   owner A, moving to B        running -> save -> saved -> VmRehome(B)
+//!   owner B, moving to B        saved -> resume -> running, and the move is over
+//! ```
+//!
+//! Level-triggered: each pass looks at the state alone, so a restart of the daemon in between changes
+//! nothing.
+
+use model::ClusterState;
+use model::NodeId;
+use model::OpRequest;
+use model::Power;
+use model::VmId;
+use model::VmRecord;
+
+/// What a node has to do for a VM that is being moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Next {
+    /// Begin this operation.
+    Begin(OpRequest),
+    /// Give it away.
+    Rehome {
+        /// Which.
+        vm: VmId,
+        /// To whom.
+        to: NodeId,
+    },
+}
+
+/// What this node has to do now.
+pub(super) fn next(state: &ClusterState, me: NodeId) -> Vec<Next> {
+    state.vms.values().filter(|vm| vm.owner == me).filter_map(|vm| step(vm, me)).collect()
+}
+
+fn step(vm: &VmRecord, me: NodeId) -> Option<Next> {
+    let moving = vm.moving?;
+    if vm.busy().is_some() {
+        return None;
+    }
+    let id = vm.id;
+    if moving.to == me {
+        let resumes = vm.power == Power::Saved;
+        return resumes.then_some(Next::Begin(OpRequest::VmResume { vm: id }));
+    }
+    match vm.power {
+        Power::Running | Power::Paused => Some(Next::Begin(OpRequest::VmSave { vm: id })),
+        Power::Off | Power::Saved => Some(Next::Rehome { vm: id, to: moving.to }),
+    }
+}
+
+#[cfg(test)]
+#[path = "moves_tests.rs"]
+mod tests;

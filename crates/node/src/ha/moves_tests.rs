@@ -1,0 +1,93 @@
+use model::Bytes;
+use model::Command;
+use model::HaSpec;
+use model::OpOutcome;
+use model::SavedState;
+
+use super::*;
+use crate::ha::world::World;
+use crate::ha::world::node;
+use crate::ha::world::vm;
+
+fn saved(world: &World) -> OpOutcome {
+    let vm = world.vm(1);
+    OpOutcome::Saved {
+        saved: SavedState {
+            generation: vm.generation,
+            size: Bytes::mib(40),
+            at: world.now,
+            cpus: 1,
+            boot_memory: Bytes::mib(128),
+            memory: Bytes::mib(128),
+        },
+    }
+}
+
+fn only(world: &World, by: u128) -> Option<Next> {
+    let mut all = next(&world.state, node(by));
+    assert!(all.len() < 2, "{all:?}");
+    all.pop()
+}
+
+fn begin(world: &mut World, by: u128) -> model::OpId {
+    match only(world, by) {
+        Some(Next::Begin(request)) => world.begin(request),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_running_vm_is_saved_given_away_and_resumed() {
+    let mut world = World::new(2);
+    world.add(1, node(1), HaSpec::default());
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    assert_eq!(only(&world, 2), None);
+    let save = begin(&mut world, 1);
+    // While that is under way there is nothing to do, whoever asks and however often.
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+    let outcome = saved(&world);
+    world.finish(save, node(1), outcome);
+    assert_eq!(only(&world, 1), Some(Next::Rehome { vm: vm(1), to: node(2) }));
+    world.ok(Command::VmRehome { vm: vm(1), to: node(2) });
+    assert_eq!(only(&world, 1), None);
+    let resume = begin(&mut world, 2);
+    world.finish(resume, node(2), OpOutcome::Done);
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+    let vm = world.vm(1);
+    assert_eq!((vm.owner, vm.power, vm.moving), (node(2), Power::Running, None));
+}
+
+#[test]
+fn a_vm_that_is_off_is_only_given_away() {
+    let mut world = World::new(2);
+    world.add(1, node(1), HaSpec::default());
+    world.run(OpRequest::VmOff { vm: vm(1) }, node(1));
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    assert_eq!(only(&world, 1), Some(Next::Rehome { vm: vm(1), to: node(2) }));
+    world.ok(Command::VmRehome { vm: vm(1), to: node(2) });
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+}
+
+#[test]
+fn a_guest_that_shuts_itself_down_on_the_way_stays_off() {
+    let mut world = World::new(2);
+    world.add(1, node(1), HaSpec::default());
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    world.run(OpRequest::VmOff { vm: vm(1) }, node(1));
+    world.ok(Command::VmRehome { vm: vm(1), to: node(2) });
+    assert_eq!(only(&world, 2), None);
+    let vm = world.vm(1);
+    assert_eq!((vm.owner, vm.power, vm.moving), (node(2), Power::Off, None));
+}
+
+#[test]
+fn a_save_that_fails_ends_the_move() {
+    let mut world = World::new(2);
+    world.add(1, node(1), HaSpec::default());
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    let save = begin(&mut world, 1);
+    world.finish(save, node(1), OpOutcome::Cancelled { power: Some(Power::Running) });
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+    assert_eq!(world.owner(1), node(1));
+}

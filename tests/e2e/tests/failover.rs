@@ -1,0 +1,230 @@
+//! Machines are started on another node when theirs is lost, and never run twice: in a lab, with
+//! real daemons, guards, QEMU and guests. Who runs what is read from the process table, not from
+//! what any daemon says.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall end")]
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use e2e::GUEST;
+use e2e::TestLab;
+use e2e::eventually;
+use e2e::guest_image;
+use serde_json::Value;
+
+/// How often the auditor looks (issue: every 100 ms).
+const AUDIT_EVERY: Duration = Duration::from_millis(100);
+
+/// Long enough for a lease, its margins and a boot, on a busy machine.
+const TAKEOVER: Duration = Duration::from_secs(180);
+
+/// Counts the processes of a machine that could write, again and again.
+struct Auditor {
+    end: Arc<AtomicBool>,
+    most: Arc<AtomicUsize>,
+    looks: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Auditor {
+    fn start(vm: &str) -> Self {
+        let (end, most, looks) = (Arc::default(), Arc::default(), Arc::default());
+        let mark = format!("guest={vm},");
+        let (ending, found, looked) =
+            (Arc::clone(&end), Arc::clone(&most), Arc::<AtomicUsize>::clone(&looks));
+        let thread = std::thread::spawn(move || {
+            while !AtomicBool::load(&ending, Ordering::Relaxed) {
+                AtomicUsize::fetch_max(&found, writers(&mark), Ordering::Relaxed);
+                looked.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(AUDIT_EVERY);
+            }
+        });
+        Self { end, most, looks, thread: Some(thread) }
+    }
+
+    /// The most that there ever were at once.
+    fn verdict(mut self) -> usize {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        assert!(self.looks.load(Ordering::Relaxed) > 10);
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+/// Processes of a machine whose control groups are not frozen.
+fn writers(mark: &str) -> usize {
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let name = entry.file_name();
+        name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?;
+        Some(entry.path())
+    });
+    pids.filter(|proc| {
+        let line = fs::read(proc.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains("qemu-system") && line.contains(mark) && !frozen(proc)
+    })
+    .count()
+}
+
+fn frozen(proc: &std::path::Path) -> bool {
+    let groups = fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
+    let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::")) else {
+        return false;
+    };
+    ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].iter().any(|top| {
+        let events = fs::read_to_string(format!("{top}{group}/cgroup.events")).unwrap_or_default();
+        events.lines().any(|line| line == "frozen 1")
+    })
+}
+
+/// A name that no other test's machine has.
+fn unique(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
+
+/// A lab of one cluster with a shared volume and an image on it.
+async fn cluster(nodes: &str, config: &str) -> TestLab {
+    let lab = TestLab::up_with(&["--nodes", nodes], config).await;
+    lab.muster("n1", &["volume", "create", "shared", "--share", "/muster/share"]).await.ok();
+    let image = guest_image("tiny.img").display().to_string();
+    lab.muster("n1", &["image", "import", "tiny", &image, "--format", "raw", "--volume", "shared"])
+        .await
+        .ok();
+    lab
+}
+
+/// The pretend power switches become a fence device.
+async fn with_fence_device(lab: &TestLab, nodes: &[&str]) {
+    let pairs: Vec<String> = nodes.iter().map(|node| format!("{node}={node}")).collect();
+    let mut args = vec!["fence", "device", "add", "bmc", "--agent", "fence_muster_lab"];
+    for pair in &pairs {
+        args.extend(["--node", pair]);
+    }
+    lab.muster("n1", &args).await.ok();
+}
+
+/// Makes a machine on a node and waits for its guest.
+async fn boot(lab: &TestLab, node: &str, vm: &str) {
+    let create = [
+        "vm", "create", vm, "--image", "tiny", "--memory", "128M", "--volume", "shared", "--start",
+    ];
+    lab.muster(node, &create).await.ok();
+    answers_on(lab, node, vm, node).await;
+}
+
+async fn show(lab: &TestLab, by: &str, vm: &str) -> Option<Value> {
+    let said = lab.muster(by, &["vm", "show", vm, "--json"]).await;
+    (said.code == 0).then(|| said.json())
+}
+
+/// Waits until a machine's guest answers on one node or another; asked of `by`. Returns which.
+async fn answers_elsewhere(lab: &TestLab, by: &str, vm: &str, not: &str) -> String {
+    let view = eventually(&format!("{vm} answers elsewhere than on {not}"), TAKEOVER, async || {
+        let view = show(lab, by, vm).await?;
+        (view["node"] != not && view["guest"]["heartbeat"] == "ok").then_some(view)
+    })
+    .await;
+    view["node"].as_str().unwrap().to_owned()
+}
+
+async fn answers_on(lab: &TestLab, by: &str, vm: &str, node: &str) {
+    eventually(&format!("{vm} answers on {node}"), GUEST, async || {
+        let view = show(lab, by, vm).await?;
+        (view["node"] == node && view["guest"]["heartbeat"] == "ok").then_some(())
+    })
+    .await;
+}
+
+async fn generation(lab: &TestLab, by: &str, vm: &str) -> u64 {
+    show(lab, by, vm).await.unwrap()["generation"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_answers_elsewhere_after_its_host_lost_power() {
+    let lab = cluster("3", "").await;
+    with_fence_device(&lab, &["n1", "n2", "n3"]).await;
+    let vm = unique("power");
+    boot(&lab, "n2", &vm).await;
+    let auditor = Auditor::start(&vm);
+    let began = Instant::now();
+    lab.run(&["power-off", "n2"]).await.ok();
+    let to = answers_elsewhere(&lab, "n1", &vm, "n2").await;
+    eprintln!("{vm} answers on {to} after {:?}", began.elapsed());
+    // The host comes back, and gets its old machine not.
+    lab.run(&["power-on", "n2"]).await.ok();
+    eventually("n2 takes part again", TAKEOVER, async || {
+        let nodes = lab.muster("n1", &["node", "fencing", "n2", "--json"]).await;
+        (nodes.code == 0 && nodes.json()["fenced"].is_null()).then_some(())
+    })
+    .await;
+    answers_on(&lab, "n2", &vm, &to).await;
+    assert_eq!(auditor.verdict(), 1);
+}
+
+#[tokio::test]
+async fn a_short_cut_restarts_nothing_and_a_hung_host_is_fenced() {
+    let lab = cluster("3", "").await;
+    with_fence_device(&lab, &["n1", "n2", "n3"]).await;
+    let vm = unique("cut");
+    boot(&lab, "n2", &vm).await;
+    let run = generation(&lab, "n1", &vm).await;
+    let auditor = Auditor::start(&vm);
+    // It beats on the volume all the time: it is only cut off (FEATURES.md D2).
+    lab.run(&["isolate", "n2"]).await.ok();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    lab.run(&["mend", "--all"]).await.ok();
+    answers_on(&lab, "n1", &vm, "n2").await;
+    assert_eq!(generation(&lab, "n1", &vm).await, run, "a cut of eight seconds restarts nothing");
+    // It hangs: neither heartbeats nor beats.
+    lab.run(&["freeze", "n2"]).await.ok();
+    let to = answers_elsewhere(&lab, "n1", &vm, "n2").await;
+    assert_ne!(to, "n2");
+    assert_eq!(auditor.verdict(), 1);
+}
+
+#[tokio::test]
+async fn without_a_fence_device_the_guard_ends_a_machine_before_it_runs_elsewhere() {
+    let lab = cluster("3", "lease_ms = 8000\nguard_margin_ms = 3000").await;
+    let vm = unique("guard");
+    boot(&lab, "n2", &vm).await;
+    let auditor = Auditor::start(&vm);
+    lab.run(&["isolate", "n2"]).await.ok();
+    answers_elsewhere(&lab, "n1", &vm, "n2").await;
+    lab.run(&["mend", "--all"]).await.ok();
+    eventually("n2 takes part again", TAKEOVER, async || {
+        let nodes = lab.muster("n1", &["node", "fencing", "n2", "--json"]).await;
+        (nodes.code == 0 && nodes.json()["fenced"].is_null()).then_some(())
+    })
+    .await;
+    assert_eq!(auditor.verdict(), 1);
+}
+
+#[tokio::test]
+async fn a_drained_node_gives_its_machine_away_and_its_guest_goes_on() {
+    let lab = cluster("2", "").await;
+    let vm = unique("drain");
+    boot(&lab, "n2", &vm).await;
+    let run = generation(&lab, "n1", &vm).await;
+    let auditor = Auditor::start(&vm);
+    let plan = lab.muster("n1", &["node", "drain", "n2", "--dry-run", "--json"]).await.ok().json();
+    assert_eq!(
+        (&plan["steps"][0]["vm"], &plan["steps"][0]["to"]),
+        (&vm.as_str().into(), &"n1".into())
+    );
+    lab.muster("n1", &["node", "drain", "n2"]).await.ok();
+    answers_on(&lab, "n2", &vm, "n1").await;
+    assert!(generation(&lab, "n1", &vm).await > run);
+    let full = lab.muster("n1", &["vm", "move", &vm, "--to", "n2"]).await;
+    assert_ne!(full.code, 0, "it is drained: {full:?}");
+    lab.muster("n1", &["node", "resume", "n2"]).await.ok();
+    lab.muster("n1", &["vm", "move", &vm, "--to", "n2"]).await.ok();
+    answers_on(&lab, "n1", &vm, "n2").await;
+    assert_eq!(auditor.verdict(), 1);
+}
