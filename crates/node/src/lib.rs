@@ -60,7 +60,7 @@ pub fn clear(config: config::Config) -> anyhow::Result<()> {
 }
 
 /// What is logged where `RUST_LOG` says nothing. openraft tells each step of an election.
-const LOGGED: &str = "info,openraft=warn";
+const LOGGED: &str = "info,openraft=warn,openraft::core::heartbeat=error";
 
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
