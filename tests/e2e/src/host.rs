@@ -1,10 +1,14 @@
 //! One daemon with everything around it.
 
 use std::collections::BTreeSet;
-use std::fmt::Write;
+use std::fmt::Write as _;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -34,6 +38,7 @@ use api::types::OpListQuery;
 use api::types::OpView;
 use api::types::OpWaitQuery;
 use api::types::VmCreateBody;
+use serde_json::Value;
 
 use crate::Netns;
 use crate::OWN;
@@ -163,7 +168,7 @@ impl Host {
         };
         host.lay_out(options, &id);
         if options.guard {
-            host.guard = Some(host.role("guard", &host.dir.join("guard.log")));
+            host.start_guard();
         }
         host
     }
@@ -237,6 +242,34 @@ impl Host {
         assert!(ended.is_none(), "the daemon ended by itself: {ended:?}\n{}", self.log_tail());
         daemon.kill().expect("it is our child");
         daemon.wait().expect("it is our child");
+    }
+
+    /// Starts its guard.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    pub fn start_guard(&mut self) {
+        self.guard = Some(self.role("guard", &self.dir.join("guard.log")));
+    }
+
+    /// Kills its guard with -9.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn kill_guard(&mut self) {
+        let mut guard = self.guard.take().expect("it has a guard");
+        guard.kill().expect("it is our child");
+        guard.wait().expect("it is our child");
+    }
+
+    /// What its guard says of itself; nothing if it does not answer.
+    pub fn guard_status(&self) -> Option<Value> {
+        let mut stream = UnixStream::connect(self.run_dir().join("guard.sock")).ok()?;
+        stream.set_read_timeout(Some(OWN)).ok()?;
+        stream.write_all(b"{\"v\":1,\"ask\":\"status\"}\n").ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        serde_json::from_str::<Value>(&line).ok().map(|mut reply| reply["status"].take())
     }
 
     /// The daemon's process id, while it runs.
@@ -480,12 +513,13 @@ impl Drop for Host {
         if std::thread::panicking() {
             self.dump();
         }
-        // The guard last: it would go on without the daemon, not the other way round.
+        let guarded = self.guard_status().and_then(|it| Some(PathBuf::from(it["group"].as_str()?)));
         for mut role in [self.daemon.take(), self.guard.take()].into_iter().flatten() {
             let _ = role.kill();
             let _ = role.wait();
         }
-        let groups = self.tag().map(|tag| traces::groups(&tag)).unwrap_or_default();
+        let mut groups = self.tag().map(|tag| traces::groups(&tag)).unwrap_or_default();
+        groups.extend(guarded);
         end_processes(self.uid_base);
         for group in groups {
             for child in traces::children(&group) {
