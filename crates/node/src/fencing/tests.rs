@@ -127,6 +127,20 @@ impl Rig {
         self.ok(Command::FenceBegin { node: OTHER, reason }).await;
     }
 
+    /// What the node is told when its fencing is done. The proof is in the state a moment before
+    /// the fencer lets go.
+    async fn told(&self, epoch: Option<u64>) -> LeaseAnswer {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.ask(epoch, None).await {
+                LeaseAnswer::Refused { .. } if Instant::now() < end => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
     /// How the wish ended: a proof, or why there is none.
     async fn outcome(&self) -> Result<FenceProof, String> {
         let mut states = self.truth.watch();
@@ -185,7 +199,7 @@ async fn a_node_that_fences_itself_is_taken_over_only_after_the_wait() {
     let state = rig.truth.state();
     assert_eq!(state.nodes.get(&OTHER).unwrap().epoch, 1);
     // It is told, and gets nothing before its machines have ended.
-    assert_eq!(rig.ask(Some(0), None).await, LeaseAnswer::Fenced { epoch: 1 });
+    assert_eq!(rig.told(Some(0)).await, LeaseAnswer::Fenced { epoch: 1 });
     assert_eq!(rig.ask(None, None).await, LeaseAnswer::Fenced { epoch: 1 });
     let grant = rig.granted(Some(1), None).await;
     assert_eq!(grant.epoch, 1);
