@@ -1,8 +1,7 @@
 //! `cargo xtask test`: everything, from nothing but a Rust toolchain and apt.
 //!
 //! ```text
-//! install -> gate -> guests -> tests (nextest if present, else cargo test) -> doc tests -> package
-//!         -> totals
+//! install -> gate -> guests -> tests (nextest if present, else cargo test) -> doc tests -> totals
 //! ```
 //!
 //! A step that fails does not stop the later ones; the summary at the end names it, and it is the
@@ -24,7 +23,6 @@ use crate::check;
 use crate::guest;
 use crate::guest::Which;
 use crate::install;
-use crate::package;
 use crate::run::cmd;
 use crate::run::is_root;
 use crate::run::root;
@@ -80,9 +78,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         step("doc tests", &|| {
             totals(cmd("cargo", ["test", "--workspace", "--doc", "--locked", "--quiet"]))
         });
-    }
-    if args.filter.is_none() && is_root() {
-        step("package", &|| package::run().map(|()| Vec::new()));
     }
     sum_up(&outcomes)
 }

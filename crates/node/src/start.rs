@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::bail;
@@ -74,6 +75,13 @@ use crate::truth::StoreError;
 use crate::truth::Truth;
 use crate::volumes::DISK_TOOL_USER;
 use crate::volumes::Volumes;
+
+/// How long the lock of the data is waited for. A program that a killed daemon was just starting
+/// holds it until it has become that program.
+const LOCK_MAX: Duration = Duration::from_secs(3);
+
+/// Between two attempts to lock the data.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Between two attempts of a node to tell the cluster that it has started.
 const INTRODUCE_PAUSE: Duration = Duration::from_secs(1);
@@ -332,14 +340,24 @@ fn take_directories(config: &Config) -> anyhow::Result<Flock<File>> {
     }
     fs::DirBuilder::new().recursive(true).mode(0o711).create(config.data_dir.join("vms"))?;
     let path = config.data_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => bail!(
-            "another daemon uses {}; end it first, or give this one another --data-dir",
-            config.data_dir.display()
-        ),
-        Err((_, error)) => Err(error).with_context(|| format!("{}", path.display())),
+    let mut file = File::create(&path).with_context(|| format!("{}", path.display()))?;
+    let until = Instant::now() + LOCK_MAX;
+    loop {
+        let error;
+        (file, error) = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err(refused) => refused,
+        };
+        if error != nix::errno::Errno::EWOULDBLOCK {
+            return Err(error).with_context(|| format!("{}", path.display()));
+        }
+        if Instant::now() > until {
+            bail!(
+                "another daemon uses {}; end it first, or give this one another --data-dir",
+                config.data_dir.display()
+            );
+        }
+        std::thread::sleep(LOCK_AGAIN);
     }
 }
 

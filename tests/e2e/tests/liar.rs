@@ -155,7 +155,7 @@ async fn an_agent_that_lies_is_shown_as_the_guests_word_and_decides_nothing() {
          *get-users*) say 5;;\n\
          *timezone*) say \"{{\\\"offset\\\":99999999999,\\\"zone\\\":\\\"x\\\"}}\";;\n\
          *interfaces*) many=\n\
-         for i in $(seq 300); do many=\"$many,{{\\\"name\\\":\\\"e$i\\\",\\\"hardware-address\\\":\\\"{mac}\\\",\\\"ip-addresses\\\":[{{\\\"ip-address\\\":\\\"not;an;address\\\",\\\"prefix\\\":999}}]}}\"; done\n\
+         for i in $(seq 100); do many=\"$many,{{\\\"name\\\":\\\"e$i\\\",\\\"hardware-address\\\":\\\"{mac}\\\",\\\"ip-addresses\\\":[{{\\\"ip-address\\\":\\\"not;an;address\\\",\\\"prefix\\\":999}}]}}\"; done\n\
          say \"[{{\\\"name\\\":\\\"eth0\\\",\\\"hardware-address\\\":\\\"{mac}\\\",\\\"ip-addresses\\\":[{{\\\"ip-address\\\":\\\"8.8.8.8\\\",\\\"prefix\\\":-1}}]}}$many]\";;\n\
          *get-fsinfo*) say \"{{}}\";;\n\
          *fsfreeze-status*) say \"\\\"frozen\\\"\";;\n\
