@@ -10,6 +10,7 @@ mod deb;
 mod demo;
 mod guest;
 mod install;
+mod lab;
 mod package;
 mod run;
 mod test;
@@ -40,7 +41,7 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
-    /// Show the main job: a Debian guest that runs, changes while it runs, and never stops.
+    /// Show the main job: a Debian guest that never stops, and a cluster that loses a host.
     Demo(demo::Args),
     /// The gate: formatting, lints, tidy and documentation. Changes nothing.
     Check,

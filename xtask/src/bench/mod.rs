@@ -5,6 +5,7 @@
 //! missed is the exit code.
 
 mod daemon;
+mod ha;
 mod host;
 mod http;
 mod process;
@@ -25,11 +26,14 @@ pub(crate) struct Args {
 enum Which {
     /// One host: thousands of VMs in the state, an idle daemon, guests against raw QEMU.
     Host(host::Args),
+    /// A lab that loses hosts, machines and leaders.
+    Ha(ha::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     stop::listen()?;
     match &args.which {
         Which::Host(args) => host::run(args),
+        Which::Ha(args) => ha::run(args),
     }
 }

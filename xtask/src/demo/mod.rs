@@ -8,11 +8,16 @@
 //!   add a disk and memory while it runs          the guest itself says that it has them
 //!   kill the daemon with SIGKILL                 the guest answers all the while
 //!   start the daemon again                       same process, same boot of the guest
+//!
+//!   a lab of three nodes, one cluster            module `cluster`
+//!   the host under a machine loses power         its guest answers on another one
+//!   the host comes back; the other one is drained
 //! ```
 //!
 //! Each step ends in something that was seen from outside; the steps with their figures go to
 //! `target/demo/report.json`, and one that fails is the exit code.
 
+mod cluster;
 mod muster;
 mod watch;
 
@@ -63,9 +68,21 @@ pub(crate) struct Args {
     /// Take the unoptimised build, which `cargo xtask test` has made already.
     #[arg(long)]
     dev: bool,
+    /// Play one scene only.
+    #[arg(long)]
+    scene: Option<Scene>,
     /// End the daemon and the VM that an earlier demo has left running.
     #[arg(long, conflicts_with = "unattended")]
     stop: bool,
+}
+
+/// What can be played by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Scene {
+    /// One host, and a Debian guest that never stops.
+    Host,
+    /// Three nodes, and one of them loses power.
+    Cluster,
 }
 
 /// One step of the demo.
@@ -102,14 +119,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("Building Muster (a few minutes the first time) ...");
     let profile = if args.dev { "dev" } else { "release" };
     show(cmd("cargo", ["build", "--quiet", "--profile", profile, "--package", "cli"]))?;
-    println!("Building the Debian guest (cached) ...");
-    let image = guest::ensure(guest::Which::Debian, false)?;
     let binary = target().join(if args.dev { "debug/muster" } else { "release/muster" });
     Muster::new(&dir, binary.clone()).stop_all()?;
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
-    let mut demo = Demo { muster: Muster::new(&dir, binary), dir: dir.clone(), steps: Vec::new() };
-    let result = demo.play(&image);
+    let mut demo =
+        Demo { muster: Muster::new(&dir, binary.clone()), dir: dir.clone(), steps: Vec::new() };
+    let result = play_all(args, &mut demo, &binary);
     let report = Report {
         ok: result.is_ok(),
         error: result.as_ref().err().map(|error| format!("{error:#}")),
@@ -123,6 +139,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         demo.muster.stop_all()?;
         return Err(error.context("the demo failed"));
     }
+    if args.scene == Some(Scene::Cluster) {
+        return Ok(());
+    }
     if args.unattended {
         demo.muster.run(&["vm", "shutdown", VM])?;
         demo.muster.stop_all()?;
@@ -130,6 +149,25 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     demo.what_next();
     Ok(())
+}
+
+fn play_all(args: &Args, demo: &mut Demo, binary: &Path) -> Result<()> {
+    if args.scene != Some(Scene::Cluster) {
+        println!("Building the Debian guest (cached) ...");
+        let image = guest::ensure(guest::Which::Debian, false)?;
+        demo.play(&image)?;
+    }
+    if args.scene != Some(Scene::Host) {
+        cluster::play(binary, &mut demo.steps)?;
+    }
+    Ok(())
+}
+
+/// Tells of a step that was seen to work.
+fn done(steps: &mut Vec<Step>, step: &str, seen: &str, began: Instant) {
+    let seconds = began.elapsed().as_secs_f64();
+    println!("  {step}: {seen} ({seconds:.1} s)");
+    steps.push(Step { step: step.to_owned(), seen: seen.to_owned(), seconds });
 }
 
 impl Demo {
@@ -295,9 +333,7 @@ impl Demo {
     }
 
     fn done(&mut self, step: &str, seen: &str, began: Instant) {
-        let seconds = began.elapsed().as_secs_f64();
-        println!("  {step}: {seen} ({seconds:.1} s)");
-        self.steps.push(Step { step: step.to_owned(), seen: seen.to_owned(), seconds });
+        done(&mut self.steps, step, seen, began);
     }
 
     fn what_next(&self) {

@@ -1,0 +1,187 @@
+//! A lab of the built binary, driven as a person would drive it: for the demo and for benches.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use std::time::Instant;
+
+use anyhow::Context;
+use anyhow::Result;
+use anyhow::bail;
+use anyhow::ensure;
+use serde_json::Value;
+
+use crate::guest;
+use crate::run::quiet;
+
+/// How long anything in a lab may take, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often a daemon is asked: each question is a process.
+const ASK_EVERY: Duration = Duration::from_millis(200);
+
+/// A cluster in a lab, with a shared volume, the tiny guest's image and a fence device. Dropping it
+/// takes it down.
+pub(crate) struct Lab {
+    binary: PathBuf,
+    dir: PathBuf,
+    nodes: Vec<String>,
+}
+
+impl Lab {
+    /// Brings a lab of that many nodes up. Its directory is a short one: paths of sockets must be.
+    pub(crate) fn up(binary: &Path, name: &str, nodes: usize) -> Result<Self> {
+        let dir = std::env::temp_dir().join(format!("muster-{name}-lab"));
+        let image = guest::ensure(guest::Which::Tiny, false)?;
+        let names = (1..=nodes).map(|n| format!("n{n}")).collect();
+        let lab = Self { binary: binary.to_owned(), dir, nodes: names };
+        // Of an earlier one that was killed.
+        let _ = quiet(lab.command(&["down"]));
+        lab.lab(&["up", "--nodes", &nodes.to_string()])?;
+        lab.muster("n1", &["volume", "create", "shared", "--share", "/muster/share"])?;
+        let image = image.display().to_string();
+        let import = ["image", "import", "tiny", &image, "--format", "raw", "--volume", "shared"];
+        lab.muster("n1", &import)?;
+        let pairs: Vec<String> = lab.nodes.iter().map(|node| format!("{node}={node}")).collect();
+        let mut add = vec!["fence", "device", "add", "bmc", "--agent", "fence_muster_lab"];
+        for pair in &pairs {
+            add.extend(["--node", pair]);
+        }
+        lab.muster("n1", &add)?;
+        Ok(lab)
+    }
+
+    pub(crate) fn nodes(&self) -> &[String] {
+        &self.nodes
+    }
+
+    /// The API's socket of a node.
+    pub(crate) fn socket(&self, node: &str) -> PathBuf {
+        self.dir.join("nodes").join(node).join("run/muster/api.sock")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(["lab", "--dir"]).arg(&self.dir).args(args).env_remove("MUSTER_LAB");
+        command
+    }
+
+    /// `muster lab ...`.
+    pub(crate) fn lab(&self, args: &[&str]) -> Result<String> {
+        quiet(self.command(args)).with_context(|| format!("muster lab {}", args.join(" ")))
+    }
+
+    /// `muster ...`, asked of a node.
+    pub(crate) fn muster(&self, node: &str, args: &[&str]) -> Result<Value> {
+        let mut command = Command::new(&self.binary);
+        command.arg("--socket").arg(self.socket(node)).arg("--json").args(args);
+        let said =
+            quiet(command).with_context(|| format!("on {node}: muster {}", args.join(" ")))?;
+        // Some verbs have nothing to say.
+        if said.trim().is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_str(&said)
+            .with_context(|| format!("muster {} said no JSON", args.join(" ")))
+    }
+
+    /// Makes a machine on a node, starts it and waits for its guest. Returns how long that took.
+    pub(crate) fn boot(&self, node: &str, vm: &str) -> Result<Duration> {
+        let create =
+            ["vm", "create", vm, "--image", "tiny", "--memory", "128M", "--volume", "shared"];
+        self.muster(node, &create)?;
+        let began = Instant::now();
+        self.muster(node, &["vm", "start", vm])?;
+        self.answers(node, vm, |_| true)?;
+        Ok(began.elapsed())
+    }
+
+    /// Waits until a machine's guest answers on a wanted node; asked of `by`. Returns which node.
+    pub(crate) fn answers(
+        &self,
+        by: &str,
+        vm: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Ok(view) = self.muster(by, &["vm", "show", vm])
+                && view["guest"]["heartbeat"] == "ok"
+                && let Some(node) = view["node"].as_str().filter(|node| wanted(node))
+            {
+                return Ok(node.to_owned());
+            }
+            ensure!(Instant::now() < until, "{vm} does not answer");
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+
+    /// Waits until a node that was lost takes part again and all is well.
+    pub(crate) fn whole(&self, by: &str, node: &str) -> Result<()> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let fencing = self.muster(by, &["node", "fencing", node]);
+            let status = self.muster(by, &["cluster", "status"]);
+            if fencing.is_ok_and(|it| it["fenced"].is_null() && it["wish"].is_null())
+                && status.is_ok_and(|it| it["health"] == "healthy")
+            {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "{node} does not take part again");
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+
+    /// Waits until a machine has a process that it did not have before; from the process table.
+    pub(crate) fn another_process(&self, vm: &str, before: &[u32]) -> Result<u32> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(pid) = processes(vm)?.into_iter().find(|pid| !before.contains(pid)) {
+                return Ok(pid);
+            }
+            if Instant::now() > until {
+                bail!("{vm} gets no process");
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// The node that leads, as `by` sees it.
+    pub(crate) fn leader(&self, by: &str) -> Result<Option<String>> {
+        let view = self.muster(by, &["cluster", "status"])?;
+        let nodes = view["nodes"].as_array().context("the status has no nodes")?;
+        let leader = nodes.iter().find(|node| node["id"] == view["leader"]);
+        Ok(leader.and_then(|node| node["name"].as_str()).map(str::to_owned))
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if let Err(error) = self.lab(&["down"]) {
+            eprintln!("the lab in {} is still up: {error:#}", self.dir.display());
+        }
+    }
+}
+
+/// QEMU processes of a machine, on whichever node.
+pub(crate) fn processes(vm: &str) -> Result<Vec<u32>> {
+    let mark = format!("guest={vm},");
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // It may have ended since.
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        if line.contains("qemu-system") && line.contains(&mark) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
