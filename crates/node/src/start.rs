@@ -251,7 +251,8 @@ pub(crate) async fn assemble(
         events: events.clone(),
         progresses: progresses.clone(),
     });
-    let machines = Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone()));
+    let machines =
+        Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
     let vm_host = vm_host(machines, &ledger, &ports, &volumes, &name);
     let ha = Ha {
         ledger: ledger.clone(),

@@ -33,14 +33,19 @@ use model::NodeCapacity;
 use model::NodeId;
 use model::Proposal;
 use model::UnixMillis;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
+use vm::engine::EngineError;
+use vm::engine::fake::FakeEngine;
+use vm::engine::fake::FakeHost;
 
 use super::ByLog;
 use super::Fencer;
 use super::LeaderDesk;
 use super::LeaseSource;
 use super::LeaseView;
+use super::PermitEngine;
 use super::source;
 use crate::app::now;
 use crate::truth::RaftTruth;
@@ -331,6 +336,24 @@ fn machines_start_only_under_a_live_lease_of_a_guard_that_answers() {
     let view = LeaseView { alone: None, guard: None, trouble: None };
     let why = view.may_start(boot_time()).unwrap_err();
     assert!(why.contains("muster-guard"), "{why}");
+}
+
+/// A machine that is started right after its node joined must not fail for want of a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_waits_for_a_lease_that_is_about_to_come_and_not_for_ever() {
+    let none = LeaseView { alone: None, guard: None, trouble: Some("nobody leads".to_owned()) };
+    let (published, lease) = watch::channel(none.clone());
+    let engine = Arc::new(FakeEngine::new(&FakeHost::new()));
+    let gate = |patience| PermitEngine::new(engine.clone(), lease.clone(), patience);
+    let soon = gate(PATIENCE);
+    let waits = tokio::spawn(async move { soon.permit_soon().await });
+    // What changes without a lease ends no wait.
+    published.send_replace(LeaseView { trouble: Some("still nobody".to_owned()), ..none.clone() });
+    published.send_replace(LeaseView { alone: Some(3), ..none.clone() });
+    assert_eq!(waits.await.unwrap().unwrap(), 3);
+    published.send_replace(none);
+    let refused = gate(Duration::from_millis(50)).permit_soon().await.unwrap_err();
+    assert!(matches!(&refused, EngineError::NoLease { .. }), "{refused}");
 }
 
 /// The same over the way to the peers: the bytes of a request and of its answer.
