@@ -37,6 +37,7 @@ use crate::VmId;
 use crate::VmRecord;
 use crate::VolumeId;
 use crate::VolumeKind;
+use crate::WitnessPlace;
 
 /// What a caller may do. Each role may do all that the one before it may.
 #[derive(
@@ -345,6 +346,23 @@ pub enum Command {
     FenceDeviceRemove {
         /// Which.
         device: FenceDeviceId,
+    },
+    /// Let the cluster have a witness.
+    WitnessSet {
+        /// Its id, new for each that is set.
+        witness: NodeId,
+        /// Where it is.
+        place: Box<WitnessPlace>,
+    },
+    /// Take the witness out of the voters, and then away.
+    WitnessRemove {
+        /// Which.
+        witness: NodeId,
+    },
+    /// The witness is out of the voters.
+    WitnessGone {
+        /// Which.
+        witness: NodeId,
     },
 }
 

@@ -154,6 +154,9 @@ pub enum EventKind {
     /// A node was evicted.
     #[serde(rename = "node.evicted")]
     NodeEvicted,
+    /// A witness was set or removed.
+    #[serde(rename = "cluster.witness")]
+    WitnessChanged,
 }
 
 /// What an event is about.
@@ -291,6 +294,7 @@ impl EventKind {
             Self::NodeLeaving => "node.leaving",
             Self::NodeLeft => "node.left",
             Self::NodeEvicted => "node.evicted",
+            Self::WitnessChanged => "cluster.witness",
         }
     }
 }

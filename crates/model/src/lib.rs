@@ -35,6 +35,7 @@ mod state;
 mod units;
 mod vm;
 mod volume;
+mod witness;
 
 pub use cluster::ClusterRecord;
 pub use cluster::Gone;
@@ -141,3 +142,5 @@ pub use vm::VmRecord;
 pub use volume::ImagePlace;
 pub use volume::VolumeKind;
 pub use volume::VolumeRecord;
+pub use witness::WitnessPlace;
+pub use witness::WitnessRecord;

@@ -48,6 +48,7 @@ use crate::VmId;
 use crate::VmRecord;
 use crate::VolumeId;
 use crate::VolumeRecord;
+use crate::WitnessRecord;
 use crate::apply;
 
 /// Version of the state's stored form.
@@ -97,6 +98,9 @@ pub struct ClusterState {
     /// The leader whose leases and proofs count.
     #[serde(default)]
     pub lease_reign: LeaseReign,
+    /// The voter that is no node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<Arc<WitnessRecord>>,
 }
 
 /// A node as the cluster knows it.
@@ -205,6 +209,7 @@ impl Default for ClusterState {
             gone: Map::new(),
             fence_devices: Map::new(),
             lease_reign: LeaseReign::default(),
+            witness: None,
         }
     }
 }

@@ -74,6 +74,7 @@ pub(super) fn command(n: u8, what: u8) -> Command {
         5 => Command::NodeLeave { node: node(n) },
         6 => Command::NodeGone { node: node(n) },
         7 => Command::NodeEvict { node: node(n) },
+        9..=11 => super::witness_tests::command(n % 2, what - 9),
         _ => Command::NodeStarted {
             node: node(n),
             name: name.parse().unwrap(),

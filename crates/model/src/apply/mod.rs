@@ -19,6 +19,9 @@ mod set;
 mod tests;
 mod things;
 mod volume;
+mod witness;
+#[cfg(test)]
+mod witness_tests;
 
 use std::sync::Arc;
 
@@ -156,6 +159,9 @@ fn apply_members(
         }
         Command::FenceDeviceAdd { device } => fence::device_add(state, cx, device),
         Command::FenceDeviceRemove { device } => fence::device_remove(state, cx, *device),
+        Command::WitnessSet { witness, place } => witness::set(state, cx, *witness, place),
+        Command::WitnessRemove { witness } => witness::remove(state, cx, *witness),
+        Command::WitnessGone { witness } => witness::gone(state, cx, *witness),
         // Every other command has been matched before.
         _ => Err(Refused::Invalid("this command is not known here".to_owned())),
     }

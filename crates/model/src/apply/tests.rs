@@ -460,8 +460,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6_u8, 0..4_u8).prop_map(|(vm, to)| Step::Move(vm, to)),
         (0..6_u8, 0..3_u8).prop_map(|(vm, to)| Step::Rehome(vm, to)),
         (0..3_u8, 0..3_u8).prop_map(|(node, mode)| Step::Mode(node, mode)),
-        (0..6_u8, 0..9_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
-        (0..6_u8, 0..9_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
+        (0..6_u8, 0..12_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
+        (0..6_u8, 0..12_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
     ];
     proptest::collection::vec(one, 1..120)
 }
