@@ -9,6 +9,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::witness::WitnessView;
+
 /// The cluster as the node that was asked sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ClusterView {
@@ -28,7 +30,7 @@ pub struct ClusterView {
     pub leader: Option<NodeId>,
     /// Number of the election by which it leads.
     pub term: u64,
-    /// How many nodes vote.
+    /// How many vote: nodes, and the witness while it votes.
     pub voters: u32,
     /// How many of these must agree to a change.
     pub majority: u32,
@@ -36,6 +38,9 @@ pub struct ClusterView {
     pub may_lose: u32,
     /// The nodes, by name.
     pub nodes: Vec<ClusterNodeView>,
+    /// The witness, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<WitnessView>,
 }
 
 /// How the cluster is.

@@ -14,6 +14,7 @@ use crate::cluster;
 use crate::fence;
 use crate::ha;
 use crate::types;
+use crate::witness;
 
 /// Version of the API, the first part of every path.
 pub const API_VERSION: &str = "v1";
@@ -105,7 +106,7 @@ pub struct Schemas {
 }
 
 /// Endpoints that tell of the node that is asked and of nothing that the cluster has agreed on.
-const LOCAL: &[&str] = &["WhoAmI", "ClusterShow", "ClusterLeave"];
+const LOCAL: &[&str] = &["WhoAmI", "ClusterShow", "ClusterLeave", "WitnessShow"];
 
 impl Info {
     /// Whether the answer follows from the cluster's state: then it is as new as any answer that
@@ -361,6 +362,15 @@ endpoints! {
     /// Make a join token invalid
     JoinTokenRevoke: Delete "/cluster/tokens/{token}" ADMINISTRATOR, Json,
         (Nothing, Nothing) -> Nothing;
+
+    /// Show the witness and how it is
+    WitnessShow: Get "/cluster/witness" VIEWER, Json,
+        (Nothing, Nothing) -> witness::WitnessView;
+    /// Let the cluster have a witness: a third vote for two nodes
+    WitnessSet: Post "/cluster/witness" ADMINISTRATOR, Json,
+        (Nothing, witness::WitnessSetBody) -> witness::WitnessView;
+    /// Take the witness out of the voters, and then away
+    WitnessRemove: Delete "/cluster/witness" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
 
     /// Show what makes sure that a node's machines never run twice
     NodeFencing: Get "/nodes/{node}/fencing" VIEWER, Json,

@@ -15,6 +15,7 @@ use crate::daemon;
 use crate::error::CliError;
 use crate::guard;
 use crate::output::Output;
+use crate::witness;
 
 /// Where a daemon listens if nothing else is said.
 pub(crate) const SOCKET_DEFAULT: &str = "/run/muster/api.sock";
@@ -162,6 +163,8 @@ pub(crate) enum Command {
     Lab(commands::lab::Args),
     /// Run the guard of this host.
     Guard(guard::Args),
+    /// Run a witness: a third vote for clusters of two nodes.
+    Witness(witness::Args),
     /// Completions, man pages, reference, API document.
     Util(commands::util::Args),
 }
@@ -177,6 +180,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Daemon(args) => daemon::run(args, &cli.global.socket),
         Command::Lab(args) => commands::lab::run(args, !cli.global.no_wait, out),
         Command::Guard(args) => guard::run(args),
+        Command::Witness(args) => witness::run(args, &out),
         command => client(&cli.global, command, out),
     };
     match result {
@@ -261,7 +265,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Version(args) => commands::version::run(args, context).await,
         Command::Whoami(args) => commands::whoami::run(args, context).await,
         Command::Util(args) => commands::util::run(args, context).await,
-        Command::Daemon(_) | Command::Guard(_) | Command::Lab(_) => {
+        Command::Daemon(_) | Command::Guard(_) | Command::Lab(_) | Command::Witness(_) => {
             unreachable!("they are no clients")
         }
     }

@@ -27,6 +27,7 @@ mod parse;
 mod progress;
 mod reference;
 mod terminal;
+mod witness;
 
 use std::process::ExitCode;
 

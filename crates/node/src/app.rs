@@ -23,6 +23,7 @@ use vm::engine::Engine;
 use vm::engine::EngineError;
 
 use crate::cluster::Peers;
+use crate::cluster::Witness;
 use crate::cluster::leave;
 use crate::config::Config;
 use crate::events::Events;
@@ -55,6 +56,7 @@ pub(crate) struct App {
     pub(crate) ha: Arc<Watch>,
     pub(crate) tls: Option<crate::tls::TlsInfo>,
     pub(crate) peers: Peers,
+    pub(crate) witness: Witness,
     /// Told when the daemon shall start anew.
     pub(crate) restart: Arc<Notify>,
     pub(crate) fencing: Fencing,

@@ -34,6 +34,7 @@ mod tls;
 pub mod truth;
 mod views;
 mod volumes;
+pub mod witness;
 
 /// Runs the daemon until it is told to end, on a runtime of its own, with its log on standard error
 /// (`RUST_LOG` chooses what; JSON lines where `MUSTER_LOG=json`).

@@ -48,6 +48,7 @@ use crate::app::new_uuid;
 use crate::app::now;
 use crate::cluster::Peers;
 use crate::cluster::Place;
+use crate::cluster::Witness;
 use crate::cluster::leave;
 use crate::cluster::members;
 use crate::cluster::place;
@@ -197,15 +198,22 @@ async fn finish_join(
 }
 
 /// Opens the state, and the way to the others if this node is in a cluster.
-async fn among_others(config: &Config, events: &Events) -> anyhow::Result<(Peers, Arc<RaftTruth>)> {
+async fn among_others(
+    config: &Config,
+    events: &Events,
+) -> anyhow::Result<(Peers, Witness, Arc<RaftTruth>)> {
     let peers = Peers::new(config);
     peers.dir().reset_if_asked(&config.data_dir)?;
     let place = peers.dir().read()?;
     let place = finish_join(config, &peers, place).await?;
     let node = node_id(&config.data_dir)?;
     let path = config.data_dir.join("state.redb");
-    let transport = Arc::new(peers.clone());
-    let truth = RaftTruth::open(&path, node, transport, Timing::default(), events.sender()).await?;
+    let timing = Timing::default();
+    let memory = config.data_dir.join("witness-seen");
+    let witness = Witness::new(node, Arc::new(peers.clone()), timing.heartbeat, memory);
+    let transport = witness.transport();
+    let truth = RaftTruth::open(&path, node, transport, timing, events.sender()).await?;
+    witness.attach(&truth.replica());
     peers.set_state(truth.watch());
     let service: Arc<dyn PeerService> = truth.clone();
     peers.set_service(Arc::downgrade(&service));
@@ -217,7 +225,8 @@ async fn among_others(config: &Config, events: &Events) -> anyhow::Result<(Peers
         // Before anything that waits for a majority: this port is a part of one.
         peers.bring_up(place).await?;
     }
-    Ok((peers, truth))
+    tokio::spawn(witness.clone().follow(truth.watch()));
+    Ok((peers, witness, truth))
 }
 
 /// Builds the parts and sets them going, all but the API's sockets.
@@ -227,7 +236,7 @@ pub(crate) async fn assemble(
 ) -> anyhow::Result<(Arc<App>, Option<TlsPort>)> {
     let name = node_name(config)?;
     let events = Events::new();
-    let (peers, truth) = among_others(config, &events).await?;
+    let (peers, witness, truth) = among_others(config, &events).await?;
     let events = events.with_store(truth.store().clone());
     let replica = truth.replica();
     let node = replica.node();
@@ -278,13 +287,14 @@ pub(crate) async fn assemble(
         reconcilers: Reconcilers::default(),
         tls: tls_port.as_ref().map(|(_, _, info)| info.clone()),
         peers,
+        witness: witness.clone(),
         restart: Arc::default(),
         fencing,
         ha,
     });
     set_going(&app, vm_host, ledger, lease);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
-    tokio::spawn(members::follow(replica, app.truth.clone(), lost_after));
+    tokio::spawn(members::follow(replica, app.truth.clone(), witness, lost_after));
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(renew::follow(app.clone()));
     Ok((app, tls_port))

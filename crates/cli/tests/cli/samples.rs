@@ -220,6 +220,14 @@ fn plan() -> Value {
     })
 }
 
+fn witness() -> Value {
+    json!({
+        "id": OTHER, "place": { "kind": "remote", "address": "192.0.2.9:7446" },
+        "since": 1_000_000, "by": "root", "votes": true, "retired": false, "reachable": true,
+        "problem": null
+    })
+}
+
 fn rule() -> Value {
     json!({
         "id": OTHER, "name": "apart", "tag": "web", "kind": "apart", "hard": false,
@@ -248,6 +256,7 @@ pub(crate) fn answer(id: &str) -> Answer {
         "NodeList" => json!([node()]),
         "NodeShow" => node(),
         "NodeFencing" | "NodeFence" | "NodeConfirmOff" => fencing(),
+        "WitnessShow" | "WitnessSet" => witness(),
         "NodePlan" | "NodeSetMode" => plan(),
         "Capacity" => json!([{
             "node": "host-1", "restarted": 3, "unplaced": [], "local": ["db-1"]
@@ -266,7 +275,7 @@ pub(crate) fn answer(id: &str) -> Answer {
         "VolumeList" => json!([volume()]),
         "VolumeCreate" | "VolumeShow" => volume(),
         "NetworkDelete" | "TokenRevoke" | "VolumeDelete" | "NodeEvict" | "ClusterLeave"
-        | "JoinTokenRevoke" | "RuleDelete" => {
+        | "JoinTokenRevoke" | "RuleDelete" | "WitnessRemove" => {
             json!({})
         }
         "ClusterShow" | "ClusterCreate" => cluster(),

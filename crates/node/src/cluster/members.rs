@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::quorum;
 use cluster::quorum::Change;
 use cluster::quorum::Presence;
 use cluster::quorum::Seat;
@@ -25,6 +26,9 @@ use model::Proposal;
 use tokio::time::Instant;
 
 use crate::app::now;
+use crate::cluster::Witness;
+use crate::cluster::witness;
+use crate::cluster::witness::Condition;
 use crate::truth::Truth;
 
 /// How many entries a learner may be behind when it becomes a voter: it has the snapshot, and
@@ -49,6 +53,8 @@ pub(crate) enum Step {
     Log(Change),
     /// This node is out of the log; the state shall say so.
     Gone(NodeId),
+    /// So is this witness.
+    WitnessGone(NodeId),
 }
 
 /// What the leader knows of the log's members.
@@ -64,10 +70,12 @@ pub(crate) struct Seen {
     pub(crate) led: Duration,
     /// After how much silence a loss is confirmed.
     pub(crate) lost_after: Duration,
+    /// Whether the witness answers.
+    pub(crate) witness: bool,
 }
 
 impl Seen {
-    fn new(metrics: &Metrics, led_since: Instant, lost_after: Duration) -> Self {
+    fn new(metrics: &Metrics, led_since: Instant, lost_after: Duration, witness: bool) -> Self {
         let silent = metrics.heard.iter().map(|(node, at)| (*node, at.elapsed()));
         Self {
             me: metrics.node,
@@ -77,6 +85,7 @@ impl Seen {
             silent: silent.collect(),
             led: led_since.elapsed(),
             lost_after,
+            witness,
         }
     }
 
@@ -130,8 +139,29 @@ fn view(state: &ClusterState, seen: &Seen) -> View {
     {
         own.leaving = false;
     }
-    keep_odd(&mut seats, seen);
-    View { leader: seen.me, seats, members: seen.members.clone(), witness: None }
+    let witness = witness_of(state, seen, &seats);
+    // With a witness an even number is made odd by it.
+    if witness.is_none() {
+        keep_odd(&mut seats, seen);
+    }
+    View { leader: seen.me, seats, members: seen.members.clone(), witness }
+}
+
+/// The witness for the rules. One that is being removed is none for them, unless a voter is away:
+/// then its vote may be the one that is needed to go on, and the removal waits until that voter is
+/// back or lost.
+fn witness_of(
+    state: &ClusterState,
+    seen: &Seen,
+    seats: &BTreeMap<NodeId, Seat>,
+) -> Option<quorum::Witness> {
+    let record = state.witness.as_ref()?;
+    let away = || {
+        let mut voters = seats.iter().filter(|(id, _)| seen.votes(**id));
+        voters.any(|(_, seat)| seat.presence != Presence::Here)
+    };
+    let used = !record.retired || (seen.votes(record.id) && away());
+    used.then_some(quorum::Witness { id: record.id, healthy: seen.witness })
 }
 
 /// Of the lost voters one may stay where an even number would be left: four voters must agree by
@@ -166,15 +196,28 @@ pub(crate) fn next(state: &ClusterState, seen: &Seen) -> Option<Step> {
     if let Some(gone) = gone {
         return Some(Step::Gone(gone.id));
     }
+    if let Some(record) = state.witness.as_ref().filter(|record| record.retired)
+        && !seen.members.nodes.contains(&record.id)
+    {
+        return Some(Step::WitnessGone(record.id));
+    }
     next_change(&view(state, seen)).map(Step::Log)
 }
 
 /// Carries steps out while this node leads, until the daemon ends.
-pub(crate) async fn follow(replica: Replica, truth: Arc<dyn Truth>, lost_after: Duration) {
+pub(crate) async fn follow(
+    replica: Replica,
+    truth: Arc<dyn Truth>,
+    witness: Witness,
+    lost_after: Duration,
+) {
     let mut metrics = replica.metrics();
     let mut states = truth.watch();
     let mut led_since = None;
     loop {
+        let state = states.borrow_and_update().clone();
+        let answers = |id| witness.condition(id) == Condition::Good;
+        let witness = state.witness.as_ref().is_some_and(|record| answers(record.id));
         let seen = {
             let metrics = metrics.borrow_and_update();
             led_since = match led_since {
@@ -182,9 +225,8 @@ pub(crate) async fn follow(replica: Replica, truth: Arc<dyn Truth>, lost_after: 
                 Some(since) => Some(since),
                 None => Some(Instant::now()),
             };
-            led_since.map(|since| Seen::new(&metrics, since, lost_after))
+            led_since.map(|since| Seen::new(&metrics, since, lost_after, witness))
         };
-        let state = states.borrow_and_update().clone();
         if let Some(seen) = seen
             && let Some(step) = next(&state, &seen)
             && let Err(problem) = carry_out(&replica, &*truth, &state, step).await
@@ -211,6 +253,7 @@ async fn carry_out(
         Step::Log(Change::SetVoters(voters)) => replica.set_voters(voters, STEP_TIMEOUT).await,
         Step::Log(Change::Remove(node)) => replica.remove(node, STEP_TIMEOUT).await,
         Step::Log(Change::Transfer(to)) => replica.transfer(to, STEP_TIMEOUT).await,
+        Step::WitnessGone(id) => return witness_gone(truth, state, id).await,
         Step::Gone(node) => {
             let by =
                 state.nodes.get(&node).map_or_else(|| node.to_string(), |it| it.name.to_string());
@@ -223,6 +266,24 @@ async fn carry_out(
     done.map_err(|error| format!("{step:?}: {error}"))
 }
 
+/// Says that the witness is out of the log, and takes its record away.
+async fn witness_gone(truth: &dyn Truth, state: &ClusterState, id: NodeId) -> Result<(), String> {
+    let Some(record) = state.witness.clone() else { return Ok(()) };
+    let (actor, command) = (Actor::new(&record.by), Command::WitnessGone { witness: id });
+    let gone = truth.propose(Proposal { at: now(), actor, command }).await;
+    gone.map_err(|error| error.to_string())?;
+    // Best effort: a record of an id that never comes again harms nobody.
+    tokio::spawn(async move {
+        if let Ok(store) = witness::open(&record.place, id) {
+            let removed = tokio::time::timeout(STEP_TIMEOUT, store.remove()).await;
+            if !matches!(removed, Ok(Ok(()))) {
+                tracing::warn!(place = store.place(), "the record of the old witness stays there");
+            }
+        }
+    });
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -232,6 +293,8 @@ mod tests {
     use model::NodeRecord;
     use model::SecretText;
     use model::UnixMillis;
+    use model::WitnessPlace;
+    use model::WitnessRecord;
     use uuid::Uuid;
 
     use super::*;
@@ -285,6 +348,7 @@ mod tests {
             silent: all().map(|n| (node(n), NOW)).collect(),
             led: LOST_AFTER * 10,
             lost_after: LOST_AFTER,
+            witness: true,
         }
     }
 
@@ -380,6 +444,48 @@ mod tests {
         // Back, with the log, it votes again.
         let back = silent(seen(&[1, 2, 3], &[(4, 999), (5, 5)]), &[3, 5], LOST_AFTER);
         assert_eq!(next(&state, &back), voters(&[1, 2, 4]));
+    }
+
+    /// A pair with the witness 9.
+    fn watched(retired: bool) -> ClusterState {
+        let mut state = state(&[(1, M), (2, M)]);
+        state.witness = Some(Arc::new(WitnessRecord {
+            id: node(9),
+            place: WitnessPlace::Directory { path: "/srv/witness".to_owned() },
+            since: UnixMillis::new(0),
+            by: "root".to_owned(),
+            retired,
+        }));
+        state
+    }
+
+    #[test]
+    fn a_witness_that_answers_votes_with_two_and_rests_when_one_is_lost() {
+        let state = watched(false);
+        let away = Seen { witness: false, ..seen(&[1, 2], &[]) };
+        assert_eq!(next(&state, &away), None, "nobody has reached it yet");
+        assert_eq!(next(&state, &seen(&[1, 2], &[])), log(Change::AddLearner(node(9))));
+        assert_eq!(next(&state, &seen(&[1, 2], &[(9, 0)])), voters(&[1, 2, 9]));
+        let three = || seen(&[1, 2, 9], &[]);
+        assert_eq!(next(&state, &three()), None);
+        assert_eq!(next(&state, &silent(three(), &[2], LOST_AFTER - NOW)), None);
+        assert_eq!(next(&state, &silent(three(), &[2], LOST_AFTER)), voters(&[1]));
+        let both = Seen { witness: false, ..silent(three(), &[2], LOST_AFTER) };
+        assert_eq!(next(&state, &both), None, "no majority");
+        let back = seen(&[1], &[(2, 1_000), (9, 0)]);
+        assert_eq!(next(&state, &back), voters(&[1, 2, 9]));
+    }
+
+    #[test]
+    fn a_witness_that_is_removed_goes_when_its_vote_is_not_needed() {
+        let state = watched(true);
+        let three = || seen(&[1, 2, 9], &[]);
+        let brief = silent(three(), &[2], LOST_AFTER - NOW);
+        assert_eq!(next(&state, &brief), None, "with its vote they go on");
+        assert_eq!(next(&state, &silent(three(), &[2], LOST_AFTER)), voters(&[1]));
+        assert_eq!(next(&state, &three()), voters(&[1, 2]));
+        assert_eq!(next(&state, &seen(&[1, 2], &[(9, 0)])), log(Change::Remove(node(9))));
+        assert_eq!(next(&state, &seen(&[1, 2], &[])), Some(Step::WitnessGone(node(9))));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!   peers      the peer port and calls to others; the way of the log's messages
 //!   join       a host asks to be taken in; a member takes it in
 //!   members    the leader brings the log's members to what the state says
+//!   witness    a voter that is no node
 //!   leave      a node that has left begins anew
 //!   renew      certificates that renew themselves
 //!   status     how the cluster is, in words
@@ -19,8 +20,10 @@ pub(crate) mod peers;
 pub(crate) mod place;
 pub(crate) mod renew;
 pub(crate) mod status;
+pub(crate) mod witness;
 mod words;
 
 pub(crate) use peers::Peers;
 pub(crate) use place::Place;
 pub(crate) use place::PlaceDir;
+pub(crate) use witness::Witness;

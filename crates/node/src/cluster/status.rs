@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::app::App;
+use crate::cluster::witness;
 use crate::cluster::words;
 
 /// How long a node may take to say how it is.
@@ -97,7 +98,12 @@ pub(crate) async fn gather(app: &App) -> ClusterView {
         })
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    let answering = voters.iter().filter(|node| answers.get(node).is_some_and(Result::is_ok));
+    let witness = witness::view(app, &state, &voters);
+    let witness_answers =
+        |id: &NodeId| witness.as_ref().is_some_and(|it| it.id == *id && it.reachable);
+    let answering = voters
+        .iter()
+        .filter(|id| answers.get(id).is_some_and(Result::is_ok) || witness_answers(id));
     let picture = words::Picture {
         name: state.cluster.as_ref().map(|cluster| cluster.name.to_string()),
         me: app.node_name.to_string(),
@@ -106,6 +112,7 @@ pub(crate) async fn gather(app: &App) -> ClusterView {
         voters: voters.len(),
         answering: answering.count(),
         nodes: &nodes,
+        witness: witness.as_ref(),
         gone: gone_words(app, &state, metrics.removed.is_some()),
     };
     let (health, said) = words::say(&picture);
@@ -124,5 +131,6 @@ pub(crate) async fn gather(app: &App) -> ClusterView {
         majority: count(majority),
         may_lose: count(picture.answering.saturating_sub(majority)),
         nodes,
+        witness,
     }
 }

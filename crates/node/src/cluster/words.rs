@@ -3,6 +3,7 @@
 use api::cluster::ClusterHealth;
 use api::cluster::ClusterNodeView;
 use api::cluster::ClusterPart;
+use api::witness::WitnessView;
 use model::Gone;
 
 /// What there is to say something about.
@@ -15,6 +16,7 @@ pub(crate) struct Picture<'a> {
     /// Voters that answer now.
     pub(crate) answering: usize,
     pub(crate) nodes: &'a [ClusterNodeView],
+    pub(crate) witness: Option<&'a WitnessView>,
     /// This node is out, and how, if that is known.
     pub(crate) gone: Option<Option<Gone>>,
 }
@@ -67,10 +69,16 @@ pub(crate) fn say(picture: &Picture<'_>) -> (ClusterHealth, Vec<String>) {
         ));
     }
     words.extend(picture.nodes.iter().filter_map(about));
-    let all_well = picture.nodes.iter().all(|node| {
-        node.reachable
-            && matches!(node.part, ClusterPart::Leader | ClusterPart::Voter | ClusterPart::Learner)
-    });
+    words.extend(picture.witness.and_then(about_witness));
+    let witness_well = picture.witness.is_none_or(|it| it.reachable && !it.retired);
+    let all_well = witness_well
+        && picture.nodes.iter().all(|node| {
+            node.reachable
+                && matches!(
+                    node.part,
+                    ClusterPart::Leader | ClusterPart::Voter | ClusterPart::Learner
+                )
+        });
     let health = match (quorum, all_well, picture.nodes.len()) {
         (false, _, _) => ClusterHealth::NoQuorum,
         (true, true, 1) => ClusterHealth::Single,
@@ -90,10 +98,15 @@ fn votes(picture: &Picture<'_>, majority: usize) -> String {
         .filter(|node| matches!(node.part, ClusterPart::Leader | ClusterPart::Voter))
         .map(|node| node.name.as_str())
         .collect();
+    let (who, names) = match picture.witness.filter(|witness| witness.votes) {
+        Some(_) => (
+            format!("{} nodes and the witness vote", picture.voters.saturating_sub(1)),
+            format!("{}, witness", names.join(", ")),
+        ),
+        None => (format!("{} nodes vote", picture.voters), names.join(", ")),
+    };
     format!(
-        "{} nodes vote ({}), {} of them answer; {majority} must agree to a change.",
-        picture.voters,
-        names.join(", "),
+        "{who} ({names}), {} of them answer; {majority} must agree to a change.",
         picture.answering
     )
 }
@@ -105,7 +118,8 @@ fn may_lose(picture: &Picture<'_>, majority: usize) -> String {
                 .to_owned()
         }
         0 if picture.voters == 2 => "If either voter is lost, nothing can be changed until it is \
-                                     back: let a third node join (muster cluster token)."
+                                     back: let a third node join (muster cluster token), or let \
+                                     the cluster have a witness (muster cluster witness set)."
             .to_owned(),
         0 => format!("No further voter may be lost. {}", bring_back(picture)),
         1 => "One more voter may be lost.".to_owned(),
@@ -119,6 +133,7 @@ fn bring_back(picture: &Picture<'_>) -> String {
         .iter()
         .filter(|node| !node.reachable)
         .map(|node| node.name.as_str())
+        .chain(picture.witness.filter(|it| it.votes && !it.reachable).map(|_| "the witness"))
         .collect();
     if missing.is_empty() {
         return "Let more nodes join (muster cluster token).".to_owned();
@@ -144,9 +159,24 @@ fn about(node: &ClusterNodeView) -> Option<String> {
     }
 }
 
+fn about_witness(witness: &WitnessView) -> Option<String> {
+    let problem = witness.problem.as_deref().unwrap_or("it does not answer");
+    match (witness.retired, witness.reachable) {
+        (true, _) => Some("The witness is being removed.".to_owned()),
+        (false, false) => Some(format!("The witness is not in use here: {problem}.")),
+        (false, true) if !witness.votes => Some(
+            "The witness is ready; it votes while the number of nodes that vote is even."
+                .to_owned(),
+        ),
+        (false, true) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use api::witness::WitnessPlaceView;
     use model::NodeId;
+    use model::UnixMillis;
     use uuid::Uuid;
 
     use super::*;
@@ -176,6 +206,7 @@ mod tests {
             voters: nodes.iter().filter(votes).count(),
             answering: nodes.iter().filter(votes).filter(|node| node.reachable).count(),
             nodes,
+            witness: None,
             gone: None,
         }
     }
@@ -222,6 +253,50 @@ mod tests {
         let (health, words) = say(&picture(&nodes, Some("h1")));
         assert_eq!(health, ClusterHealth::Healthy);
         assert!(words[2].contains("let a third node join"), "{words:?}");
+    }
+
+    fn witness(votes: bool, reachable: bool) -> WitnessView {
+        WitnessView {
+            id: NodeId::new(Uuid::from_u128(9)),
+            place: WitnessPlaceView::Directory { path: "/srv/witness".to_owned() },
+            since: UnixMillis::new(0),
+            by: "root".to_owned(),
+            votes,
+            retired: false,
+            reachable,
+            problem: (!reachable).then(|| "no answer".to_owned()),
+        }
+    }
+
+    #[test]
+    fn two_nodes_with_a_witness() {
+        let nodes = [node(1, Leader, true), node(2, Voter, true)];
+        let well = witness(true, true);
+        let three = Picture {
+            witness: Some(&well),
+            voters: 3,
+            answering: 3,
+            ..picture(&nodes, Some("h1"))
+        };
+        let (health, words) = say(&three);
+        assert_eq!(health, ClusterHealth::Healthy);
+        assert_eq!(
+            words[1..],
+            [
+                "2 nodes and the witness vote (h1, h2, witness), 3 of them answer; 2 must agree to \
+                 a change.",
+                "One more voter may be lost.",
+            ]
+        );
+        let away = witness(true, false);
+        let lost = Picture { witness: Some(&away), answering: 2, ..three };
+        let (health, words) = say(&lost);
+        assert_eq!(health, ClusterHealth::Degraded);
+        assert!(words[2].contains("Bring the witness back"), "{words:?}");
+        assert!(words[3].contains("not in use here: no answer"), "{words:?}");
+        let idle = witness(false, true);
+        let ready = Picture { witness: Some(&idle), ..picture(&nodes, Some("h1")) };
+        assert!(say(&ready).1[3].contains("is ready"));
     }
 
     #[test]

@@ -187,7 +187,9 @@ async fn evict(call: Call<ep::NodeEvict>) -> Result<Nothing, ApiError> {
 fn check_votes_left(cluster: &ClusterView, node: NodeId) -> Result<(), ApiError> {
     let votes = |it: &&ClusterNodeView| matches!(it.part, ClusterPart::Leader | ClusterPart::Voter);
     let voters = || cluster.nodes.iter().filter(votes);
+    let witness = cluster.witness.as_ref().is_some_and(|it| it.votes && it.reachable);
     let others = voters().filter(|it| it.id != node && it.reachable).count();
+    let others = others + usize::from(witness);
     if !voters().any(|it| it.id == node) || others >= cluster.majority as usize {
         return Ok(());
     }

@@ -24,6 +24,7 @@ mod tokens;
 mod vms;
 mod volumes;
 mod where_read;
+mod witness;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -114,6 +115,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);
     cluster::mount(&mut mounts);
+    witness::mount(&mut mounts);
     fence::mount(&mut mounts);
     let missing: Vec<_> =
         TABLE.iter().map(|info| info.id).filter(|id| !mounts.mounted.contains(id)).collect();

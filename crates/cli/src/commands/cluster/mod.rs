@@ -8,6 +8,7 @@ mod join;
 mod leave;
 mod status;
 mod token;
+mod witness;
 
 use crate::commands::noun;
 
@@ -21,4 +22,5 @@ noun! {
     Status(status),
     Capacity(capacity),
     ConfirmOff(confirm_off),
+    Witness(witness),
 }

@@ -1,9 +1,9 @@
 //! `muster cluster status`.
 
 use api::cluster::ClusterHealth;
-use api::cluster::ClusterNodeView;
 use api::cluster::ClusterView;
 use api::endpoint::ClusterShow;
+use api::witness::WitnessPlaceView;
 
 use crate::context::Context;
 use crate::error::CliError;
@@ -54,7 +54,7 @@ fn render(out: &Output, cluster: &ClusterView) -> String {
         list.row(vec![
             Field::from(&node.name),
             Field::from(word(&node.part)),
-            state(node),
+            answers(node.reachable),
             Field::from(node.behind.map_or("?".to_owned(), |behind| behind.to_string())),
             match node.certificate_ends {
                 Some(at) => Field::from(time::relative(at, now)),
@@ -63,11 +63,29 @@ fn render(out: &Output, cluster: &ClusterView) -> String {
             Field::from(node.addresses.join(" ")),
         ]);
     }
+    if let Some(witness) = &cluster.witness {
+        list.row(vec![
+            Field::from("(witness)"),
+            Field::from(match (witness.retired, witness.votes) {
+                (true, _) => "leaving",
+                (false, true) => "voter",
+                (false, false) => "ready",
+            }),
+            answers(witness.reachable),
+            Field::from("-"),
+            Field::from("-"),
+            Field::from(match &witness.place {
+                WitnessPlaceView::Directory { path } => path,
+                WitnessPlaceView::Object { url, .. } => url,
+                WitnessPlaceView::Remote { address } => address,
+            }),
+        ]);
+    }
     format!("{text}\n{}", list.render("no nodes"))
 }
 
-fn state(node: &ClusterNodeView) -> Field {
-    match node.reachable {
+fn answers(reachable: bool) -> Field {
+    match reachable {
         true => Field::toned("answers", Tone::Good),
         false => Field::toned("silent", Tone::Bad),
     }
