@@ -171,7 +171,7 @@ async fn a_machine_answers_elsewhere_after_its_host_lost_power() {
 #[tokio::test]
 async fn a_short_cut_restarts_nothing_and_a_hung_host_is_fenced() {
     // Beats wait for a disk that other tests keep busy.
-    let lab = cluster("3", "beatless_ms = 6000").await;
+    let lab = cluster("3", "beatless_ms = 20000").await;
     with_fence_device(&lab, &["n1", "n2", "n3"]).await;
     let vm = unique("cut");
     boot(&lab, "n2", &vm).await;

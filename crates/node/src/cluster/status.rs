@@ -20,6 +20,7 @@ use serde::Serialize;
 use crate::app::App;
 use crate::cluster::witness;
 use crate::cluster::words;
+use crate::truth::Metrics;
 
 /// How long a node may take to say how it is.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -56,19 +57,12 @@ pub(crate) fn own(app: &App) -> OwnStatus {
     }
 }
 
-/// Asks all nodes and puts their answers together.
-pub(crate) async fn gather(app: &App) -> ClusterView {
-    let state = app.truth.state();
-    let metrics = app.truth.metrics().borrow().clone();
-    let others = state.nodes.keys().copied().filter(|node| *node != app.node);
-    let asked = others.map(|node| async move {
-        let answer: Result<OwnStatus, CallError> =
-            app.peers.ask(node, Method::STATUS, &(), ASK_TIMEOUT).await;
-        (node, answer)
-    });
-    let mut answers: BTreeMap<NodeId, Result<OwnStatus, CallError>> =
-        join_all(asked).await.into_iter().collect();
-    answers.insert(app.node, Ok(own(app)));
+/// How each node is, by name.
+fn node_views(
+    state: &ClusterState,
+    metrics: &Metrics,
+    answers: &BTreeMap<NodeId, Result<OwnStatus, CallError>>,
+) -> Vec<ClusterNodeView> {
     let newest = answers.values().flatten().map(|answer| answer.applied_next).max().unwrap_or(0);
     let (voters, learners) = (metrics.voters(), metrics.learners());
     let mut nodes: Vec<ClusterNodeView> = state
@@ -98,6 +92,24 @@ pub(crate) async fn gather(app: &App) -> ClusterView {
         })
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+/// Asks all nodes and puts their answers together.
+pub(crate) async fn gather(app: &App) -> ClusterView {
+    let state = app.truth.state();
+    let metrics = app.truth.metrics().borrow().clone();
+    let others = state.nodes.keys().copied().filter(|node| *node != app.node);
+    let asked = others.map(|node| async move {
+        let answer: Result<OwnStatus, CallError> =
+            app.peers.ask(node, Method::STATUS, &(), ASK_TIMEOUT).await;
+        (node, answer)
+    });
+    let mut answers: BTreeMap<NodeId, Result<OwnStatus, CallError>> =
+        join_all(asked).await.into_iter().collect();
+    answers.insert(app.node, Ok(own(app)));
+    let voters = metrics.voters();
+    let nodes = node_views(&state, &metrics, &answers);
     let witness = witness::view(app, &state, &voters);
     let witness_answers =
         |id: &NodeId| witness.as_ref().is_some_and(|it| it.id == *id && it.reachable);
