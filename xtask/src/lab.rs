@@ -65,6 +65,11 @@ impl Lab {
         self.dir.join("nodes").join(node).join("run/muster/api.sock")
     }
 
+    /// The directory that all nodes see.
+    pub(crate) fn share(&self) -> PathBuf {
+        self.dir.join("share")
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(["lab", "--dir"]).arg(&self.dir).args(args).env_remove("MUSTER_LAB");
@@ -133,6 +138,19 @@ impl Lab {
                 return Ok(());
             }
             ensure!(Instant::now() < until, "{node} does not take part again");
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+
+    /// Waits until so many voters decide, and all is well.
+    pub(crate) fn votes(&self, by: &str, voters: u64) -> Result<()> {
+        let until = Instant::now() + LIMIT;
+        loop {
+            let status = self.muster(by, &["cluster", "status"]);
+            if status.is_ok_and(|it| it["health"] == "healthy" && it["voters"] == voters) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "{voters} voters do not come together");
             std::thread::sleep(ASK_EVERY);
         }
     }

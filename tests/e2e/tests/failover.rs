@@ -229,3 +229,35 @@ async fn a_drained_node_gives_its_machine_away_and_its_guest_goes_on() {
     answers_on(&lab, "n1", &vm, "n2").await;
     assert_eq!(auditor.verdict(), 1);
 }
+
+/// Two nodes cannot tell which of them is left; a witness can. First the leader is lost, then,
+/// after it came back, the other one.
+#[tokio::test]
+async fn two_nodes_and_a_witness_survive_the_loss_of_either() {
+    let lab = cluster("2", "beatless_ms = 20000").await;
+    with_fence_device(&lab, &["n1", "n2"]).await;
+    fs::create_dir(lab.dir().join("share/witness")).unwrap();
+    let place = ["cluster", "witness", "set", "--directory", "/muster/share/witness"];
+    lab.muster("n1", &place).await.ok();
+    whole_with_witness(&lab, "n1").await;
+    let vm = unique("either");
+    boot(&lab, "n1", &vm).await;
+    let auditor = Auditor::start(&vm);
+    for (lost, left) in [("n1", "n2"), ("n2", "n1")] {
+        lab.run(&["power-off", lost]).await.ok();
+        assert_eq!(answers_elsewhere(&lab, left, &vm, lost).await, left);
+        lab.run(&["power-on", lost]).await.ok();
+        whole_with_witness(&lab, left).await;
+    }
+    assert_eq!(auditor.verdict(), 1);
+}
+
+/// Waits until both nodes and the witness vote.
+async fn whole_with_witness(lab: &TestLab, by: &str) {
+    eventually("two nodes and the witness vote", TAKEOVER, async || {
+        let said = lab.muster(by, &["cluster", "status", "--json"]).await;
+        let view = (said.code == 0).then(|| said.json())?;
+        (view["health"] == "healthy" && view["voters"] == 3 && view["may_lose"] == 1).then_some(())
+    })
+    .await;
+}

@@ -1,5 +1,7 @@
-//! The cluster's scene: three nodes in a lab, a machine on one of them, and its host loses power.
+//! The cluster's scene, in a lab: a machine's host loses power, once of three nodes and once of two
+//! with a witness.
 
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -14,8 +16,16 @@ use crate::lab::processes;
 /// The machine of this scene.
 const VM: &str = "demo2";
 
-/// Plays the scene; the lab is gone afterwards.
+/// The witness of two nodes, where all of them see it.
+const WITNESS: &str = "/muster/share/witness";
+
+/// Plays the scene; the labs are gone afterwards.
 pub(super) fn play(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
+    three_nodes(binary, steps)?;
+    two_nodes(binary, steps)
+}
+
+fn three_nodes(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
     let began = Instant::now();
     println!("\nA lab of three nodes ...");
     let lab = Lab::up(binary, "demo", 3)?;
@@ -49,5 +59,38 @@ pub(super) fn play(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
     lab.muster("n2", &["node", "drain", &to])?;
     let on = lab.answers("n2", VM, |node| node != to)?;
     super::done(steps, "drain", &format!("{to} is empty; the guest goes on, on {on}"), began);
+    Ok(())
+}
+
+/// The harder loss of the two: of the node that leads, so that the other one needs the witness's
+/// vote first.
+fn two_nodes(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
+    let began = Instant::now();
+    println!("\nA lab of two nodes and a witness ...");
+    let lab = Lab::up(binary, "demo", 2)?;
+    fs::create_dir(lab.share().join("witness")).context("the witness's directory")?;
+    println!("  $ muster cluster witness set --directory {WITNESS}");
+    lab.muster("n1", &["cluster", "witness", "set", "--directory", WITNESS])?;
+    lab.votes("n1", 3)?;
+    super::done(steps, "witness", "two nodes and a witness vote", began);
+
+    let leader = lab.leader("n1")?.context("nobody leads")?;
+    let other = if leader == "n1" { "n2" } else { "n1" };
+    let began = Instant::now();
+    lab.boot(&leader, VM)?;
+    let said = format!("{VM} runs on {leader}, which leads");
+    super::done(steps, "machine of two", &said, began);
+
+    let before = processes(VM)?;
+    let began = Instant::now();
+    println!("  $ muster lab power-off {leader}");
+    lab.lab(&["power-off", &leader])?;
+    lab.another_process(VM, &before)?;
+    let said = format!("{other} and the witness have decided; it is started there");
+    super::done(steps, "failover of two", &said, began);
+    lab.answers(other, VM, |node| node == other)?;
+    super::done(steps, "answers of two", &format!("its guest answers on {other}"), began);
+    let now = processes(VM)?;
+    ensure!(now.len() == 1, "{VM} has {} processes", now.len());
     Ok(())
 }
