@@ -92,10 +92,9 @@ pub(crate) fn make(dev: bool, revision: u32) -> Result<PathBuf> {
 }
 
 fn build(dev: bool) -> Result<PathBuf> {
-    let mut command = cmd("cargo", ["build", "--locked", "--quiet", "--package=cli"]);
-    if !dev {
-        command.arg("--release");
-    }
+    let mut command = cmd("cargo", ["build", "--locked", "--quiet", "--bin=muster"]);
+    // For tests with the features that the whole workspace asks for: those are built already.
+    command.args(if dev { ["--workspace"].as_slice() } else { &["--package=cli", "--release"] });
     command.current_dir(root());
     show(command)?;
     Ok(target().join(if dev { "debug" } else { "release" }).join("muster"))

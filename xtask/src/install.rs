@@ -37,7 +37,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nftables", "address translation of guest networks"),
     ("iproute2", "network links and name spaces in tests"),
     ("gcc", "links the program, compiles the guests' test tool"),
-    ("binutils", "strips the packaged program"),
+    ("binutils", "strips the packaged program, assembles the smallest guest"),
     ("libc6-dev", "links the program"),
     ("mmdebstrap", "builds guest images from Debian packages"),
     ("dosfstools", "boot partitions of guest images"),

@@ -1,7 +1,8 @@
 //! `cargo xtask test`: everything, from nothing but a Rust toolchain and apt.
 //!
 //! ```text
-//! install -> gate -> guests -> tests (nextest if present, else cargo test) -> doc tests -> totals
+//! install -> gate -> guests -> tests (nextest if present, else cargo test) -> doc tests -> package
+//!         -> totals
 //! ```
 //!
 //! A step that fails does not stop the later ones; the summary at the end names it, and it is the
@@ -23,6 +24,7 @@ use crate::check;
 use crate::guest;
 use crate::guest::Which;
 use crate::install;
+use crate::package;
 use crate::run::cmd;
 use crate::run::is_root;
 use crate::run::root;
@@ -78,6 +80,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         step("doc tests", &|| {
             totals(cmd("cargo", ["test", "--workspace", "--doc", "--locked", "--quiet"]))
         });
+    }
+    // Its host's image has files of many owners, which only root can make.
+    if args.filter.is_none() && is_root() {
+        step("package", &|| package::run().map(|()| Vec::new()));
     }
     sum_up(&outcomes)
 }

@@ -12,6 +12,7 @@
 //! each other on a lock file.
 
 mod debian;
+pub(crate) mod ticker;
 mod tiny;
 
 use std::fs;

@@ -4,12 +4,13 @@
 //! this machine    QEMU: Debian 12, systemd, cgroup v2 (guests/host12.qcow2, its disk is thrown away)
 //!   in it           apt install muster_1.deb: muster.service, muster-machines.service,
 //!                   muster-guard.service
-//!     in that         QEMU of the machine `a`: the tiny guest (emulated twice, so it is slow)
+//!     in that         QEMU of the machine `a`: the ticker, a guest of one sector (it is emulated twice)
 //! ```
 //!
 //! It is installed, runs a machine whose limits the kernel shows and enforces, is restarted, stopped,
 //! killed and upgraded while that machine goes on, refuses to be removed under it, is removed without
-//! a trace but the disks, and purged with them.
+//! a trace but the disks, and purged with them. The same for its guard, which the daemon finds again
+//! each time, and which knows after a violent death or an upgrade what it knew before.
 
 mod host;
 
@@ -43,20 +44,33 @@ const SHORT: Duration = Duration::from_secs(300);
 /// For apt, dpkg and starts of the daemon or of a machine.
 const LONG: Duration = Duration::from_secs(600);
 
-/// For the machine's boot, which takes one minute on a machine that does nothing else.
-const BOOT: Duration = Duration::from_secs(1800);
-
 /// How often a condition in the host is looked at; each look costs the host a second.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The delegated control group of machines.
 const GROUP: &str = "/sys/fs/cgroup/muster.slice/muster-machines.service";
 
-/// What the kernel has because of Muster, and processes of it; nothing of it is there before the
-/// installation and after the removal.
+/// What the kernel and systemd have because of Muster, and processes of it; nothing of it is there
+/// before the installation and after the removal. A unit that a removal has masked is known by its
+/// name until the purge.
 const TRACES: &str = "ls -d /sys/fs/cgroup/muster.slice 2>/dev/null; ls /sys/class/net; \
                       nft list tables; ps -e -o comm= | grep -E '^(muster|qemu-system)'; \
+                      systemctl list-units --all --plain --no-legend 'muster*' | grep -v masked; \
                       ls -d /run/muster /usr/bin/muster /lib/systemd/system/muster* 2>/dev/null; true";
+
+/// What a purge takes away besides.
+const KEPT: &str = "ls -d /etc/muster /var/lib/muster 2>/dev/null; getent group muster muster-admin; \
+                    find /etc/systemd /var/lib/systemd -name 'muster*'; \
+                    systemctl list-units --all --plain --no-legend 'muster*'; \
+                    systemctl list-unit-files --no-legend 'muster*'; \
+                    dpkg -l muster | grep '^[ir]'; true";
+
+/// Tells the process of the guard if it is active.
+const GUARD_PID: &str = "systemctl is-active --quiet muster-guard.service && \
+                         systemctl show --property=MainPID --value muster-guard.service";
+
+/// What the guard goes on with after an end of its process.
+const GUARD_STATE: &str = "/run/muster/guard.state";
 
 /// Builds what is missing, and runs the test.
 pub(crate) fn run() -> Result<()> {
@@ -64,13 +78,12 @@ pub(crate) fn run() -> Result<()> {
     if !is_root() {
         bail!("the host's image is built by root (files of many owners); run it with sudo");
     }
-    let (image, tiny) =
-        (guest::ensure(Which::DebianHost, false)?, guest::ensure(Which::Tiny, false)?);
+    let image = guest::ensure(Which::DebianHost, false)?;
     let packages = [deb::make(true, 1)?, deb::make(true, 2)?];
     let dir = target().join("package-test");
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir)?;
-    let payload = payload(&dir, &tiny, &packages)?;
+    let payload = payload(&dir, &packages)?;
 
     let began = Instant::now();
     let mut test = Test { host: Host::boot(&dir, &image, &payload)?, began };
@@ -87,14 +100,12 @@ pub(crate) fn run() -> Result<()> {
 }
 
 /// What the host needs, as an archive that is its second disk.
-fn payload(dir: &Path, tiny: &Path, packages: &[PathBuf; 2]) -> Result<PathBuf> {
+fn payload(dir: &Path, packages: &[PathBuf; 2]) -> Result<PathBuf> {
+    guest::ticker::build(dir, &dir.join("ticker.img"))?;
     let archive = dir.join("payload.tar");
-    let mut tar = cmd("tar", ["--create", "--sparse", "--file", &archive.to_string_lossy()]);
-    for (from, name) in
-        [(&packages[0], "1.deb"), (&packages[1], "2.deb"), (&tiny.to_owned(), "tiny.img")]
-    {
-        let link = dir.join(name);
-        std::os::unix::fs::symlink(from, &link)?;
+    let mut tar = cmd("tar", ["--create", "--file", &archive.to_string_lossy()]);
+    for (from, name) in [(&packages[0], "1.deb"), (&packages[1], "2.deb")] {
+        std::os::unix::fs::symlink(from, dir.join(name))?;
     }
     tar.args([
         "--dereference",
@@ -102,7 +113,7 @@ fn payload(dir: &Path, tiny: &Path, packages: &[PathBuf; 2]) -> Result<PathBuf> 
         &dir.to_string_lossy(),
         "1.deb",
         "2.deb",
-        "tiny.img",
+        "ticker.img",
     ]);
     quiet(tar)?;
     Ok(archive)
@@ -130,12 +141,12 @@ impl Test {
         let group = self.start_machine()?;
         self.limits(&group)?;
         self.throttle()?;
-        self.heartbeat()?;
-        self.survive(&group)?;
+        self.restart(&group)?;
+        self.kill()?;
         self.upgrade()?;
         self.refuse_removal()?;
         self.remove(&before)?;
-        self.purge()
+        self.purge(&before)
     }
 
     fn install(&mut self) -> Result<()> {
@@ -148,20 +159,22 @@ impl Test {
         let files = "cd / && ls etc/muster/config.toml usr/share/man/man1/muster.1.gz \
                      usr/share/bash-completion/completions/muster";
         self.host.run(files, SHORT)?;
-        self.say("installed; the daemon is active");
+        self.guard()?;
+        self.say("installed; daemon and guard are active");
         Ok(())
     }
 
     /// Creates the machine and starts it; its control group.
     fn start_machine(&mut self) -> Result<String> {
-        self.host.run("muster image import tiny /root/p/tiny.img --format raw", LONG)?;
-        self.host.run("muster vm create a --image tiny --memory 128M", SHORT)?;
+        self.host.run("muster image import ticker /root/p/ticker.img --format raw", LONG)?;
+        self.host.run("muster vm create a --image ticker --memory 128M", SHORT)?;
         self.host.run("muster vm set a --cpu-weight 300", SHORT)?;
         self.host.run("muster vm start a", LONG)?;
         let vm = self.vm()?;
         let id = vm["id"].as_str().context("no id")?;
         let group = self.host.run(&format!("ls -d {GROUP}/muster-*/vm-{id}"), SHORT)?;
-        self.say("a machine was started");
+        self.until("its guest to tick", LONG, Self::ticks)?;
+        self.say("a machine was started, and its guest ticks");
         Ok(group)
     }
 
@@ -189,7 +202,7 @@ impl Test {
 
     /// A second machine that may use half a processor is held to it while it boots.
     fn throttle(&mut self) -> Result<()> {
-        self.host.run("muster vm create b --image tiny --memory 128M --no-network", SHORT)?;
+        self.host.run("muster vm create b --image ticker --memory 128M --no-network", SHORT)?;
         self.host.run("muster vm set b --cpu-cap 50 && muster vm start b", LONG)?;
         let id = self
             .host
@@ -208,16 +221,8 @@ impl Test {
         Ok(())
     }
 
-    fn heartbeat(&mut self) -> Result<()> {
-        self.until("its guest to answer", BOOT, |test| {
-            Ok(test.vm()?["guest"]["heartbeat"] == "ok")
-        })?;
-        self.say("its guest answers");
-        Ok(())
-    }
-
-    /// A restart, a stop and a violent death of the daemon.
-    fn survive(&mut self, group: &str) -> Result<()> {
+    /// A restart and a stop of the daemon; the guard is not stopped by the way.
+    fn restart(&mut self, group: &str) -> Result<()> {
         let before = self.same()?;
         let guard = self.guard()?;
         self.host.run("systemctl daemon-reload && systemctl restart muster", LONG)?;
@@ -226,15 +231,33 @@ impl Test {
         self.host.run(&format!("grep -qx {} {group}/cgroup.procs", before.pid), SHORT)?;
         self.host.run("systemctl start muster", LONG)?;
         self.adopted(&before, "a stop and start")?;
+        let stopped = self.host.ask("systemctl stop muster-guard", SHORT)?;
+        ensure!(stopped.code != 0, "the guard could be stopped by the way");
+        ensure!(self.guard()? == guard, "another guard runs");
+        self.say("the machine went on while the daemon was restarted and stopped");
+        Ok(())
+    }
+
+    /// A violent death of the daemon and of the guard.
+    fn kill(&mut self) -> Result<()> {
+        let before = self.same()?;
+        let guard = self.guard()?;
         self.host.run("systemctl kill --kill-whom=main --signal=KILL muster", SHORT)?;
         self.until("the daemon to come back", LONG, |test| {
             Ok(test.host.ask("muster vm list", SHORT)?.code == 0)
         })?;
         self.adopted(&before, "a killed daemon")?;
         ensure!(self.guard()? == guard, "another guard runs");
-        let stopped = self.host.ask("systemctl stop muster-guard", SHORT)?;
-        ensure!(stopped.code != 0, "the guard could be stopped by the way");
-        self.say("the machine went on while the daemon was restarted, stopped and killed");
+
+        self.host.run("systemctl kill --kill-whom=main --signal=KILL muster-guard", SHORT)?;
+        self.until("a guard to follow", LONG, |test| {
+            let now = test.host.ask(GUARD_PID, SHORT)?;
+            Ok(now.code == 0 && now.out.trim() != guard)
+        })?;
+        self.guard()?;
+        self.knew_more()?;
+        self.adopted(&before, "a killed guard")?;
+        self.say("the machine went on while daemon and guard were killed");
         Ok(())
     }
 
@@ -245,6 +268,11 @@ impl Test {
         let guard = self.guard()?;
         self.apt("install -y /root/p/2.deb")?;
         ensure!(self.guard()? == guard, "the guard's process is another one");
+        // The old program's file is deleted, and the kernel says so.
+        let program = format!("readlink /proc/{guard}/exe");
+        let program = self.host.run(&program, SHORT)?;
+        ensure!(program == "/usr/bin/muster", "the guard still runs the old program: {program}");
+        self.knew_more()?;
         let version =
             self.host.run("dpkg-query -W -f '${Version} ${db:Status-Status}' muster", SHORT)?;
         ensure!(version.ends_with("-2 installed"), "dpkg has {version}");
@@ -254,10 +282,32 @@ impl Test {
         Ok(())
     }
 
-    /// The guard's process, which is active.
+    /// The guard's process, which is active, and which the daemon has found: the state that it
+    /// stores is of this node, and changes with each renewal of the lease.
     fn guard(&mut self) -> Result<String> {
-        self.host.run("systemctl is-active --quiet muster-guard.service", SHORT)?;
-        self.host.run("systemctl show --property=MainPID --value muster-guard.service", SHORT)
+        let pid = self.host.run(GUARD_PID, SHORT)?;
+        let node = "grep -q \"$(cat /var/lib/muster/node-id)\" ";
+        let renewed = format!("{node} {GUARD_STATE} && md5sum <{GUARD_STATE}");
+        let mut first = None;
+        self.until("the daemon to renew its lease with the guard", SHORT, |test| {
+            let said = test.host.ask(&renewed, SHORT)?;
+            if said.code != 0 {
+                return Ok(false);
+            }
+            let met = first.as_ref().is_some_and(|first| *first != said.out);
+            first.get_or_insert(said.out);
+            Ok(met)
+        })?;
+        Ok(pid)
+    }
+
+    /// The guard that began last began with the lease that the one before it held. One without
+    /// would have frozen the machine until the daemon came.
+    fn knew_more(&mut self) -> Result<()> {
+        let begun = "journalctl -o cat -u muster-guard | grep 'guarding group=' | tail -1 | \
+                     grep -q 'held=Held { grant: Some'";
+        self.host.run(begun, SHORT).context("a guard began without what was known")?;
+        Ok(())
     }
 
     fn refuse_removal(&mut self) -> Result<()> {
@@ -283,12 +333,12 @@ impl Test {
         Ok(())
     }
 
-    fn purge(&mut self) -> Result<()> {
+    fn purge(&mut self, before: &str) -> Result<()> {
         self.apt("purge -y muster")?;
-        let left = "ls -d /etc/muster /var/lib/muster 2>/dev/null; getent group muster muster-admin; \
-                    find /etc/systemd /var/lib/systemd -name 'muster*'; dpkg -l muster | grep '^[ir]'; true";
-        let left = self.host.run(left, SHORT)?;
+        let left = self.host.run(KEPT, SHORT)?;
         ensure!(left.is_empty(), "left after a purge:\n{left}");
+        let after = self.host.run(TRACES, SHORT)?;
+        ensure!(after == before, "before:\n{before}\nafter a purge:\n{after}");
         self.say("purged; nothing is left");
         Ok(())
     }
@@ -311,15 +361,21 @@ impl Test {
         Ok(Same { pid, started, generation })
     }
 
-    /// The same process in the same generation, taken over, with its guest answering again.
+    /// The same process in the same generation, taken over, and its guest goes on.
     fn adopted(&mut self, before: &Same, after: &str) -> Result<()> {
-        self.until("its guest to answer again", LONG, |test| {
-            let vm = test.vm()?;
-            Ok(vm["phase"] == "running" && vm["guest"]["heartbeat"] == "ok")
-        })?;
+        self.until("it to be taken over", LONG, |test| Ok(test.vm()?["phase"] == "running"))?;
         let now = self.same()?;
         ensure!(now == *before, "after {after} there is {now:?}, and there was {before:?}");
-        Ok(())
+        self.until("its guest to tick", SHORT, Self::ticks)
+    }
+
+    /// Whether the guest writes on its screen, which it does each second.
+    fn ticks(&mut self) -> Result<bool> {
+        let look = "muster vm screenshot a -o - | md5sum";
+        let said = self.host.run(&format!("{look}; sleep 2; {look}"), SHORT)?;
+        let looks: Vec<&str> = said.lines().collect();
+        let [first, second] = looks[..] else { bail!("two looks at a screen: {said}") };
+        Ok(first != second)
     }
 
     fn until(
