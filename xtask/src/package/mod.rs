@@ -39,10 +39,10 @@ use host::Host;
 
 /// For commands that take a second on a real machine. Everything here runs some twenty times slower,
 /// and on a busy machine much slower still.
-const SHORT: Duration = Duration::from_secs(300);
+const SHORT: Duration = Duration::from_secs(600);
 
 /// For apt, dpkg and starts of the daemon or of a machine.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_secs(1200);
 
 /// How often a condition in the host is looked at; each look costs the host a second.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
