@@ -2,6 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -164,6 +166,9 @@ pub(super) enum Request {
 pub struct GuestServices {
     inbox: mpsc::Sender<Request>,
     status: watch::Receiver<GuestStatus>,
+    /// See [`GuestServices::agent_came`]. Not a request: those are answered before a connection that
+    /// waits for its first answer, and begin it anew.
+    came: Arc<AtomicBool>,
 }
 
 impl GuestServices {
@@ -177,8 +182,10 @@ impl GuestServices {
     ) -> Self {
         let (inbox, requests) = mpsc::channel(INBOX_MAX);
         let (publish, status) = watch::channel(GuestStatus::default());
-        tokio::spawn(Shell::new(connect, clock, services, config, publish).run(requests));
-        Self { inbox, status }
+        let came = Arc::new(AtomicBool::new(false));
+        let shell = Shell::new(connect, clock, services, config, publish, Arc::clone(&came));
+        tokio::spawn(shell.run(requests));
+        Self { inbox, status, came }
     }
 
     /// What is visible now, and every change.
@@ -218,6 +225,12 @@ impl GuestServices {
     /// `Busy`, `Gone`.
     pub fn refresh(&self) -> Result<(), ServiceError> {
         self.send(Request::Refresh)
+    }
+
+    /// A program in the guest has opened the agent's port: the agent may be another one now, such as
+    /// after an upgrade in the guest, and is asked again what it can do, with the next beat.
+    pub fn agent_came(&self) {
+        self.came.store(true, Ordering::Relaxed);
     }
 
     /// Asks the guest to shut down. Success means that the agent did not refuse.

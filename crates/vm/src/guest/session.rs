@@ -42,6 +42,11 @@ pub(super) struct Session {
     block: Option<u64>,
 }
 
+async fn ask_info(client: &mut AgentClient) -> Result<AgentInfo, AgentError> {
+    let reply = client.call("guest-info", None, CallLimits::within(COMMAND_DEADLINE)).await?;
+    AgentInfo::parse(&reply)
+}
+
 impl Session {
     /// Synchronises a fresh connection, waiting `patience` for the agent to appear.
     pub(super) async fn contact(
@@ -56,8 +61,19 @@ impl Session {
 
     /// Asks an agent that has answered what it can do.
     pub(super) async fn begin(mut client: AgentClient) -> Result<Self, AgentError> {
-        let reply = client.call("guest-info", None, CallLimits::within(COMMAND_DEADLINE)).await?;
-        Ok(Self { client, info: AgentInfo::parse(&reply)?, block: None })
+        let info = ask_info(&mut client).await?;
+        Ok(Self { client, info, block: None })
+    }
+
+    /// Asks again what the agent can do; true if that is something else than before.
+    pub(super) async fn meet(&mut self) -> Result<bool, AgentError> {
+        let info = ask_info(&mut self.client).await?;
+        let other = info != self.info;
+        if other {
+            self.info = info;
+            self.block = None;
+        }
+        Ok(other)
     }
 
     pub(super) fn info(&self) -> &AgentInfo {

@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::Services;
@@ -48,6 +50,9 @@ pub(super) struct Shell {
     heartbeat: HeartbeatMachine,
     freeze: FreezeMachine,
     session: Option<Session>,
+    /// The agent may be another one than the session's: it is asked again what it can do. That goes
+    /// with a beat, in place of the ping, so a guest that opens the port all the time costs nothing.
+    came: Arc<AtomicBool>,
     /// The last agent that synchronised has answered something since. One that only synchronises is
     /// of no use to anybody and must not count as alive for ever.
     answered: bool,
@@ -102,6 +107,7 @@ impl Shell {
         services: Services,
         config: GuestConfig,
         publish: watch::Sender<GuestStatus>,
+        came: Arc<AtomicBool>,
     ) -> Self {
         let mut heartbeat = HeartbeatMachine::new(config.no_contact_after, config.lost_after);
         heartbeat.set_enabled(services.heartbeat);
@@ -117,6 +123,7 @@ impl Shell {
             heartbeat,
             freeze,
             session: None,
+            came,
             answered: true,
             seed,
             not_before: Duration::ZERO,
@@ -198,7 +205,9 @@ impl Shell {
 
     async fn do_due(&mut self) {
         let now = self.now();
-        let Some(session) = self.session.as_mut() else { return };
+        if self.session.is_none() {
+            return;
+        }
         self.freeze.expire(now);
         if self.freeze.due().is_some_and(|due| due <= now) && self.freeze.is_thawing() {
             let _ = self.thaw_once().await;
@@ -209,8 +218,7 @@ impl Shell {
         }
         if self.next_beat <= now {
             self.next_beat = now + self.config.beat;
-            let done = session.ping().await;
-            self.note(&done);
+            self.do_beat().await;
         } else if let Some(errand) = self.round.pop_front() {
             self.run_errand(errand).await;
         } else if self.next_round <= now {
@@ -219,7 +227,32 @@ impl Shell {
             self.early_look = !self.early.is_empty();
             self.next_round = now + pause.unwrap_or(self.config.facts);
             self.begin_round(round);
+            if round == Round::Whole {
+                // Not every port tells who opens it, and of a flood of events some get lost.
+                self.came.store(true, Ordering::Relaxed);
+            }
         }
+    }
+
+    /// Any answer does. One that has come since is asked what it can do.
+    async fn do_beat(&mut self) {
+        let Some(session) = self.session.as_mut() else { return };
+        if !self.came.swap(false, Ordering::Relaxed) {
+            let done = session.ping().await;
+            return self.note(&done);
+        }
+        let met = session.meet().await;
+        if met.is_ok() {
+            self.facts.agent = Some(session.info().version.clone());
+        }
+        if let Ok(true) = met {
+            tracing::info!(agent = session.info().version, "another guest agent answers");
+            if self.exchange == Exchange::Refused {
+                self.exchange = Exchange::None;
+            }
+            self.begin_round(Round::Whole);
+        }
+        self.note(&met);
     }
 
     /// An agent has answered. That is a heartbeat, and seen at once: what it can do is a long answer
@@ -229,6 +262,8 @@ impl Shell {
             self.heartbeat.beat(self.now());
             self.publish();
         }
+        // Whoever came before this moment is asked now.
+        self.came.store(false, Ordering::Relaxed);
         match Session::begin(client).await {
             Ok(session) => self.begin(session),
             Err(error) => self.failed(&error),

@@ -480,6 +480,11 @@ impl Driver {
             MachineEvent::Resumed | MachineEvent::Stopped | MachineEvent::Lagged(_) => {
                 self.observe().await;
             }
+            MachineEvent::AgentPort(true) => {
+                if let Some(services) = self.guest() {
+                    services.agent_came();
+                }
+            }
             MachineEvent::Panicked => {
                 self.note(Severity::Error, "the guest's kernel has panicked".to_owned());
             }

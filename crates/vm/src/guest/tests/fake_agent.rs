@@ -55,6 +55,7 @@ pub(super) struct Guest {
     pub(super) blocks: Vec<bool>,
     /// Commands that the agent says it does not allow.
     pub(super) blocked: Vec<&'static str>,
+    pub(super) version: &'static str,
     /// An agent from before QEMU 4.0 does not repeat ids.
     pub(super) old: bool,
     open: BTreeMap<i64, String>,
@@ -73,6 +74,7 @@ impl FakePort {
     pub(super) fn new() -> Self {
         let guest = Guest {
             hostname: "debian".into(),
+            version: "8.2.0",
             processors: vec![true],
             blocks: vec![true],
             ..Guest::default()
@@ -226,7 +228,7 @@ impl Guest {
                     .chain(&more)
                     .map(|name| json!({ "name": name, "enabled": !self.blocked.contains(name) }))
                     .collect();
-                json!({ "version": "8.2.0", "supported_commands": commands })
+                json!({ "version": self.version, "supported_commands": commands })
             }
             "guest-get-osinfo" => json!({
                 "id": "debian", "version-id": "12", "kernel-release": "6.1.0-56-cloud-amd64",

@@ -124,6 +124,64 @@ async fn a_guest_that_has_just_booted_is_asked_for_its_addresses_only() {
     assert_eq!(port.count("guest-get-osinfo"), 2, "when it has settled");
 }
 
+fn agent(status: &GuestStatus) -> Option<&str> {
+    status.facts.as_ref()?.agent.as_deref()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_takes_anothers_place_is_asked_what_it_can_do() {
+    let port = FakePort::new();
+    port.guest().blocked = vec!["guest-fsfreeze-freeze"];
+    let services = start(&port);
+    until(&services, |status| agent(status) == Some("8.2.0")).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(services.freeze().await.is_err());
+    let asked = port.count("guest-get-osinfo");
+
+    // Between two beats, so that no question remains without an answer.
+    port.guest().version = "10.0.2";
+    port.guest().blocked.clear();
+    services.agent_came();
+    let seen = until(&services, |status| agent(status) == Some("10.0.2")).await;
+    assert!(seen <= Duration::from_secs(5), "{seen:?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(port.count("guest-get-osinfo"), asked + 1, "its guest is looked at, too");
+    assert!(services.freeze().await.is_ok());
+    services.thaw().await.unwrap();
+
+    // A port that does not tell who opens it.
+    port.guest().version = "11.0.0";
+    let seen = until(&services, |status| agent(status) == Some("11.0.0")).await;
+    assert!(seen <= Duration::from_secs(65), "{seen:?}");
+    assert_eq!(port.count("guest-sync-delimited"), 1, "one conversation all the time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_is_opened_all_the_time_is_not_asked_all_the_time() {
+    let port = FakePort::new();
+    let services = start(&port);
+    until(&services, |status| status.facts.is_some()).await;
+    for _ in 0..60 {
+        services.agent_came();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let asked = port.count("guest-info") + port.count("guest-ping");
+    assert!((10..=14).contains(&asked), "{asked} beats in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn facts_come_back_when_data_exchange_is_switched_on_again() {
+    let port = FakePort::new();
+    let services = start(&port);
+    until(&services, |status| status.facts.is_some()).await;
+    services.configure(Services { exchange: false, ..Services::default() }).unwrap();
+    until(&services, |status| status.facts.is_none()).await;
+    services.configure(Services::default()).unwrap();
+    let seen = until(&services, |status| agent(status) == Some("8.2.0")).await;
+    assert!(seen <= Duration::from_secs(10), "{seen:?}");
+    assert!(services.status().borrow().facts.as_ref().unwrap().os.is_some());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_paused_guest_is_neither_asked_nor_missed() {
     let port = FakePort::new();
