@@ -11,6 +11,7 @@ use model::ClusterState;
 use model::Gone;
 use model::Membership;
 use model::NodeId;
+use model::NodeRecord;
 use model::UnixMillis;
 use peer::CallError;
 use peer::Method;
@@ -57,6 +58,19 @@ pub(crate) fn own(app: &App) -> OwnStatus {
     }
 }
 
+/// What keeps a node from its work, beyond what an administrator wants.
+fn problem(record: &NodeRecord, answer: Option<&Result<OwnStatus, CallError>>) -> Option<String> {
+    match answer {
+        Some(Err(error)) => Some(error.to_string()),
+        _ if record.fenced.is_some() => Some(format!(
+            "it was fenced, and takes no VMs until its guard has ended the old ones (if that lasts: \
+             muster node fencing {})",
+            record.name
+        )),
+        _ => None,
+    }
+}
+
 /// How each node is, by name.
 fn node_views(
     state: &ClusterState,
@@ -87,7 +101,7 @@ fn node_views(
                 addresses: record.facts.addresses.iter().map(ToString::to_string).collect(),
                 version: said.map_or(&record.facts.version, |said| &said.version).clone(),
                 certificate_ends: said.and_then(|said| said.certificate_ends),
-                problem: answer.and_then(|answer| answer.as_ref().err()).map(ToString::to_string),
+                problem: problem(record, answer),
             }
         })
         .collect();

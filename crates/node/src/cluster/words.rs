@@ -74,6 +74,7 @@ pub(crate) fn say(picture: &Picture<'_>) -> (ClusterHealth, Vec<String>) {
     let all_well = witness_well
         && picture.nodes.iter().all(|node| {
             node.reachable
+                && node.problem.is_none()
                 && matches!(
                     node.part,
                     ClusterPart::Leader | ClusterPart::Voter | ClusterPart::Learner
@@ -155,7 +156,7 @@ fn about(node: &ClusterNodeView) -> Option<String> {
         (_, _, Some(behind)) if behind > BEHIND_UNSAID => {
             Some(format!("{name} is {behind} changes behind and catches up."))
         }
-        _ => None,
+        _ => node.problem.as_ref().map(|problem| format!("{name} answers, but {problem}.")),
     }
 }
 
@@ -236,6 +237,15 @@ mod tests {
         assert_eq!(health, ClusterHealth::Degraded);
         assert!(words[2].starts_with("No further voter may be lost. Bring h3 back"), "{words:?}");
         assert_eq!(words[3], "h3 does not answer: it does not answer.");
+    }
+
+    #[test]
+    fn a_node_that_answers_and_takes_no_vms_is_not_called_well() {
+        let mut nodes = [node(1, Leader, true), node(2, Voter, true), node(3, Voter, true)];
+        nodes[2].problem = Some("it was fenced".to_owned());
+        let (health, words) = say(&picture(&nodes, Some("h1")));
+        assert_eq!(health, ClusterHealth::Degraded);
+        assert_eq!(words[3], "h3 answers, but it was fenced.");
     }
 
     #[test]

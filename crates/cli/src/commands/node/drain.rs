@@ -1,6 +1,7 @@
 //! `muster node drain`.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use api::endpoint::NodePlan;
 use api::endpoint::NodeSetMode;
@@ -20,6 +21,10 @@ use crate::progress::Progress;
 
 /// How often it is looked how far a drain is.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long room is waited for. A node that has just come back is heard in the next moments, and
+/// the leader goes on trying in any case.
+const ROOM_AFTER: Duration = Duration::from_secs(10);
 
 /// Empty a node for maintenance: its machines move to other nodes, and it gets no new ones.
 ///
@@ -52,15 +57,18 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if !context.wait {
         return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
     }
-    let total = left(&plan.value);
+    let (total, began) = (left(&plan.value), Instant::now());
     let mut progress = Progress::new(&context.out, &format!("drain {}", plan.value.node));
-    while left(&plan.value) > 0 {
-        let left = left(&plan.value);
-        progress.show(Some(&ProgressView {
-            step: format!("moving machines, {left} left"),
-            done: total.saturating_sub(left),
-            total,
-        }));
+    loop {
+        let (left, unplaced) = (left(&plan.value), plan.value.unplaced.len());
+        let step = match unplaced {
+            _ if left > 0 => format!("moving machines, {left} left"),
+            0 => break,
+            _ if began.elapsed() >= ROOM_AFTER => break,
+            _ => format!("waiting for room, {unplaced} left"),
+        };
+        let total = total.max(left);
+        progress.show(Some(&ProgressView { step, done: total.saturating_sub(left), total }));
         tokio::time::sleep(LOOK_EVERY).await;
         plan = context.call::<NodePlan>(&[&args.node], &query, &Nothing {}).await?;
     }
