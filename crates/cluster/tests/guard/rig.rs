@@ -264,7 +264,10 @@ impl Drop for Machine {
         let _ = self.child.borrow_mut().kill();
         let _ = self.child.borrow_mut().wait();
         // As the daemon does when a machine is gone; as long as a helper of it dies, it stays.
-        let _ = fs::remove_dir(&self.group);
+        let end = Instant::now() + LIMIT;
+        while fs::remove_dir(&self.group).is_err() && self.group.exists() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) struct Args {
     /// Where the nodes reach that `muster witness`, if not where its token says.
     #[arg(long, value_name = "ADDRESS:PORT", requires = "witness_token_file")]
     address: Option<String>,
-    /// An option of the object store, such as aws_endpoint=https://s3.example.org.
+    /// An option of the object store, such as `aws_endpoint=https://s3.example.org`.
     #[arg(long = "option", value_name = "NAME=VALUE", value_parser = pair)]
     options: Vec<(String, String)>,
     /// A secret option of the object store, read from the first line of a file; `-` is standard
