@@ -102,22 +102,29 @@ const ALONE_READY_MAX: Duration = Duration::from_secs(60);
 const REMOVED_NOTICES: usize = 3;
 
 /// The clocks of the log.
+///
+/// A voter keeps to its leader for `election_max` after each sign of life, and then waits for a
+/// time of its own between `election_min` and `election_max` before it asks for votes. So a lost
+/// leader has a successor after `election_max + election_min` at the earliest, and, if no votes
+/// split, after twice `election_max`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// Between two signs of life of the leader.
     pub heartbeat: Duration,
-    /// The shortest silence after which a node wants to lead itself.
+    /// The shortest wait of a voter, beyond `election_max`.
     pub election_min: Duration,
-    /// The longest.
+    /// The longest; also how long a sign of life binds a voter.
     pub election_max: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(200),
-            election_min: Duration::from_millis(800),
-            election_max: Duration::from_millis(1_600),
+            // A new leader within two seconds (the seed's third issue, Speed); seven signs of life
+            // may be late or lost before anybody stirs.
+            heartbeat: Duration::from_millis(150),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(700),
         }
     }
 }

@@ -111,9 +111,8 @@ fn node_views(
 
 /// Asks all nodes and puts their answers together.
 pub(crate) async fn gather(app: &App) -> ClusterView {
-    let state = app.truth.state();
-    let metrics = app.truth.metrics().borrow().clone();
-    let others = state.nodes.keys().copied().filter(|node| *node != app.node);
+    let others = app.truth.state();
+    let others = others.nodes.keys().copied().filter(|node| *node != app.node);
     let asked = others.map(|node| async move {
         let answer: Result<OwnStatus, CallError> =
             app.peers.ask(node, Method::STATUS, &(), ASK_TIMEOUT).await;
@@ -122,6 +121,9 @@ pub(crate) async fn gather(app: &App) -> ClusterView {
     let mut answers: BTreeMap<NodeId, Result<OwnStatus, CallError>> =
         join_all(asked).await.into_iter().collect();
     answers.insert(app.node, Ok(own(app)));
+    // From after the answers: a node that is lost takes its time, and much may be decided meanwhile.
+    let state = app.truth.state();
+    let metrics = app.truth.metrics().borrow().clone();
     let voters = metrics.voters();
     let nodes = node_views(&state, &metrics, &answers);
     let witness = witness::view(app, &state, &voters);
