@@ -55,6 +55,9 @@ pub enum EventKind {
     /// A VM's process died unasked.
     #[serde(rename = "vm.crashed")]
     VmCrashed,
+    /// A VM's guest hangs, and is started again.
+    #[serde(rename = "vm.hung")]
+    VmHung,
     /// A VM is started again after a crash or a restart of its host.
     #[serde(rename = "vm.restarting")]
     VmRestarting,
@@ -261,6 +264,7 @@ impl EventKind {
             Self::VmPower => "vm.power",
             Self::VmChanged => "vm.changed",
             Self::VmCrashed => "vm.crashed",
+            Self::VmHung => "vm.hung",
             Self::VmRestarting => "vm.restarting",
             Self::VmDeleted => "vm.deleted",
             Self::VmUndeleted => "vm.undeleted",

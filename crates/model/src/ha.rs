@@ -62,9 +62,11 @@ pub struct HaSpec {
     pub failures_max: u32,
     /// The period over which takeovers are counted, one minute to 30 days.
     pub failure_period: Millis,
-    /// Reset the guest when its heartbeat was there and is lost for [`HaSpec::hung_after`].
+    /// Start the VM again when its guest's heartbeat was there, has been silent for
+    /// [`HaSpec::hung_after`], and its disks were idle since. At most three times in ten minutes,
+    /// restarts after crashes included.
     pub restart_hung: bool,
-    /// How long a lost heartbeat is suffered, 10 s to one hour.
+    /// How long a silent heartbeat is suffered, 10 s to one hour.
     pub hung_after: Millis,
 }
 

@@ -69,6 +69,8 @@ pub enum ExitKind {
     Requested,
     /// The process died, was killed or had to be killed.
     Crashed,
+    /// Its guest did not answer any more, and it was ended to be started again.
+    Hung,
     /// The host went down or was started again under it.
     HostRestart,
 }

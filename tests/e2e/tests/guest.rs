@@ -11,8 +11,12 @@ use std::time::UNIX_EPOCH;
 use api::endpoint as ep;
 use api::endpoint::Nothing;
 use api::model::Bytes;
+use api::model::EventKind;
+use api::model::ExitKind;
+use api::model::HaChange;
 use api::model::ImageFormat;
 use api::model::ImageSource;
+use api::model::Millis;
 use api::model::ServiceChange;
 use api::model::VmChange;
 use api::types::ConsistencyView;
@@ -293,4 +297,34 @@ async fn a_guest_without_an_agent_gets_its_hardware_all_the_same() {
         (shell.run("cat /sys/devices/system/cpu/online").await == "0-1").then_some(())
     })
     .await;
+}
+
+/// The only sign that a guest hangs is that its agent and its disks are silent. One whose agent
+/// stands still and that works with its disk is left alone.
+#[tokio::test]
+async fn a_guest_that_hangs_is_started_again_and_one_that_works_is_not() {
+    let host = Host::start().await;
+    let (works, mut shell) = with_ext4(&host, "works").await;
+    let hangs = host.boot(&tiny("hangs")).await;
+    for vm in [&works, &hangs] {
+        let hung_after = Some(Millis::from_secs(20));
+        let ha = HaChange { restart_hung: Some(true), hung_after, ..HaChange::default() };
+        vm.set(VmChange { ha, ..VmChange::default() }).await;
+    }
+    let (first, kept) = (hangs.run().await.pid, works.run().await.pid);
+    let dir = host.data_dir().join("vms").join(hangs.show().await.id.to_string());
+    shell.run("(while :; do echo x >>/mnt/file; sync; sleep 1; done) </dev/null >/dev/null 2>&1 & true").await;
+    let stop = "killall -STOP agent qemu-ga";
+    shell.run(stop).await;
+    hangs.shell().await.run(stop).await;
+    eventually("the guest that hangs has another process", BOOT, async || {
+        hangs.show().await.run.filter(|run| run.pid != first).map(drop)
+    })
+    .await;
+    hangs.wait_heartbeat().await;
+    assert_eq!(hangs.show().await.last_exit.unwrap().kind, ExitKind::Hung);
+    assert_eq!(host.count_events(EventKind::VmHung).await, 1);
+    assert!(std::fs::read(dir.join("hung.png")).unwrap().starts_with(b"\x89PNG"));
+    // It was stopped earlier, so it was silent for longer.
+    assert_eq!(works.run().await.pid, kept);
 }

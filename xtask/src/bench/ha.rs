@@ -158,7 +158,12 @@ fn leaders(lab: &Lab, rounds: usize, report: &mut Report) -> Result<()> {
         lab.whole(&other, &leader)?;
     }
     report.note("leader loss to the next committed write, median", median(&took), "s");
-    report.at_most("leader loss to the next committed write, p99", quantile(&took, 0.99), "s", LEADER_P99);
+    report.at_most(
+        "leader loss to the next committed write, p99",
+        quantile(&took, 0.99),
+        "s",
+        LEADER_P99,
+    );
     Ok(())
 }
 

@@ -20,7 +20,9 @@ use crate::Refused;
 use crate::Severity;
 use crate::Speaker;
 use crate::Subject;
+use crate::UnixMillis;
 use crate::VmId;
+use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::ha;
 use crate::apply::image_subject;
@@ -275,6 +277,15 @@ fn set_power(
     Ok(())
 }
 
+impl VmRecord {
+    /// Whether it would be started again if it were ended now because its guest hangs. False where
+    /// that was done too often lately: a guest that always hangs is left to an administrator.
+    pub fn may_restart_hung(&self, now: UnixMillis) -> bool {
+        let lately = self.crashes.iter().filter(|crash| now.since(**crash) < CRASH_WINDOW);
+        lately.count() < RESTARTS_MAX
+    }
+}
+
 pub(crate) fn exited(
     state: &mut ClusterState,
     cx: &mut Context<'_>,
@@ -295,12 +306,17 @@ pub(crate) fn exited(
     }
     let vm = vm_mut(state, id)?;
     vm.last_exit = Some(exit.clone());
-    if exit.kind == ExitKind::Crashed {
+    let fault = match exit.kind {
+        ExitKind::Crashed => Some((EventKind::VmCrashed, "crashed")),
+        ExitKind::Hung => Some((EventKind::VmHung, "hung")),
+        _ => None,
+    };
+    if let Some((kind, what)) = fault {
         vm.crashes.retain(|crash| at.since(*crash) < CRASH_WINDOW);
         vm.crashes.push(at);
-        let text = format!("{} crashed: {}", vm.name, exit.detail);
+        let text = format!("{} {what}: {}", vm.name, exit.detail);
         let subject = vm_subject(vm);
-        cx.event(EventKind::VmCrashed, Severity::Error, subject, text, None);
+        cx.event(kind, Severity::Error, subject, text, None);
     }
     let vm = vm_mut(state, id)?;
     let again = match exit.kind {
@@ -311,6 +327,8 @@ pub(crate) fn exited(
         ExitKind::Crashed => {
             vm.spec.on_crash == CrashPolicy::Restart && vm.crashes.len() <= RESTARTS_MAX
         }
+        // Its owner looks at the limit before it ends a guest that only may be hung.
+        ExitKind::Hung => vm.crashes.len() <= RESTARTS_MAX,
     };
     if !again {
         return set_power(state, cx, id, Power::Off, None);

@@ -240,6 +240,10 @@ pub trait Machine: Send + Sync {
     /// The picture on the screen, as a PNG file of at most 16 MiB.
     async fn screenshot(&self) -> Result<Vec<u8>, EngineError>;
 
+    /// How many requests its disks have had in this run: it grows as long as the guest works with
+    /// them.
+    async fn disk_requests(&self) -> Result<u64, EngineError>;
+
     /// A new connection that speaks VNC (RFB) with the machine's screen. No password: whoever is
     /// given the stream has been let in by us.
     async fn vnc(&self) -> Result<UnixStream, EngineError>;

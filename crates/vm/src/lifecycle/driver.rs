@@ -37,6 +37,7 @@ use crate::lifecycle::Phase;
 use crate::lifecycle::RunStatus;
 use crate::lifecycle::VmFiles;
 use crate::lifecycle::Wanted;
+use crate::lifecycle::hung;
 use crate::lifecycle::machine::Actual;
 use crate::lifecycle::machine::Cpus;
 use crate::lifecycle::machine::Settle;
@@ -89,6 +90,7 @@ pub(crate) struct Driver {
     /// The record as it was copied last, and when the present one is to be.
     copied: Option<Arc<VmRecord>>,
     copy_at: Option<Instant>,
+    pub(crate) hung: hung::Watch,
 }
 
 /// A machine that is there.
@@ -119,6 +121,7 @@ impl Driver {
             retry_at: None,
             copied: None,
             copy_at: None,
+            hung: hung::Watch::default(),
         }
     }
 
@@ -145,6 +148,7 @@ impl Driver {
                     self.copy_soon(&wanted.record);
                     self.tell_guest(&wanted.record);
                     self.settle(&wanted.record).await;
+                    self.watch_for_hangs(&wanted.record);
                 }
                 None => {}
             }
@@ -156,14 +160,21 @@ impl Driver {
 
     /// Waits for something to do. False when the daemon ends.
     async fn wait(&mut self) -> bool {
-        let (retry_at, copy_at) = (self.retry_at, self.copy_at);
-        tokio::select! {
-            changed = self.wanted.changed() => return changed.is_ok(),
-            event = next_event(&mut self.run) => self.on_event(event).await,
-            () = sleep_until(retry_at) => self.retry_at = None,
-            () = sleep_until(copy_at) => self.copy_record().await,
+        loop {
+            let (retry_at, copy_at, look_at) = (self.retry_at, self.copy_at, self.hung.look_at);
+            tokio::select! {
+                changed = self.wanted.changed() => return changed.is_ok(),
+                event = next_event(&mut self.run) => self.on_event(event).await,
+                () = sleep_until(retry_at) => self.retry_at = None,
+                () = sleep_until(copy_at) => self.copy_record().await,
+                () = sleep_until(look_at) => {
+                    if !self.look_for_hang().await {
+                        continue;
+                    }
+                }
+            }
+            return true;
         }
-        true
     }
 
     /// Whether an operation can end although the machine cannot be spoken to: it ends the machine,
@@ -242,6 +253,7 @@ impl Driver {
         }));
         self.consoles.send_replace(Some(machine.clone()));
         self.lost = None;
+        self.hung = hung::Watch::default();
         self.run = Some(Run { machine: machine.clone(), events, info: run });
         self.start_services(machine);
     }

@@ -98,6 +98,11 @@ impl VmFiles {
         self.dir.join("seed.iso")
     }
 
+    /// What was on the screen when the guest was found hung last.
+    pub fn hung_picture(&self) -> PathBuf {
+        self.dir.join("hung.png")
+    }
+
     /// The memory file of a save of that run.
     pub fn memory(&self, run: Generation) -> PathBuf {
         self.dir.join(format!("memory-{run}.sav"))

@@ -28,6 +28,7 @@
 mod devices;
 mod driver;
 mod files;
+mod hung;
 mod machine;
 mod online;
 mod ops;

@@ -67,6 +67,11 @@ impl Publisher {
         (Self { sender }, receiver)
     }
 
+    /// The phase that is shown now.
+    pub(crate) fn now(&self) -> Phase {
+        self.sender.borrow().phase
+    }
+
     /// Shows a phase; the note of the last one goes.
     pub(crate) fn phase(&self, phase: Phase) {
         self.change(|status| {

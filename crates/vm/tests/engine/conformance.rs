@@ -75,6 +75,7 @@ async fn a_machine_lives_from_launch_to_reap(rig: Rig) {
     event(&mut events, |event| *event == MachineEvent::Reset(Origin::Host)).await;
     let png = machine.screenshot().await.unwrap();
     assert!(png.starts_with(b"\x89PNG\r\n\x1a\n"), "{:?}", &png[..8.min(png.len())]);
+    assert_eq!(machine.disk_requests().await.unwrap(), 0, "it has no disk");
     let strays = engine.strays().await.unwrap();
     assert_eq!(
         strays.iter().map(|stray| (stray.vm, stray.alive)).collect::<Vec<_>>(),

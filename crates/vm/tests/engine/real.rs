@@ -205,6 +205,14 @@ async fn a_guest_boots_changes_sleeps_and_goes() {
     let find =
         format!("for d in /sys/block/vd*; do grep -q {serial} $d/serial && cat $d/size; done");
     shell_says(&machine, &find, "65536").await;
+    // What the guest asks of its disks is counted, and rest is seen as rest.
+    let before = machine.disk_requests().await.unwrap();
+    let read = format!(
+        "for d in /sys/block/vd*; do grep -q {serial} $d/serial && dd if=/dev/${{d##*/}} of=/dev/null bs=4k count=1 skip=2000 2>/dev/null && echo read; done"
+    );
+    shell_says(&machine, &read, "read").await;
+    let read = machine.disk_requests().await.unwrap();
+    assert!(read > before, "{before} {read}");
     machine.resize_disk(extra.id, Bytes::mib(64)).await.unwrap();
     shell_says(&machine, &find, "131072").await;
     let shrink = machine.resize_disk(extra.id, Bytes::mib(32)).await;

@@ -47,10 +47,10 @@ pub(crate) struct HaArgs {
     /// The period over which takeovers are counted: 60s, 1h, 1d.
     #[arg(long, value_name = "TIME", value_parser = parse::seconds)]
     takeover_period: Option<u64>,
-    /// Reset it when its guest's heartbeat was there and is lost.
+    /// Start it again when its guest's heartbeat was there and is silent, and its disks are idle.
     #[arg(long, value_name = "on|off", value_parser = parse::switch)]
     restart_hung: Option<bool>,
-    /// How long a lost heartbeat is suffered: 60s, 5m.
+    /// How long a silent heartbeat is suffered: 60s, 5m.
     #[arg(long, value_name = "TIME", value_parser = parse::seconds)]
     hung_after: Option<u64>,
 }

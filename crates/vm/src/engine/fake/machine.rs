@@ -89,6 +89,7 @@ pub(super) struct FakeVm {
     save: SaveProgress,
     serial: VecDeque<u8>,
     viewers: Vec<std::os::unix::net::UnixStream>,
+    disk_requests: u64,
     events: Option<EventSink>,
 }
 
@@ -151,6 +152,7 @@ impl FakeVm {
             save: SaveProgress { phase: SavePhase::Idle, done: Bytes::ZERO, total: Bytes::ZERO },
             serial: VecDeque::new(),
             viewers: Vec::new(),
+            disk_requests: 0,
             events: None,
         };
         for disk in disks {
@@ -182,6 +184,10 @@ impl FakeVm {
             self.nics.clear();
             self.viewers.clear();
         }
+    }
+
+    pub(super) fn work(&mut self) {
+        self.disk_requests += 1;
     }
 
     pub(super) fn shut_down(&mut self, origin: Origin) {
@@ -583,6 +589,10 @@ impl Machine for FakeMachine {
         self.with("screendump", |_| Ok(PNG.to_vec()))
     }
 
+    async fn disk_requests(&self) -> Result<u64, EngineError> {
+        self.with("query-blockstats", |vm| Ok(vm.disk_requests))
+    }
+
     async fn vnc(&self) -> Result<UnixStream, EngineError> {
         let (ours, mut theirs) = UnixStream::pair().map_err(EngineError::io("make a socket"))?;
         self.with("add_client", |_| Ok(()))?;
@@ -619,17 +629,19 @@ impl Machine for FakeMachine {
 
     async fn agent(&self) -> Result<UnixStream, EngineError> {
         let (ours, theirs) = UnixStream::pair().map_err(EngineError::io("make a socket"))?;
-        let silent = self.fault(&Fault::AgentSilent);
+        let (host, id) = (self.host.clone(), lock(&self.vm).run.vm);
         self.with("agent", |_| Ok(()))?;
         tokio::spawn(async move {
+            let silent = || host.has_fault(id, &Fault::AgentSilent);
             let _ = fake_agent(theirs, silent).await;
         });
         Ok(ours)
     }
 }
 
-/// The guest agent of the fake guest: knows how to synchronise and to answer a ping.
-async fn fake_agent(mut stream: UnixStream, silent: bool) -> std::io::Result<()> {
+/// The guest agent of the fake guest: knows how to synchronise, to tell what it can do, and to answer
+/// a ping.
+async fn fake_agent(mut stream: UnixStream, silent: impl Fn() -> bool) -> std::io::Result<()> {
     let (read, mut write) = stream.split();
     let mut read = BufReader::new(read).take(AGENT_LINE_MAX);
     loop {
@@ -638,7 +650,7 @@ async fn fake_agent(mut stream: UnixStream, silent: bool) -> std::io::Result<()>
         if read.read_until(b'\n', &mut line).await? == 0 {
             return Ok(());
         }
-        if silent {
+        if silent() {
             continue;
         }
         // A client flushes the agent's parser with a byte that is not JSON before it synchronises.
@@ -653,6 +665,10 @@ async fn fake_agent(mut stream: UnixStream, silent: bool) -> std::io::Result<()>
             }
             Some("guest-sync") => serde_json::json!({ "return": id }),
             Some("guest-ping") => serde_json::json!({ "return": {} }),
+            Some("guest-info") => {
+                let ping = serde_json::json!({ "name": "guest-ping", "enabled": true });
+                serde_json::json!({ "return": { "version": "0", "supported_commands": [ping] } })
+            }
             other => serde_json::json!({
                 "error": {
                     "class": "CommandNotFound",

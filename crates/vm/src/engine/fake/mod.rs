@@ -190,6 +190,11 @@ impl FakeHost {
         self.each(Some(vm), |fake| fake.emit(MachineEvent::Reset(Origin::Guest)));
     }
 
+    /// The guest works with its disks.
+    pub fn guest_works(&self, vm: VmId) {
+        self.each(Some(vm), FakeVm::work);
+    }
+
     /// The guest's kernel panics.
     pub fn guest_panic(&self, vm: VmId) {
         self.each(Some(vm), |fake| fake.emit(MachineEvent::Panicked));

@@ -520,6 +520,18 @@ impl Machine for QemuMachine {
         })
     }
 
+    async fn disk_requests(&self) -> Result<u64, EngineError> {
+        let drives = self.shared.run("query-blockstats", json!({})).await?;
+        let kinds = ["rd_operations", "wr_operations", "flush_operations", "unmap_operations"];
+        let of = |drive: &Value| -> u64 {
+            kinds
+                .iter()
+                .filter_map(|kind| drive["stats"][*kind].as_u64())
+                .fold(0, u64::saturating_add)
+        };
+        Ok(drives.as_array().into_iter().flatten().map(of).fold(0, u64::saturating_add))
+    }
+
     async fn screenshot(&self) -> Result<Vec<u8>, EngineError> {
         let name = c"screen";
         let memory = nix::sys::memfd::memfd_create(name, nix::sys::memfd::MFdFlags::MFD_CLOEXEC)

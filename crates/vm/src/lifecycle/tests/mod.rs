@@ -10,6 +10,7 @@
 mod away;
 mod cancel;
 mod fails;
+mod hung;
 mod kill;
 mod probe;
 mod settling;

@@ -421,6 +421,10 @@ impl Machine for ProbeMachine {
         self.machine.screenshot().await
     }
 
+    async fn disk_requests(&self) -> Result<u64, EngineError> {
+        self.machine.disk_requests().await
+    }
+
     async fn vnc(&self) -> Result<UnixStream, EngineError> {
         self.machine.vnc().await
     }
