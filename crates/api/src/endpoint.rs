@@ -14,6 +14,7 @@ use crate::cluster;
 use crate::fence;
 use crate::ha;
 use crate::types;
+use crate::validate;
 use crate::witness;
 
 /// Version of the API, the first part of every path.
@@ -106,7 +107,8 @@ pub struct Schemas {
 }
 
 /// Endpoints that tell of the node that is asked and of nothing that the cluster has agreed on.
-const LOCAL: &[&str] = &["WhoAmI", "ClusterShow", "ClusterLeave", "WitnessShow"];
+const LOCAL: &[&str] =
+    &["WhoAmI", "ClusterShow", "ClusterLeave", "WitnessShow", "ClusterValidate", "ValidationShow"];
 
 impl Info {
     /// Whether the answer follows from the cluster's state: then it is as new as any answer that
@@ -353,6 +355,12 @@ endpoints! {
     /// Take this host out of its cluster; it begins anew as a single host
     ClusterLeave: Post "/cluster/leave" ADMINISTRATOR, Json,
         (Nothing, cluster::ClusterLeaveBody) -> Nothing;
+    /// Begin to validate the cluster, or this host alone; nothing is changed
+    ClusterValidate: Post "/cluster/validate" OPERATOR, Json,
+        (Nothing, validate::ValidateBody) -> validate::ValidationView;
+    /// Show how far a validation of the node that is asked is, and its last report
+    ValidationShow: Get "/cluster/validation" VIEWER, Json,
+        (Nothing, Nothing) -> validate::ValidationView;
     /// List join tokens that are still valid
     JoinTokenList: Get "/cluster/tokens" ADMINISTRATOR, Json,
         (Nothing, Nothing) -> Vec<cluster::JoinTokenView>;

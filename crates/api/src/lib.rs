@@ -20,6 +20,7 @@ pub mod fence;
 pub mod ha;
 pub mod openapi;
 pub mod types;
+pub mod validate;
 pub mod witness;
 
 pub use error::ApiError;

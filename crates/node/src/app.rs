@@ -36,6 +36,7 @@ use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
 use crate::truth::ProposeError;
 use crate::truth::Truth;
+use crate::validate::Validations;
 use crate::volumes::Volumes;
 
 /// Handles to everything. Each part gets what it needs from here and no more.
@@ -60,6 +61,7 @@ pub(crate) struct App {
     /// Told when the daemon shall start anew.
     pub(crate) restart: Arc<Notify>,
     pub(crate) fencing: Fencing,
+    pub(crate) validations: Validations,
 }
 
 /// The time now. The one place of the daemon that reads the wall clock.

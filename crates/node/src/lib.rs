@@ -32,6 +32,7 @@ mod sample;
 mod start;
 mod tls;
 pub mod truth;
+mod validate;
 mod views;
 mod volumes;
 pub mod witness;

@@ -74,6 +74,7 @@ use crate::truth::RaftTruth;
 use crate::truth::Store;
 use crate::truth::StoreError;
 use crate::truth::Truth;
+use crate::validate::Validations;
 use crate::volumes::DISK_TOOL_USER;
 use crate::volumes::Volumes;
 
@@ -291,6 +292,7 @@ pub(crate) async fn assemble(
         restart: Arc::default(),
         fencing,
         ha,
+        validations: Validations::new(&config.data_dir),
     });
     set_going(&app, vm_host, ledger, lease);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);

@@ -33,7 +33,7 @@ const HEAD_BYTES: usize = 54;
 
 const ID_BYTES: usize = 16;
 
-const MAC_BYTES: usize = 32;
+pub(crate) const MAC_BYTES: usize = 32;
 
 /// As many as a cluster has nodes (DESIGN.md section 1).
 const NODES_MAX: usize = 64;
@@ -46,8 +46,8 @@ const LABEL: &[u8] = b"muster heartbeat v1";
 
 /// The key that all members of a cluster share.
 pub struct HeartbeatKey {
-    cluster: ClusterId,
-    key: hmac::Key,
+    pub(crate) cluster: ClusterId,
+    pub(crate) key: hmac::Key,
 }
 
 /// What a heartbeat says.
@@ -143,12 +143,12 @@ impl HeartbeatKey {
     }
 }
 
-fn id(bytes: &[u8]) -> Result<(Uuid, &[u8]), BadHeartbeat> {
+pub(crate) fn id(bytes: &[u8]) -> Result<(Uuid, &[u8]), BadHeartbeat> {
     let (id, rest) = bytes.split_first_chunk::<ID_BYTES>().ok_or(BadHeartbeat::Form)?;
     Ok((Uuid::from_bytes(*id), rest))
 }
 
-fn number(bytes: &[u8]) -> Result<(u64, &[u8]), BadHeartbeat> {
+pub(crate) fn number(bytes: &[u8]) -> Result<(u64, &[u8]), BadHeartbeat> {
     let (number, rest) = bytes.split_first_chunk::<8>().ok_or(BadHeartbeat::Form)?;
     Ok((u64::from_be_bytes(*number), rest))
 }

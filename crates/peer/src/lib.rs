@@ -7,6 +7,7 @@
 //!   links    calls to other nodes: connections are made, kept, dropped and made again behind it
 //!   server   the peer port: admits members, runs their calls within limits
 //!   heartbeat  datagrams on every cluster network, signed by the cluster's key
+//!   probe    datagrams on the same way, to measure it
 //!   join     the one exchange that works without a certificate
 //! ```
 //!
@@ -32,6 +33,7 @@ mod link;
 mod links;
 mod method;
 pub mod pki;
+mod probe;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,10 @@ pub use links::Links;
 pub use links::LinksConfig;
 pub use method::Class;
 pub use method::Method;
+pub use probe::PROBE_BYTES_MAX;
+pub use probe::PROBE_BYTES_MIN;
+pub use probe::Probe;
+pub use probe::is_probe;
 pub use server::Duplex;
 pub use server::Handler;
 pub use server::Patience;

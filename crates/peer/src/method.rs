@@ -42,6 +42,8 @@ impl Method {
     pub const MACHINES: Self = Self(101);
     /// What a node says of its host.
     pub const HOST: Self = Self(104);
+    /// What a node finds of itself and of its ways to the others, for a validation.
+    pub const VALIDATE: Self = Self(105);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; the only one for strangers.
@@ -50,9 +52,12 @@ impl Method {
     /// Which connection it takes.
     pub const fn class(self) -> Class {
         match self {
-            Self::RAFT_SNAPSHOT | Self::OBSERVATIONS | Self::MACHINES | Self::HOST | Self::ECHO => {
-                Class::Bulk
-            }
+            Self::RAFT_SNAPSHOT
+            | Self::OBSERVATIONS
+            | Self::MACHINES
+            | Self::HOST
+            | Self::VALIDATE
+            | Self::ECHO => Class::Bulk,
             _ => Class::Urgent,
         }
     }

@@ -71,6 +71,18 @@ impl Output {
         }
     }
 
+    /// For files: neither colours nor a terminal's width.
+    pub(crate) const fn plain() -> Self {
+        Self {
+            json: false,
+            quiet: false,
+            color: false,
+            color_error: false,
+            terminal: false,
+            terminal_error: false,
+        }
+    }
+
     /// Prints to standard output, with a line end.
     pub(crate) fn text(&self, text: &str) -> Result<(), CliError> {
         let mut line = text.to_owned();

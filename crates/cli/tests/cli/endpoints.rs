@@ -50,6 +50,8 @@ const VERBS: &[(&str, &str)] = &[
     ("ClusterCreate", "cluster create lab"),
     ("ClusterJoin", "cluster join mjt_x"),
     ("ClusterLeave", "cluster leave"),
+    ("ClusterValidate", "cluster validate"),
+    ("ValidationShow", "cluster validate --last"),
     ("JoinTokenList", "cluster token --list"),
     ("JoinTokenCreate", "cluster token"),
     ("JoinTokenRevoke", "cluster token --revoke 1"),

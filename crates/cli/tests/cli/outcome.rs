@@ -164,3 +164,47 @@ fn nonsense_from_the_server_is_an_error_and_no_panic() {
         }
     }
 }
+
+#[test]
+fn a_validation_fails_where_something_failed_and_warnings_stop_nothing() {
+    let fake = Fake::new();
+    let ran = run(&fake, &["cluster", "validate"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stdout.contains("warn  n1 -> n2 on 10.0.0.0/24: packets"), "{ran:?}");
+    assert!(ran.stdout.contains("-> set one MTU"), "{ran:?}");
+    fake.on("ValidationShow", [ok(samples::validation(&["fail", "pass"]))]);
+    let ran = run(&fake, &["cluster", "validate", "--check", "mtu", "--node", "n1"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.stdout.contains("FAIL  n1 -> n2") && ran.stderr.contains("hint: "), "{ran:?}");
+    let asked = fake.calls().into_iter().rfind(|call| call.id == "ClusterValidate").unwrap();
+    assert_eq!(asked.body, serde_json::json!({ "checks": ["mtu"], "nodes": ["n1"] }));
+    // JSON is the report alone, failed or not.
+    let ran = run(&fake, &["cluster", "validate", "--json"]);
+    let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &report["failed"]), (1, &1.into()));
+    // A report of another time is not the one that was asked for: the daemon started anew.
+    let mut other = samples::validation(&["pass"]);
+    other["report"]["started"] = 7.into();
+    fake.on("ValidationShow", [ok(other)]);
+    let ran = run(&fake, &["cluster", "validate"]);
+    assert!(ran.code == 1 && ran.stderr.contains("without a report"), "{ran:?}");
+}
+
+#[test]
+fn a_report_is_written_in_the_form_that_its_name_says() {
+    let fake = Fake::new();
+    let files = [("a.txt", "mtu"), ("a.json", "\"findings\""), ("a.html", "<!DOCTYPE html>")];
+    for (name, word) in files {
+        let ran = run(&fake, &["cluster", "validate", "-o", name]);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.stdout.contains(&format!("{name} written")), "{ran:?}");
+        let text = std::fs::read_to_string(fake.folder.path().join(name)).unwrap();
+        assert!(text.contains(word), "{text}");
+    }
+    let before = fake.calls().len();
+    let ran = run(&fake, &["cluster", "validate", "-o", "a.doc"]);
+    assert!(ran.code == 2 && ran.stderr.contains(".html"), "{ran:?}");
+    assert_eq!(fake.calls().len(), before, "nothing is asked for what cannot be written");
+    let ran = run(&fake, &["cluster", "validate", "--check", "mut"]);
+    assert!(ran.code == 2 && ran.stderr.contains("latency"), "{ran:?}");
+}

@@ -220,6 +220,30 @@ fn plan() -> Value {
     })
 }
 
+/// A validation that has ended, with findings of these verdicts.
+pub(crate) fn validation(verdicts: &[&str]) -> Value {
+    let count = |verdict: &str| verdicts.iter().filter(|it| **it == verdict).count();
+    let findings: Vec<Value> = verdicts
+        .iter()
+        .map(|verdict| {
+            json!({
+                "check": "mtu", "verdict": verdict, "text": "packets of 1500 bytes arrive",
+                "subject": { "kind": "pair", "from": "n1", "to": "n2", "network": "10.0.0.0/24" },
+                "advice": "set one MTU", "measured": { "value": 1_400, "unit": "bytes" }
+            })
+        })
+        .collect();
+    json!({
+        "running": null,
+        "report": {
+            "started": 1_000_000, "took_ms": 2_500, "cluster": "lab", "asked_by": "n1",
+            "version": "0.1.0", "checks": ["mtu"], "passed": count("pass"),
+            "warned": count("warn"), "failed": count("fail"), "findings": findings,
+            "nodes": [], "links": []
+        }
+    })
+}
+
 fn witness() -> Value {
     json!({
         "id": OTHER, "place": { "kind": "remote", "address": "192.0.2.9:7446" },
@@ -257,6 +281,11 @@ pub(crate) fn answer(id: &str) -> Answer {
         "NodeShow" => node(),
         "NodeFencing" | "NodeFence" | "NodeConfirmOff" => fencing(),
         "WitnessShow" | "WitnessSet" => witness(),
+        "ClusterValidate" => json!({
+            "running": { "started": 1_000_000, "step": "asking hosts", "done": 0, "total": 1 },
+            "report": null
+        }),
+        "ValidationShow" => validation(&["warn", "pass"]),
         "NodePlan" | "NodeSetMode" => plan(),
         "Capacity" => json!([{
             "node": "host-1", "restarted": 3, "unplaced": [], "local": ["db-1"]

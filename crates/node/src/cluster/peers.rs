@@ -352,6 +352,7 @@ impl Handler for Port {
         }
         let answer = match method {
             Method::ECHO => return Ok(body),
+            Method::VALIDATE => return crate::validate::serve(&self.app()?, &body).await,
             Method::STATUS => {
                 let app = self.app()?;
                 serde_json::to_vec(&status::own(&app))

@@ -12,7 +12,7 @@
 mod beats;
 mod lead;
 mod moves;
-mod pulse;
+pub(crate) mod pulse;
 mod watch;
 #[cfg(test)]
 mod world;

@@ -12,6 +12,7 @@ use api::cluster::JoinTokenSecretView;
 use api::cluster::JoinTokenView;
 use api::endpoint as ep;
 use api::endpoint::Nothing;
+use api::validate::ValidationView;
 use model::ClusterId;
 use model::Command;
 use model::JoinTokenId;
@@ -56,6 +57,8 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::ClusterJoin, _, _>(join);
     mounts.json::<ep::ClusterLeave, _, _>(leave);
     mounts.json::<ep::NodeEvict, _, _>(evict);
+    mounts.json::<ep::ClusterValidate, _, _>(validate);
+    mounts.json::<ep::ValidationShow, _, _>(validation);
     mounts.json::<ep::JoinTokenList, _, _>(token_list);
     mounts.json::<ep::JoinTokenCreate, _, _>(token_create);
     mounts.json::<ep::JoinTokenRevoke, _, _>(token_revoke);
@@ -203,6 +206,14 @@ fn check_votes_left(cluster: &ClusterView, node: NodeId) -> Result<(), ApiError>
         "if it answers, let it leave: muster cluster leave on that node; else bring another voter \
          back first: muster cluster status",
     ))
+}
+
+async fn validate(call: Call<ep::ClusterValidate>) -> Result<ValidationView, ApiError> {
+    crate::validate::begin(&call.app, &call.body)
+}
+
+async fn validation(call: Call<ep::ValidationShow>) -> Result<ValidationView, ApiError> {
+    call.app.validations.view()
 }
 
 fn token_view(token: &JoinTokenRecord) -> JoinTokenView {

@@ -58,20 +58,25 @@ async fn plan(call: Call<ep::NodePlan>) -> Result<PlanView, ApiError> {
 
 async fn capacity(call: Call<ep::Capacity>) -> Result<Vec<LossView>, ApiError> {
     let state = call.app.truth.state();
-    let losses = placement::capacity(&state, &fit(&call, &state), now());
+    Ok(losses(&state, &fit(&call, &state)))
+}
+
+/// What would not run after the loss of each of the fit nodes.
+pub(crate) fn losses(state: &ClusterState, fit: &BTreeSet<NodeId>) -> Vec<LossView> {
+    let losses = placement::capacity(state, fit, now());
     let mut views: Vec<LossView> = losses
         .into_iter()
         .filter_map(|loss| {
             Some(LossView {
-                node: node_name(&state, loss.node)?,
+                node: node_name(state, loss.node)?,
                 restarted: u32::try_from(loss.restarted).unwrap_or(u32::MAX),
-                unplaced: unplaced(&state, &loss.unplaced),
-                local: names(&state, loss.local.iter().copied()),
+                unplaced: unplaced(state, &loss.unplaced),
+                local: names(state, loss.local.iter().copied()),
             })
         })
         .collect();
     views.sort_by(|a, b| a.node.cmp(&b.node));
-    Ok(views)
+    views
 }
 
 async fn rules(call: Call<ep::RuleList>) -> Result<Vec<RuleView>, ApiError> {

@@ -53,6 +53,7 @@ use model::Role;
 use crate::app::App;
 use crate::truth::LeaderError;
 
+pub(crate) use ha::losses;
 pub(crate) use serve::Peer;
 pub(crate) use serve::bind_unix;
 pub(crate) use serve::serve_connection;

@@ -8,6 +8,7 @@ mod join;
 mod leave;
 mod status;
 mod token;
+mod validate;
 mod witness;
 
 use crate::commands::noun;
@@ -21,6 +22,7 @@ noun! {
     Leave(leave),
     Status(status),
     Capacity(capacity),
+    Validate(validate),
     ConfirmOff(confirm_off),
     Witness(witness),
 }
