@@ -99,100 +99,99 @@ fn speed(disk: &DiskFacts, subject: Subject) -> FindingView {
 /// What is said wherever nothing speaks against a device: time cannot prove more.
 const LIMIT: &str = "whether the device keeps what it acknowledges, only a cut of its power shows";
 
+/// A verdict with its text and advice.
+type Judged = (Verdict, String, &'static str);
+
 fn honesty(disk: &DiskFacts, subject: Subject) -> FindingView {
-    let filesystem = disk.filesystem.as_str();
-    let data = disk.volume.is_none();
-    let fail = |text: String, advice: &str| {
-        finding(Check::Disks, Verdict::Fail, subject.clone(), text).advice(advice)
-    };
-    let warn = |text: String, advice: &str| {
-        finding(Check::Disks, Verdict::Warn, subject.clone(), text).advice(advice)
-    };
-    if IN_MEMORY.contains(&filesystem) {
-        return fail(
-            format!("{} is on {filesystem}, in memory: it is gone with the power", disk.path),
-            "put it on a file system of a disk",
-        );
-    }
-    if let Some(option) = disk.options.iter().find(|it| UNFLUSHED.contains(&it.as_str())) {
-        return fail(
-            format!("{} is mounted with {option}: flushes are not passed on", disk.path),
-            "mount it without that option",
-        );
-    }
-    if data && filesystem == "overlay" {
-        return fail(
-            format!("{} is on overlay, the layers of a container or a live system", disk.path),
-            "give Muster a file system of a disk for its data: data_dir in /etc/muster/config.toml",
-        );
-    }
-    if ELSEWHERE.contains(&filesystem) {
-        if data {
-            return fail(
-                format!("{} is on {filesystem}, not on a disk of this host", disk.path),
-                "give Muster a file system of a disk for its data: data_dir in \
-                 /etc/muster/config.toml",
-            );
-        }
-        return finding(
-            Check::Disks,
-            Verdict::Pass,
-            subject,
-            format!(
-                "flushes go to a server ({filesystem}); whether it writes before it says so (NFS: \
-                 exported with sync) cannot be seen from here"
+    let judged = unflushed(disk).or_else(|| elsewhere(disk)).or_else(|| implausible(disk));
+    let (verdict, text, advice) = judged.unwrap_or_else(|| {
+        let device = device(disk);
+        let filesystem = &disk.filesystem;
+        let text = match disk.cache.as_deref() {
+            Some("write through") => format!(
+                "{filesystem} on {device}, which says that it has no cache that could lose a write; \
+                 {LIMIT}"
             ),
-        );
+            Some(_) => {
+                format!("{filesystem} on {device}, whose cache is sent a flush each time; {LIMIT}")
+            }
+            None => format!(
+                "{filesystem} on {device}: nothing is known of its cache, and nothing turns flushes \
+                 off; {LIMIT}"
+            ),
+        };
+        (Verdict::Pass, text, "")
+    });
+    finding(Check::Disks, verdict, subject, text).advice(advice)
+}
+
+fn device(disk: &DiskFacts) -> &str {
+    disk.device.as_deref().unwrap_or("a device that is not known")
+}
+
+/// Where nothing is flushed at all.
+fn unflushed(disk: &DiskFacts) -> Option<Judged> {
+    let (path, filesystem) = (&disk.path, disk.filesystem.as_str());
+    if IN_MEMORY.contains(&filesystem) {
+        let text = format!("{path} is on {filesystem}, in memory: it is gone with the power");
+        return Some((Verdict::Fail, text, "put it on a file system of a disk"));
     }
-    let cache = disk.cache.as_deref();
-    if disk.rotational == Some(true)
-        && cache == Some("write back")
-        && disk.median_us < SPINNING_LEAST_US
-    {
-        return warn(
-            format!(
+    let option = disk.options.iter().find(|it| UNFLUSHED.contains(&it.as_str()))?;
+    let text = format!("{path} is mounted with {option}: flushes are not passed on");
+    Some((Verdict::Fail, text, "mount it without that option"))
+}
+
+/// Where flushes end in something that is no disk of this host.
+fn elsewhere(disk: &DiskFacts) -> Option<Judged> {
+    let advice = "give Muster a file system of a disk for its data: data_dir in \
+                  /etc/muster/config.toml";
+    let (path, filesystem) = (&disk.path, disk.filesystem.as_str());
+    let data = disk.volume.is_none();
+    if data && filesystem == "overlay" {
+        let text = format!("{path} is on overlay, the layers of a container or a live system");
+        return Some((Verdict::Fail, text, advice));
+    }
+    if !ELSEWHERE.contains(&filesystem) {
+        return None;
+    }
+    if data {
+        let text = format!("{path} is on {filesystem}, not on a disk of this host");
+        return Some((Verdict::Fail, text, advice));
+    }
+    let text = format!(
+        "flushes go to a server ({filesystem}); whether it writes before it says so (NFS: exported \
+         with sync) cannot be seen from here"
+    );
+    Some((Verdict::Pass, text, ""))
+}
+
+/// What a disk says of itself that does not fit together.
+fn implausible(disk: &DiskFacts) -> Option<Judged> {
+    if disk.rotational != Some(true) {
+        return None;
+    }
+    match disk.cache.as_deref()? {
+        "write back" if disk.median_us < SPINNING_LEAST_US => {
+            let text = format!(
                 "half of the flushes take {} on a disk that is said to spin and to cache writes: \
                  faster than it can turn. Either its cache is safe (battery, a virtual disk), or it \
                  does not flush",
                 shown(disk.median_us)
-            ),
-            "find out which; for a virtual disk, its host must not ignore flushes (cache=unsafe)",
-        );
-    }
-    let device = disk.device.as_deref().unwrap_or("a device that is not known");
-    match cache {
-        Some("write through") if disk.rotational == Some(true) => warn(
-            format!(
-                "the kernel takes {device} for a disk without a cache and sends it no flushes; most \
-                 spinning disks have one. {LIMIT}"
-            ),
-            "see its cache: hdparm -W DEVICE; if it is on: echo 'write back' > \
-             /sys/block/NAME/queue/write_cache",
-        ),
-        Some("write through") => finding(
-            Check::Disks,
-            Verdict::Pass,
-            subject,
-            format!(
-                "{filesystem} on {device}, which says that it has no cache that could lose a write; \
-                 {LIMIT}"
-            ),
-        ),
-        Some(_) => finding(
-            Check::Disks,
-            Verdict::Pass,
-            subject,
-            format!("{filesystem} on {device}, whose cache is sent a flush each time; {LIMIT}"),
-        ),
-        None => finding(
-            Check::Disks,
-            Verdict::Pass,
-            subject,
-            format!(
-                "{filesystem} on {device}: nothing is known of its cache, and nothing turns flushes \
-                 off; {LIMIT}"
-            ),
-        ),
+            );
+            let advice = "find out which; for a virtual disk, its host must not ignore flushes (cache=unsafe)";
+            Some((Verdict::Warn, text, advice))
+        }
+        "write through" => {
+            let text = format!(
+                "the kernel takes {} for a disk without a cache and sends it no flushes; most \
+                 spinning disks have one. {LIMIT}",
+                device(disk)
+            );
+            let advice = "see its cache: hdparm -W DEVICE; if it is on: echo 'write back' > \
+                          /sys/block/NAME/queue/write_cache";
+            Some((Verdict::Warn, text, advice))
+        }
+        _ => None,
     }
 }
 
