@@ -53,6 +53,20 @@ impl Drop for Removed {
 /// # Errors
 /// Where nothing can listen there, or the machine has no screen now.
 pub(crate) async fn serve(context: &Context, vm: &str, listen: &str) -> Result<(), CliError> {
+    // Before anything is there that has to be removed again.
+    let watch = |kind| {
+        signal(kind).map_err(|error| CliError::failed(format!("cannot watch signals: {error}"), ""))
+    };
+    let mut interrupt = watch(SignalKind::interrupt())?;
+    let mut terminate = watch(SignalKind::terminate())?;
+    tokio::select! {
+        ended = serve_for_ever(context, vm, listen) => ended,
+        _ = interrupt.recv() => Err(CliError::interrupted_silently()),
+        _ = terminate.recv() => Err(CliError::interrupted_silently()),
+    }
+}
+
+async fn serve_for_ever(context: &Context, vm: &str, listen: &str) -> Result<(), CliError> {
     // What is wrong with the machine is told now, not when a viewer comes.
     context.client.socket::<VmVnc>(&[vm]).await?.close().await;
     let door = open(listen).await.map_err(|error| {
@@ -77,21 +91,10 @@ pub(crate) async fn serve(context: &Context, vm: &str, listen: &str) -> Result<(
              Ctrl-C ends it; the guest goes on"
         ));
     }
-    let mut interrupt = signal(SignalKind::interrupt())
-        .map_err(|error| CliError::failed(format!("cannot watch for Ctrl-C: {error}"), ""))?;
-    let mut terminate = signal(SignalKind::terminate())
-        .map_err(|error| CliError::failed(format!("cannot watch signals: {error}"), ""))?;
-    let serving = async {
-        loop {
-            let viewer = door.accept().await?;
-            let socket = context.client.socket::<VmVnc>(&[vm]).await?;
-            bridge(viewer, socket).await;
-        }
-    };
-    tokio::select! {
-        ended = serving => ended,
-        _ = interrupt.recv() => Err(CliError::interrupted_silently()),
-        _ = terminate.recv() => Err(CliError::interrupted_silently()),
+    loop {
+        let viewer = door.accept().await?;
+        let socket = context.client.socket::<VmVnc>(&[vm]).await?;
+        bridge(viewer, socket).await;
     }
 }
 
