@@ -115,6 +115,15 @@ pub enum Command {
         /// How.
         exit: Exit,
     },
+    /// The guest of a VM that others are started after has answered.
+    VmAnswered {
+        /// Which.
+        vm: VmId,
+        /// In which run; a report on an earlier one is refused.
+        generation: Generation,
+        /// Who has heard it; refused from a node that was fenced or that lost the VM meanwhile.
+        by: Speaker,
+    },
     /// Take a VM out of the recycle bin.
     VmUndelete {
         /// Which.

@@ -114,6 +114,10 @@ pub struct VmRecord {
     /// When it was taken over lately, for the limit on takeovers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub takeovers: Vec<UnixMillis>,
+    /// The last run in which its guest's agent has answered. Noted only of VMs that others are
+    /// started after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Generation>,
     /// Where it is being moved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Moving>,

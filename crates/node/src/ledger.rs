@@ -65,6 +65,11 @@ pub(crate) struct NodeLedger {
 }
 
 impl NodeLedger {
+    /// This node in its present epoch.
+    pub(crate) fn speaker(&self) -> Speaker {
+        Speaker { node: self.node, epoch: self.epoch.load(Ordering::SeqCst) }
+    }
+
     pub(crate) async fn propose(&self, command: Command) -> Result<(), LedgerError> {
         let proposal = Proposal { at: now(), actor: self.actor.clone(), command };
         match self.truth.propose(proposal).await {
@@ -91,7 +96,7 @@ impl NodeLedger {
 #[async_trait]
 impl Ledger for NodeLedger {
     async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError> {
-        let by = Speaker { node: self.node, epoch: self.epoch.load(Ordering::SeqCst) };
+        let by = self.speaker();
         self.propose(Command::FinishOp { op, outcome: Box::new(outcome), by }).await?;
         self.progresses.forget(op);
         Ok(())

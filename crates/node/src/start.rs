@@ -330,6 +330,7 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
     tokio::spawn(hub.clone().follow(app.node, vm_host, truth.watch()));
     tokio::spawn(images::follow(volumes.clone(), ledger.clone(), truth.watch()));
     tokio::spawn(samples.clone().follow(hub.clone(), ports.clone(), ledger.clone()));
+    tokio::spawn(crate::ha::answers::note(ledger.clone(), hub.clone()));
     tokio::spawn(reconcilers.clone().engine(engine.clone()));
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));

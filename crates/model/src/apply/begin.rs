@@ -297,6 +297,7 @@ fn create(
         crashes: Vec::new(),
         volume: *volume,
         takeovers: Vec::new(),
+        answered: None,
         moving: None,
         created: created_at(cx),
         deleted: None,

@@ -211,6 +211,21 @@ pub(crate) fn take_over(
     Ok(())
 }
 
+pub(crate) fn answered(
+    state: &mut ClusterState,
+    id: VmId,
+    generation: Generation,
+    by: Speaker,
+) -> Result<(), Refused> {
+    admit_epoch(state.node(by.node)?, by.epoch)?;
+    let vm = state.vm(id)?;
+    if vm.owner != by.node || vm.generation != generation || vm.power != Power::Running {
+        return Err(Refused::Invalid(format!("run {generation} of {} is over", vm.name)));
+    }
+    vm_mut(state, id)?.answered = Some(generation);
+    Ok(())
+}
+
 pub(crate) fn vm_move(
     state: &mut ClusterState,
     cx: &mut Context<'_>,

@@ -36,6 +36,9 @@ use placement::Step;
 /// VMs on their way from one node at once: each is a memory that is written and read.
 const MOVES_AT_ONCE: usize = 2;
 
+/// How long VMs that are started after another one wait for its guest, from its takeover on.
+const ANSWER_PATIENCE: Millis = Millis::from_secs(300);
+
 /// After a fence device failed, it is asked again so much later.
 const FENCE_AGAIN: Millis = Millis::from_secs(30);
 
@@ -139,7 +142,7 @@ fn take_over(
 ) {
     let plan = placement::fail_over(state, fit, lost.id, seen.now);
     for step in plan.steps {
-        if step.start && !all_healthy(state, fit, &step.after) {
+        if step.start && !all_healthy(state, seen.now, fit, &step.after) {
             continue;
         }
         commands.push(Command::VmTakeOver {
@@ -152,13 +155,26 @@ fn take_over(
     }
 }
 
-/// Whether those that must be there first run, on nodes that are heard. One that is off because
+/// Whether those that must be there first work, on nodes that are heard. One that is off because
 /// somebody wants it so keeps nobody waiting.
-fn all_healthy(state: &ClusterState, fit: &BTreeSet<NodeId>, after: &[VmId]) -> bool {
+fn all_healthy(
+    state: &ClusterState,
+    now: UnixMillis,
+    fit: &BTreeSet<NodeId>,
+    after: &[VmId],
+) -> bool {
     after.iter().filter_map(|vm| state.vms.get(vm)).all(|vm| match vm.power {
-        Power::Running => fit.contains(&vm.owner) && vm.busy().is_none(),
+        Power::Running => fit.contains(&vm.owner) && vm.busy().is_none() && answers(vm, now),
         Power::Off | Power::Paused | Power::Saved => true,
     })
+}
+
+/// Whether the guest works, as far as that can be known: a guest whose agent never answered has none,
+/// and one that boots for too long is waited for no longer.
+fn answers(vm: &VmRecord, now: UnixMillis) -> bool {
+    let Some(run) = vm.answered.filter(|_| vm.spec.services.heartbeat) else { return true };
+    let waits = |at: &UnixMillis| now.since(*at) < ANSWER_PATIENCE;
+    run == vm.generation || !vm.takeovers.last().is_some_and(waits)
 }
 
 fn moving_from(state: &ClusterState, node: NodeId) -> usize {

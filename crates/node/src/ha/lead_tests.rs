@@ -1,9 +1,11 @@
 use std::time::Duration;
 
+use model::Bytes;
 use model::DeviceSaid;
 use model::FenceProof;
 use model::HaSpec;
 use model::OpRequest;
+use model::Speaker;
 
 use super::*;
 use crate::ha::world::World;
@@ -118,6 +120,31 @@ fn a_vm_waits_for_those_it_depends_on() {
     assert_eq!(takeovers(&next_with(&world, DEAD, Certainty::Proof)), [vm(2)]);
 }
 
+/// That a database's process runs is not enough, where its guest can tell.
+#[test]
+fn a_vm_waits_until_the_guest_that_it_depends_on_answers() {
+    let mut world = World::new(3);
+    world.add(1, node(2), HaSpec::default());
+    world.add(2, node(2), HaSpec { after: vec![name("v1")], ..HaSpec::default() });
+    let answer = |world: &mut World| {
+        let VmRecord { owner, generation, .. } = *world.vm(1);
+        let by = Speaker { node: owner, epoch: world.state.node(owner).unwrap().epoch };
+        world.ok(Command::VmAnswered { vm: vm(1), generation, by });
+    };
+    answer(&mut world);
+    fence(&mut world);
+    let commands = next_with(&world, DEAD, Certainty::Proof);
+    assert_eq!(takeovers(&commands), [vm(1)]);
+    world.ok(commands[0].clone());
+    assert_eq!(next_with(&world, DEAD, Certainty::Proof), [], "its guest boots");
+    let early = world.now;
+    world.now = early.plus(ANSWER_PATIENCE);
+    assert_eq!(takeovers(&next_with(&world, DEAD, Certainty::Proof)), [vm(2)], "long enough");
+    world.now = early;
+    answer(&mut world);
+    assert_eq!(takeovers(&next_with(&world, DEAD, Certainty::Proof)), [vm(2)]);
+}
+
 #[test]
 fn a_node_that_is_drained_gives_its_vms_away_two_at_a_time() {
     let mut world = World::new(3);
@@ -172,4 +199,14 @@ fn a_host_by_itself_does_nothing() {
     let certainty = |_| Some(Certainty::Alone);
     let seen = Seen { me: node(1), verdicts: &verdicts, certainty: &certainty, now: world.now };
     assert_eq!(next(&world.state, &seen), []);
+}
+
+#[test]
+fn memory_is_promised_by_the_node_that_a_vm_runs_on() {
+    let mut world = World::new(3);
+    world.add(1, node(2), HaSpec::default());
+    world.add(2, node(2), HaSpec::default());
+    world.add(3, node(3), HaSpec::default());
+    let promised = |n| crate::views::promised(&world.state, node(n));
+    assert_eq!([promised(1), promised(2), promised(3)], [0, 256, 128].map(Bytes::mib));
 }

@@ -9,6 +9,7 @@
 //!   state ------------------------------------------> moves::next (pure) --> operations of own VMs
 //! ```
 
+pub(crate) mod answers;
 mod beats;
 mod lead;
 mod moves;

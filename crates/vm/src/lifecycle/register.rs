@@ -237,6 +237,7 @@ mod tests {
             crashes: Vec::new(),
             volume: None,
             takeovers: Vec::new(),
+            answered: None,
             moving: None,
             created: UnixMillis::new(1),
             deleted: None,
