@@ -5,6 +5,7 @@
 //! /lib/systemd/system/muster.service           the daemon
 //! /lib/systemd/system/muster-machines.service  the control group of all machines
 //! /lib/systemd/system/muster-guard.service     stops machines whose lease has run out
+//! /lib/systemd/system/muster-guests.service    shuts guests down with the host, and starts them again
 //! /etc/muster/config.toml                      a conffile: the administrator's changes stay
 //! /usr/share/man/man1, completions, doc        written by the binary itself
 //! ```
@@ -48,6 +49,7 @@ const FILES: &[(&str, &str, u32)] = &[
         0o644,
     ),
     ("packaging/systemd/muster-guard.service", "lib/systemd/system/muster-guard.service", 0o644),
+    ("packaging/systemd/muster-guests.service", "lib/systemd/system/muster-guests.service", 0o644),
     ("packaging/debian/copyright", "usr/share/doc/muster/copyright", 0o644),
     ("CHANGELOG.md", "usr/share/doc/muster/changelog", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
@@ -220,6 +222,25 @@ mod tests {
         };
         assert_eq!(group("muster-guard.service"), group("muster.service"));
         assert!(group("muster.service").is_some());
+    }
+
+    /// Before the daemon ends, and not with it: a restart of the daemon stops no machine.
+    #[test]
+    fn guests_are_asked_while_the_daemon_answers() {
+        let guests = |key: &str| values("muster-guests.service", key);
+        assert_eq!(guests("After"), ["muster.service"]);
+        for tie in ["Requires", "BindsTo", "PartOf", "Requisite"] {
+            assert_eq!(guests(tie), Vec::<String>::new(), "{tie} would end it with the daemon");
+        }
+        assert_eq!(guests("RemainAfterExit"), ["yes"], "or there is nothing to stop");
+        assert!(guests("ExecStop").ends_with(&["stop-machines".to_owned()]));
+        assert!(guests("ExecStart").contains(&"start-machines".to_owned()));
+        let postinst = text("debian/postinst");
+        assert!(!postinst.contains("restart muster-guests"), "{postinst}");
+        let prerm = text("debian/prerm");
+        let at = |what: &str| prerm.find(what).expect(what);
+        assert!(at("exit 1") < at("stop muster-guests"), "a refused removal stops nothing");
+        assert!(at("stop muster-guests") < at("stop muster.service"));
     }
 
     #[test]

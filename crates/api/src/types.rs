@@ -25,6 +25,7 @@ use model::NetworkId;
 use model::NetworkKind;
 use model::NicId;
 use model::NodeId;
+use model::NodeMode;
 use model::OpId;
 use model::OpState;
 use model::Pinned;
@@ -653,6 +654,9 @@ pub struct NodeView {
     pub accelerator_reason: String,
     /// Limits that this host cannot enforce.
     pub missing_limits: Vec<String>,
+    /// Whether it takes machines, keeps those it has, or is being emptied.
+    #[serde(default)]
+    pub mode: NodeMode,
     /// What is wrong, each with a next step.
     pub problems: Vec<String>,
     /// Fingerprint (SHA-256) of the certificate on the TLS port.

@@ -27,6 +27,7 @@ use model::ImagePlace;
 use model::ImageRecord;
 use model::NetworkRecord;
 use model::NicSpec;
+use model::NodeId;
 use model::OpRecord;
 use model::Power;
 use model::TokenRecord;
@@ -249,7 +250,7 @@ impl App {
             cpus: host::cpus(),
             memory: memory.total,
             memory_available: memory.available,
-            memory_promised: promised(state),
+            memory_promised: promised(state, self.node),
             storage,
             storage_available,
             vms_running: u32::try_from(self.hub.running().len()).unwrap_or(u32::MAX),
@@ -261,6 +262,7 @@ impl App {
                 .as_ref()
                 .map_or_else(String::new, |ability| ability.accel_reason.clone()),
             missing_limits: ability.map_or_else(Vec::new, |ability| ability.missing_limits),
+            mode: state.nodes.get(&self.node).map_or_else(Default::default, |node| node.mode),
             problems,
             tls_fingerprint: self.tls.as_ref().map(|tls| tls.fingerprint.clone()),
             tls_address: self.tls.as_ref().map(|tls| tls.address.to_string()),
@@ -383,10 +385,11 @@ pub(crate) fn token_view(token: &TokenRecord) -> TokenView {
 }
 
 /// Memory that VMs with a process may use.
-pub(crate) fn promised(state: &ClusterState) -> Bytes {
+pub(crate) fn promised(state: &ClusterState, node: NodeId) -> Bytes {
     state
         .vms
         .values()
+        .filter(|vm| vm.owner == node)
         .filter(|vm| matches!(vm.power, Power::Running | Power::Paused))
         .fold(Bytes::ZERO, |sum, vm| sum.checked_add(vm.spec.memory.size).unwrap_or(sum))
 }

@@ -152,9 +152,20 @@ async fn a_machine_answers_elsewhere_after_its_host_lost_power() {
     with_fence_device(&lab, &["n1", "n2", "n3"]).await;
     let vm = unique("power");
     boot(&lab, "n2", &vm).await;
+    let waits = unique("waits");
+    let create = ["vm", "create", &waits, "--memory", "64M", "--volume", "shared"];
+    lab.muster("n2", &create).await.ok();
+    lab.muster("n2", &["vm", "set", &waits, "--after", &vm]).await.ok();
+    lab.muster("n2", &["vm", "start", &waits]).await.ok();
     let auditor = Auditor::start(&vm);
     let began = Instant::now();
     lab.run(&["power-off", "n2"]).await.ok();
+    eventually("the one that waits was taken over", TAKEOVER, async || {
+        show(&lab, "n1", &waits).await.filter(|view| view["node"] != "n2").map(drop)
+    })
+    .await;
+    let first = show(&lab, "n1", &vm).await.unwrap();
+    assert_eq!(first["guest"]["heartbeat"], "ok", "a process is not yet a guest that works");
     let to = answers_elsewhere(&lab, "n1", &vm, "n2").await;
     eprintln!("{vm} answers on {to} after {:?}", began.elapsed());
     // The host comes back, and gets its old machine not.
@@ -227,6 +238,18 @@ async fn a_drained_node_gives_its_machine_away_and_its_guest_goes_on() {
     lab.muster("n1", &["node", "resume", "n2"]).await.ok();
     lab.muster("n1", &["vm", "move", &vm, "--to", "n2"]).await.ok();
     answers_on(&lab, "n1", &vm, "n2").await;
+    // As its host does when it is switched off, and after it was switched on.
+    let list = lab.dir().join("stopped.json");
+    let list = ["--list", list.to_str().unwrap()];
+    lab.muster("n2", &[&["node", "stop-machines"], &list[..]].concat()).await.ok();
+    answers_on(&lab, "n2", &vm, "n1").await;
+    let run = generation(&lab, "n1", &vm).await;
+    let mode = async || lab.muster("n1", &["node", "show", "n2", "--json"]).await.ok().json();
+    assert_eq!(mode().await["mode"], "drain");
+    lab.muster("n2", &[&["node", "start-machines"], &list[..]].concat()).await.ok();
+    assert_eq!(mode().await["mode"], "active");
+    answers_on(&lab, "n1", &vm, "n1").await;
+    assert_eq!(generation(&lab, "n1", &vm).await, run, "it has found another home");
     assert_eq!(auditor.verdict(), 1);
 }
 

@@ -198,3 +198,34 @@ async fn a_guest_that_powers_itself_off_stays_off() {
     off_vm(&host, "self").await;
     assert!(vm.show().await.last_exit.is_some());
 }
+
+/// What `muster-guests.service` does when a host is switched off, and on again.
+#[tokio::test]
+async fn guests_are_shut_down_with_their_host_and_start_again_with_it() {
+    let host = Host::start().await;
+    host.import_tiny().await;
+    let (runs, stands) = (host.boot(&tiny("runs")).await, host.boot(&tiny("stands")).await);
+    host.create(&tiny("rests")).await;
+    stands.verb::<ep::VmPause>().await;
+    let list = host.file("stopped.json");
+    let verb = |verb: &'static str| {
+        let output = host.muster().args(["node", verb, "--list"]).arg(&list).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    };
+    let mut shell = runs.shell().await;
+    verb("stop-machines");
+    shell.expect("MUSTER-GUEST-POWEROFF", GUEST).await;
+    runs.wait_phase(Phase::Off).await;
+    stands.wait_phase(Phase::Saved).await;
+    assert!(host.traces().processes.is_empty(), "{:?}", host.traces());
+    // A stop that was cut short is done again, and loses nothing of what the first one noted.
+    verb("stop-machines");
+    verb("start-machines");
+    runs.wait_heartbeat().await;
+    assert_eq!(stands.show().await.phase, Phase::Saved);
+    assert_eq!(host.vm("rests").show().await.phase, Phase::Off);
+    assert!(!list.exists());
+    runs.off().await;
+    verb("start-machines");
+    assert_eq!(runs.show().await.phase, Phase::Off, "once only");
+}

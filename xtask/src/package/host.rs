@@ -33,6 +33,12 @@ const BOOT_LIMIT: Duration = Duration::from_secs(900);
 /// How long the agent may take for one answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
+/// The same for its first answer: longer, and it is asked anew.
+const SYNC_LIMIT: Duration = Duration::from_secs(5);
+
+/// Numbers of questions after a restart begin here: above all that were asked at the start.
+const LATER: u64 = 1_000_000;
+
 /// How often the end of a command is asked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -124,6 +130,26 @@ impl Host {
         Ok(said.out.trim().to_owned())
     }
 
+    /// Restarts the host as an administrator does, and waits until it is up again.
+    pub(super) fn reboot(&mut self) -> Result<()> {
+        let boot = "cat /proc/sys/kernel/random/boot_id";
+        let before = self.run(boot, BOOT_LIMIT)?;
+        let arguments = json!({ "path": "/bin/systemctl", "arg": ["reboot"] });
+        self.call("guest-exec", &arguments)?;
+        let until = Instant::now() + 2 * BOOT_LIMIT;
+        for number in LATER.. {
+            ensure!(Instant::now() < until, "the host did not come back");
+            // The agent of before answers until it is ended, and perhaps not this question any more.
+            if is_there(&mut self.agent, number)?
+                && self.ask(boot, BOOT_LIMIT).is_ok_and(|now| now.out.trim() != before)
+            {
+                return Ok(());
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        bail!("counted to the end")
+    }
+
     /// The end of what the host wrote to its console.
     pub(super) fn console(&self) -> String {
         tail(&self.serial)
@@ -147,8 +173,7 @@ impl Drop for Host {
     }
 }
 
-/// Waits for the agent. What is said before it listens waits in the port, so it is asked anew with
-/// another number each time, and answers to older questions are skipped.
+/// Waits for the agent.
 fn first_word(qemu: &mut Child, socket: &Path) -> Result<BufReader<UnixStream>> {
     let until = Instant::now() + BOOT_LIMIT;
     let mut agent: Option<BufReader<UnixStream>> = None;
@@ -162,16 +187,27 @@ fn first_word(qemu: &mut Child, socket: &Path) -> Result<BufReader<UnixStream>> 
             std::thread::sleep(LOOK_EVERY);
             continue;
         };
-        stream.get_mut().set_read_timeout(Some(Duration::from_secs(5)))?;
-        send(stream.get_mut(), &json!({ "execute": "guest-sync", "arguments": { "id": number } }))?;
-        while let Ok(answer) = receive(stream) {
-            if answer["return"] == number {
-                stream.get_mut().set_read_timeout(Some(ANSWER_LIMIT))?;
-                return agent.context("it has just answered");
-            }
+        if is_there(stream, number)? {
+            return agent.context("it has just answered");
         }
     }
     bail!("counted to the end")
+}
+
+/// Whether the agent answers now. What is said before it listens waits in the port, so it is asked
+/// with another number each time, and answers to older questions are skipped.
+fn is_there(stream: &mut BufReader<UnixStream>, number: u64) -> Result<bool> {
+    stream.get_mut().set_read_timeout(Some(SYNC_LIMIT))?;
+    send(stream.get_mut(), &json!({ "execute": "guest-sync", "arguments": { "id": number } }))?;
+    let mut there = false;
+    while let Ok(answer) = receive(stream) {
+        if answer["return"] == number {
+            there = true;
+            break;
+        }
+    }
+    stream.get_mut().set_read_timeout(Some(ANSWER_LIMIT))?;
+    Ok(there)
 }
 
 fn send(agent: &mut UnixStream, message: &Value) -> Result<()> {

@@ -3,14 +3,15 @@
 //! ```text
 //! this machine    QEMU: Debian 12, systemd, cgroup v2 (guests/host12.qcow2, its disk is thrown away)
 //!   in it           apt install muster_1.deb: muster.service, muster-machines.service,
-//!                   muster-guard.service
+//!                   muster-guard.service, muster-guests.service
 //!     in that         QEMU of the machine `a`: the ticker, a guest of one sector (it is emulated twice)
 //! ```
 //!
 //! It is installed, runs a machine whose limits the kernel shows and enforces, is restarted, stopped,
-//! killed and upgraded while that machine goes on, refuses to be removed under it, is removed without
-//! a trace but the disks, and purged with them. The same for its guard, which the daemon finds again
-//! each time, and which knows after a violent death or an upgrade what it knew before.
+//! killed and upgraded while that machine goes on, shuts the guest down and starts it again with its
+//! host, refuses to be removed under it, is removed without a trace but the disks, and purged with
+//! them. The same for its guard, which the daemon finds again each time, and which knows after a
+//! violent death or an upgrade what it knew before.
 
 mod host;
 
@@ -144,6 +145,7 @@ impl Test {
         self.restart(&group)?;
         self.kill()?;
         self.upgrade()?;
+        self.reboot()?;
         self.refuse_removal()?;
         self.remove(&before)?;
         self.purge(&before)
@@ -152,10 +154,11 @@ impl Test {
     fn install(&mut self) -> Result<()> {
         self.apt("install -y /root/p/1.deb")?;
         self.host.run(
-            "systemctl is-active muster.service muster-machines.service muster-guard.service",
+            "systemctl is-active muster.service muster-machines.service muster-guard.service \
+             muster-guests.service",
             SHORT,
         )?;
-        self.host.run("systemctl is-enabled muster.service", SHORT)?;
+        self.host.run("systemctl is-enabled muster.service muster-guests.service", SHORT)?;
         let files = "cd / && ls etc/muster/config.toml usr/share/man/man1/muster.1.gz \
                      usr/share/bash-completion/completions/muster";
         self.host.run(files, SHORT)?;
@@ -307,6 +310,27 @@ impl Test {
         let begun = "journalctl -o cat -u muster-guard | grep 'guarding group=' | tail -1 | \
                      grep -q 'held=Held { grant: Some'";
         self.host.run(begun, SHORT).context("a guard began without what was known")?;
+        Ok(())
+    }
+
+    /// The guest is shut down with its host, by its own power button, and started again with it.
+    fn reboot(&mut self) -> Result<()> {
+        let before = self.same()?;
+        self.host.reboot()?;
+        self.until("the machine to run again", LONG, |test| {
+            Ok(test.host.ask("muster --json vm show a | grep '\"phase\":\"running\"'", SHORT)?.code
+                == 0)
+        })?;
+        self.until("its guest to tick", LONG, Self::ticks)?;
+        let vm = self.vm()?;
+        ensure!(vm["last_exit"]["kind"] == "requested", "it ended by {}", vm["last_exit"]);
+        let generation = vm["generation"].as_u64();
+        ensure!(generation == Some(before.generation + 1), "this is run {generation:?}");
+        let events = self.host.run("muster event list", SHORT)?;
+        ensure!(!events.contains("was turned off"), "the guest was not asked:\n{events}");
+        self.host.run("test ! -e /var/lib/muster/stopped-machines.json", SHORT)?;
+        self.guard()?;
+        self.say("the host was restarted: the guest shut down, and was started again");
         Ok(())
     }
 

@@ -315,7 +315,7 @@ async fn resume(call: Call<ep::VmResume>) -> Result<OpView, ApiError> {
 fn has_room(app: &App, vm: &VmRecord, needs: Bytes) -> Result<(), ApiError> {
     let total = host::memory().total;
     let reserve = Bytes::mib(app.config.memory_reserve_mib);
-    let promised = promised(&app.truth.state());
+    let promised = promised(&app.truth.state(), app.node);
     let room = total.saturating_sub(reserve).saturating_sub(promised);
     if needs <= room {
         return Ok(());

@@ -16,6 +16,7 @@ use api::types::ProgressView;
 use crate::commands::node::plan;
 use crate::complete;
 use crate::context::Context;
+use crate::context::Reply;
 use crate::error::CliError;
 use crate::progress::Progress;
 
@@ -47,21 +48,42 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let query = PlanQuery { plan: PlanFor::Drain };
     if args.dry_run {
+        let query = PlanQuery { plan: PlanFor::Drain };
         let plan = context.call::<NodePlan>(&[&args.node], &query, &Nothing {}).await?;
         return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
     }
-    let body = NodeModeBody { mode: NodeMode::Drain };
-    let mut plan = context.send::<NodeSetMode>(&[&args.node], &body).await?;
     if !context.wait {
+        let body = NodeModeBody { mode: NodeMode::Drain };
+        let plan = context.send::<NodeSetMode>(&[&args.node], &body).await?;
         return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
     }
+    let plan = empty(context, &args.node, None).await?;
+    if context.out.json {
+        context.out.raw_json(&plan.raw)?;
+    }
+    ended(&plan.value)?;
+    context.out.done(&format!("node {} is drained", plan.value.node))
+}
+
+/// Sets a node to drain and waits until nothing of it can go any more; at most until `deadline`.
+///
+/// # Errors
+/// It cannot be set so, or nobody answers how far it is.
+pub(crate) async fn empty(
+    context: &Context,
+    node: &str,
+    deadline: Option<Instant>,
+) -> Result<Reply<PlanView>, CliError> {
+    let query = PlanQuery { plan: PlanFor::Drain };
+    let body = NodeModeBody { mode: NodeMode::Drain };
+    let mut plan = context.send::<NodeSetMode>(&[node], &body).await?;
     let (total, began) = (left(&plan.value), Instant::now());
     let mut progress = Progress::new(&context.out, &format!("drain {}", plan.value.node));
     loop {
         let (left, unplaced) = (left(&plan.value), plan.value.unplaced.len());
         let step = match unplaced {
+            _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => break,
             _ if left > 0 => format!("moving machines, {left} left"),
             0 => break,
             _ if began.elapsed() >= ROOM_AFTER => break,
@@ -70,14 +92,9 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         let total = total.max(left);
         progress.show(Some(&ProgressView { step, done: total.saturating_sub(left), total }));
         tokio::time::sleep(LOOK_EVERY).await;
-        plan = context.call::<NodePlan>(&[&args.node], &query, &Nothing {}).await?;
+        plan = context.call::<NodePlan>(&[node], &query, &Nothing {}).await?;
     }
-    drop(progress);
-    if context.out.json {
-        context.out.raw_json(&plan.raw)?;
-    }
-    ended(&plan.value)?;
-    context.out.done(&format!("node {} is drained", plan.value.node))
+    Ok(plan)
 }
 
 fn left(plan: &PlanView) -> u64 {

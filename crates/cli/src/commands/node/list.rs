@@ -1,6 +1,7 @@
 //! `muster node list`.
 
 use api::endpoint::NodeList;
+use api::model::NodeMode;
 use api::types::NodeView;
 
 use crate::context::Context;
@@ -37,10 +38,11 @@ fn render(out: &Output, nodes: &[NodeView]) -> String {
             Field::from(node.storage),
             Field::from(node.storage_available),
             Field::from(word(&node.accelerator)),
-            match node.problems.len() {
-                0 => Field::toned("ok", Tone::Good),
-                1 => Field::toned(&node.problems[0], Tone::Bad),
-                count => Field::toned(format!("{count} problems"), Tone::Bad),
+            match (node.problems.len(), node.mode) {
+                (0, NodeMode::Active) => Field::toned("ok", Tone::Good),
+                (0, mode) => Field::toned(word(&mode), Tone::Busy),
+                (1, _) => Field::toned(&node.problems[0], Tone::Bad),
+                (count, _) => Field::toned(format!("{count} problems"), Tone::Bad),
             },
         ]);
     }

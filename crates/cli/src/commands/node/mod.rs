@@ -5,9 +5,12 @@ pub(crate) mod fence;
 mod fencing;
 mod list;
 pub(crate) mod plan;
+mod remembered;
 mod resume;
 mod show;
 mod standby;
+mod start_machines;
+mod stop_machines;
 
 use crate::commands::noun;
 
@@ -20,4 +23,6 @@ noun! {
     Drain(drain),
     Resume(resume),
     Standby(standby),
+    StopMachines(stop_machines),
+    StartMachines(start_machines),
 }

@@ -2,6 +2,7 @@
 
 use api::endpoint::NodeList;
 use api::endpoint::NodeShow;
+use api::model::NodeMode;
 use api::types::NodeView;
 
 use crate::complete;
@@ -51,6 +52,11 @@ fn render(out: &Output, node: &NodeView) -> String {
     sheet.group(node.name.as_str());
     for problem in &node.problems {
         sheet.toned("problem", problem, Tone::Bad);
+    }
+    match node.mode {
+        NodeMode::Active => {}
+        NodeMode::Drain => sheet.toned("mode", "drain: its machines leave", Tone::Busy),
+        NodeMode::Standby => sheet.toned("mode", "standby: it takes no new machines", Tone::Busy),
     }
     sheet.row("version", &node.version);
     sheet.row("daemon began", time::both(node.started, now));
