@@ -13,6 +13,7 @@ mod install;
 mod lab;
 mod package;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 
@@ -51,6 +52,8 @@ enum Verb {
     Test(test::Args),
     /// Check the house rules that neither the compiler nor clippy knows.
     Tidy,
+    /// Run schedules of the cluster simulator: many, or one seed with its trace.
+    Sim(sim::Args),
     /// Make a Debian package of the release build.
     Deb(deb::Args),
     /// Install, upgrade and remove the Debian package on a real Debian under systemd.
@@ -81,6 +84,7 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Check => check::run(),
         Verb::Fix => check::fix(),
         Verb::Test(args) => test::run(&args),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Deb(args) => {
             install::run()?;
             deb::run(&args)

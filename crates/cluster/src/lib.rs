@@ -6,6 +6,7 @@
 //! - [`guard`]: the process that stops them.
 //! - [`fence`]: devices that switch a node off, and when they are believed.
 //! - [`raft`]: the replicated state machine of `model`, driven by openraft, kept in redb.
+//! - [`simulation`]: what a simulator puts in the place of clocks and disks.
 //! - [`witness`]: a voter without a process, in any store that writes on condition.
 //!
 //! No sockets to other nodes in here: whatever goes to another node goes through a trait
@@ -21,4 +22,5 @@ pub mod guard;
 pub mod lease;
 pub mod quorum;
 pub mod raft;
+pub mod simulation;
 pub mod witness;

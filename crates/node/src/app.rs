@@ -66,12 +66,20 @@ pub(crate) struct App {
 
 /// The time now. The one place of the daemon that reads the wall clock.
 pub(crate) fn now() -> UnixMillis {
+    if let Some(clocks) = ::cluster::simulation::clocks() {
+        return clocks.wall;
+    }
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixMillis::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A new id, sortable by time.
 pub(crate) fn new_uuid() -> Uuid {
+    if let Some(clocks) = ::cluster::simulation::clocks() {
+        let (seconds, millis) = (clocks.wall.get() / 1_000, clocks.wall.get() % 1_000);
+        let nanos = u32::try_from(millis * 1_000_000).unwrap_or_default();
+        return Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos));
+    }
     Uuid::now_v7()
 }
 

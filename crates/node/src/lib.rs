@@ -29,6 +29,7 @@ mod reconcile;
 #[cfg(test)]
 mod restarts;
 mod sample;
+pub mod simulation;
 mod start;
 mod tls;
 pub mod truth;

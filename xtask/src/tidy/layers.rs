@@ -18,6 +18,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("lab", &["api"]),
     ("cli", &["api", "lab", "node"]),
     ("e2e", &["api"]),
+    // The simulator drives the decisions of a daemon, with fakes around them.
+    ("sim", &["cluster", "model", "node", "placement", "vm"]),
     ("xtask", &[]),
 ];
 

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use model::FenceDevice;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
@@ -77,11 +79,19 @@ pub struct Called {
 #[derive(Debug, Clone)]
 pub struct Agents {
     dir: PathBuf,
+    instead: Option<Arc<dyn Instead>>,
+}
+
+/// What is called in the place of programs: the devices of a simulation.
+#[async_trait]
+pub trait Instead: std::fmt::Debug + Send + Sync {
+    /// One call. Its time is kept by the caller.
+    async fn call(&self, device: &FenceDevice, plug: Option<&str>, action: Action) -> Called;
 }
 
 impl Default for Agents {
     fn default() -> Self {
-        Self { dir: AGENTS_DIR.into() }
+        Self { dir: AGENTS_DIR.into(), instead: None }
     }
 }
 
@@ -101,7 +111,12 @@ impl Action {
 impl Agents {
     /// Programs in another place.
     pub fn in_dir(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self { dir: dir.to_owned(), instead: None }
+    }
+
+    /// No programs: each call is answered by this.
+    pub fn instead(instead: Arc<dyn Instead>) -> Self {
+        Self { instead: Some(instead), ..Self::default() }
     }
 
     /// Whether the program is there.
@@ -141,6 +156,14 @@ impl Agents {
         output_max: usize,
     ) -> Called {
         let begun = Instant::now();
+        if let Some(instead) = &self.instead {
+            let called = timeout(limit, instead.call(device, plug, action)).await;
+            return called.unwrap_or_else(|_| Called {
+                outcome: Outcome::Late,
+                output: String::new(),
+                took: begun.elapsed(),
+            });
+        }
         let program = self.dir.join(&device.agent);
         let started = Command::new(&program)
             .env_clear()

@@ -26,6 +26,7 @@ mod levels;
 pub use agent::Action;
 pub use agent::Agents;
 pub use agent::Called;
+pub use agent::Instead;
 pub use agent::Outcome;
 pub use levels::Heard;
 pub use levels::NoProof;

@@ -1,8 +1,10 @@
 //! The daemon's connection to its guard.
 
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::io::AsyncBufReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::io::BufReader;
@@ -30,6 +32,11 @@ const REPLY_MAX: u64 = 16 * 1024;
 pub struct GuardGone(String);
 
 impl GuardGone {
+    /// There is none that answers.
+    pub fn new(why: &str) -> Self {
+        Self(why.to_owned())
+    }
+
     /// There is one, but it acts on another control group than the machines are in.
     pub fn other_group(group: &Path) -> Self {
         Self(format!(
@@ -39,7 +46,44 @@ impl GuardGone {
     }
 }
 
+/// A way to a host's guard.
+#[async_trait]
+pub trait GuardWay: Send + Sync {
+    /// Connects to it.
+    ///
+    /// # Errors
+    /// [`GuardGone`]: there is none.
+    async fn connect(&self) -> Result<Box<dyn GuardLine>, GuardGone>;
+}
+
 /// A connection to a guard. After an error it is to be thrown away.
+#[async_trait]
+pub trait GuardLine: Send + Sync {
+    /// Asks, and waits for the reply.
+    ///
+    /// # Errors
+    /// [`GuardGone`]: no reply in time, or none that a guard gives.
+    async fn ask(&mut self, ask: Ask) -> Result<Reply, GuardGone>;
+}
+
+#[async_trait]
+impl GuardLine for GuardClient {
+    async fn ask(&mut self, ask: Ask) -> Result<Reply, GuardGone> {
+        Self::ask(self, ask).await
+    }
+}
+
+/// The guard of a run directory, by its socket.
+pub struct GuardOf(pub PathBuf);
+
+#[async_trait]
+impl GuardWay for GuardOf {
+    async fn connect(&self) -> Result<Box<dyn GuardLine>, GuardGone> {
+        Ok(Box::new(GuardClient::connect(&self.0).await?))
+    }
+}
+
+/// The connection by the socket.
 #[derive(Debug)]
 pub struct GuardClient {
     reader: BufReader<OwnedReadHalf>,

@@ -46,6 +46,9 @@ use std::time::Duration;
 
 pub use client::GuardClient;
 pub use client::GuardGone;
+pub use client::GuardLine;
+pub use client::GuardOf;
+pub use client::GuardWay;
 pub use wire::Status;
 
 /// What a guard is started with.
@@ -94,6 +97,9 @@ pub fn socket_path(run_dir: &Path) -> PathBuf {
 
 /// The clock of leases: this host's, with suspend counted.
 pub fn boot_time() -> crate::lease::BootTime {
+    if let Some(clocks) = crate::simulation::clocks() {
+        return clocks.boot;
+    }
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     let nanos = u64::try_from(now.tv_nsec).unwrap_or_default();

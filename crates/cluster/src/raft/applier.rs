@@ -51,6 +51,7 @@ use super::types::SnapshotMeta;
 use super::types::StoredMembership;
 use super::types::Types;
 use super::writer::Job;
+use crate::simulation::blocking;
 
 /// Events in a snapshot: what a node that begins with one can show of the past.
 const EVENTS_IN_SNAPSHOT: usize = 1_000;
@@ -307,7 +308,7 @@ impl RaftStateMachine<Types> for Machine {
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
         let store = self.store.clone();
         let read = move || -> Result<_, StoreError> { store.read_snapshot() };
-        let found = tokio::task::spawn_blocking(read).await?.map_err(io::Error::other)?;
+        let found = blocking(read).await?.map_err(io::Error::other)?;
         found
             .map(|(head, content)| {
                 let meta = SnapshotMeta {
@@ -331,7 +332,7 @@ pub(crate) async fn read_image(content: SnapshotBytes) -> io::Result<MachineImag
             .map_err(|problem| io::Error::new(io::ErrorKind::InvalidData, problem))?;
         Ok(image)
     };
-    tokio::task::spawn_blocking(read).await?
+    blocking(read).await?
 }
 
 /// Writes one view of the state machine, while that goes on.
@@ -355,8 +356,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
             events.retain(|event| event.seq <= event_seq);
             Ok(Arc::new(json(&MachineImage { state, event_seq, sessions, events })))
         };
-        let content: SnapshotBytes =
-            tokio::task::spawn_blocking(write).await?.map_err(io::Error::other)?;
+        let content: SnapshotBytes = blocking(write).await?.map_err(io::Error::other)?;
         self.store.save_snapshot(&self.meta, content.clone(), &[]).await?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot: content })
     }

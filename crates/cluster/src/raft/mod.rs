@@ -43,6 +43,7 @@ pub use store::EVENTS_AT_ONCE_MAX;
 pub use store::Loaded;
 pub use store::Store;
 pub use store::StoreError;
+pub(crate) use store::lock;
 pub use transport::NoPeers;
 pub use transport::PEER_BODY_BYTES_MAX;
 pub use transport::PeerMethod;

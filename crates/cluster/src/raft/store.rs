@@ -68,6 +68,7 @@ use super::mark::MarkValue;
 use super::types::Entry;
 use super::writer;
 use super::writer::Job;
+use crate::simulation::Disk;
 
 pub(crate) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 pub(crate) const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
@@ -262,24 +263,55 @@ impl Store {
             Ok(database)
         });
         match opened {
-            Ok(database) => Self::open_database(path, database?, node, found, &mark_path),
+            Ok(database) => {
+                let mark = |store, commits| {
+                    check_mark(path, store, commits, found)?;
+                    let value = MarkValue { store, commits };
+                    Mark::open(&mark_path, value).map_err(|error| database_error(path, error))
+                };
+                Self::open_database(path, database?, node, mark, writer::spawn)
+            }
             Err(_) => Err(damaged(path, "the database's own pages", "they contradict each other")),
         }
+    }
+
+    /// The same on a simulated disk, where the runtime of the host writes, not a thread.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was changed.
+    pub fn open_simulated(disk: &Disk, node: NodeId) -> Result<(Self, Loaded), StoreError> {
+        let path = Path::new("simulated");
+        let failed = |error: redb::Error| database_error(path, error);
+        let first = disk.is_empty();
+        let database = Database::builder().create_with_backend(disk.attach());
+        let mut database = database.map_err(|error| failed(error.into()))?;
+        if first {
+            fill(&database, node).map_err(failed)?;
+        } else if !database.check_integrity().map_err(|error| failed(error.into()))? {
+            return Err(damaged(path, "the database's own pages", "their checksums do not hold"));
+        }
+        check_format(path, &database)?;
+        let disk = disk.clone();
+        let spawn = |files, inbox| {
+            tokio::spawn(writer::run_simulated(files, inbox, disk));
+            Ok(())
+        };
+        Self::open_database(path, database, node, |_, _| Ok(Mark::none()), spawn)
     }
 
     fn open_database(
         path: &Path,
         database: Database,
         node: NodeId,
-        found: Found,
-        mark_path: &Path,
+        mark: impl FnOnce(Uuid, u64) -> Result<Mark, StoreError>,
+        spawn: impl FnOnce(Arc<Files>, mpsc::Receiver<Job>) -> std::io::Result<()>,
     ) -> Result<(Self, Loaded), StoreError> {
         let reader = Reader::new(path, &database)?;
         let identity: Identity = reader
             .meta("identity")?
             .ok_or_else(|| damaged(path, "meta/identity", "it is missing"))?;
         let commits = reader.number("commits")?;
-        check_mark(path, identity.store, commits, found)?;
+        let mark = mark(identity.store, commits)?;
         if identity.node != node {
             return Err(StoreError::OtherNode {
                 path: path.to_owned(),
@@ -289,8 +321,6 @@ impl Store {
         }
         let (cache, snapshot, last_event) = reader.everything()?;
         drop(reader);
-        let value = MarkValue { store: identity.store, commits };
-        let mark = Mark::open(mark_path, value).map_err(|error| database_error(path, error))?;
         let pristine = cache.is_empty() && snapshot.is_none();
         let committed = cache.committed;
         let files = Arc::new(Files {
@@ -302,7 +332,7 @@ impl Store {
         });
         let boot = writer::count_boot(&files).map_err(|error| database_error(path, error))?;
         let (jobs, inbox) = mpsc::channel(JOBS_MAX);
-        writer::spawn(files.clone(), inbox).map_err(|error| database_error(path, error))?;
+        spawn(files.clone(), inbox).map_err(|error| database_error(path, error))?;
         let place = snapshot.as_ref().map(|snapshot| snapshot.place.clone());
         let snapshot_turn = Arc::new(tokio::sync::Mutex::new(place));
         let store = Self { files, jobs, snapshot_turn };
@@ -645,6 +675,16 @@ fn make(path: &Path, node: NodeId) -> Result<(), redb::Error> {
         _ => {}
     }
     let database = Database::create(&part)?;
+    fill(&database, node)?;
+    drop(database);
+    std::fs::rename(&part, path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::File::open(dir)?.sync_all()?;
+    Ok(())
+}
+
+/// Gives an empty database its layout.
+fn fill(database: &Database, node: NodeId) -> Result<(), redb::Error> {
     let write = database.begin_write()?;
     {
         write.open_table(LOG)?;
@@ -658,9 +698,5 @@ fn make(path: &Path, node: NodeId) -> Result<(), redb::Error> {
         meta.insert("commits", 0_u64.to_le_bytes().as_slice())?;
     }
     write.commit()?;
-    drop(database);
-    std::fs::rename(&part, path)?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    std::fs::File::open(dir)?.sync_all()?;
     Ok(())
 }

@@ -37,6 +37,7 @@ use super::store::lock;
 use super::store::piece_keys;
 use super::types::Entry;
 use super::types::Types;
+use crate::simulation::Disk;
 
 /// Writes in one transaction: keeps the wait of the first one short.
 const BATCH_JOBS_MAX: usize = 256;
@@ -116,25 +117,54 @@ pub(crate) fn spawn(files: Arc<Files>, inbox: mpsc::Receiver<Job>) -> std::io::R
 
 fn run(files: &Files, mut inbox: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
-    while inbox.blocking_recv_many(&mut jobs, BATCH_JOBS_MAX) > 0 {
-        let mut stop = None;
-        if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Stop { .. })) {
-            // What comes after it is not written, and its senders see that nobody answers.
-            jobs.truncate(at + 1);
-            stop = jobs.pop();
-        }
-        if let Err(error) = carry_out(files, &mut jobs) {
-            die(&error, "a write of the log");
-        }
-        jobs.clear();
-        if let Some(Job::Stop { reply }) = stop {
-            inbox.close();
-            drop(files.database.write().unwrap_or_else(PoisonError::into_inner).take());
-            let _ = reply.send(());
-            return;
+    let mut stop = None;
+    while stop.is_none() && inbox.blocking_recv_many(&mut jobs, BATCH_JOBS_MAX) > 0 {
+        match batch(files, &mut jobs) {
+            Ok(asked) => stop = asked,
+            Err(error) => die(&error, "a write of the log"),
         }
     }
+    end(files, inbox, stop);
+}
+
+/// The same as a task of a simulated host. A disk that fails ends a simulated process, too: it is
+/// cut off, and nothing that it says any more is heard.
+pub(crate) async fn run_simulated(files: Arc<Files>, mut inbox: mpsc::Receiver<Job>, disk: Disk) {
+    let mut jobs = Vec::with_capacity(BATCH_JOBS_MAX);
+    let mut stop = None;
+    while stop.is_none() && inbox.recv_many(&mut jobs, BATCH_JOBS_MAX).await > 0 {
+        tokio::time::sleep(disk.delay()).await;
+        match batch(&files, &mut jobs) {
+            Ok(asked) => stop = asked,
+            Err(_) => std::future::pending().await,
+        }
+    }
+    end(&files, inbox, stop);
+}
+
+/// Carries out what waits, up to a wish to stop, which it returns.
+fn batch(files: &Files, jobs: &mut Vec<Job>) -> Result<Option<oneshot::Sender<()>>, redb::Error> {
+    let mut stop = None;
+    if let Some(at) = jobs.iter().position(|job| matches!(job, Job::Stop { .. })) {
+        // What comes after it is not written, and its senders see that nobody answers.
+        jobs.truncate(at + 1);
+        stop = jobs.pop();
+    }
+    carry_out(files, jobs)?;
+    jobs.clear();
+    Ok(match stop {
+        Some(Job::Stop { reply }) => Some(reply),
+        _ => None,
+    })
+}
+
+/// Lets the file go.
+fn end(files: &Files, mut inbox: mpsc::Receiver<Job>, stop: Option<oneshot::Sender<()>>) {
+    inbox.close();
     drop(files.database.write().unwrap_or_else(PoisonError::into_inner).take());
+    if let Some(reply) = stop {
+        let _ = reply.send(());
+    }
 }
 
 /// Counts an opening of the store.

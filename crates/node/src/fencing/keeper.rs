@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::guard::GuardClient;
 use cluster::guard::GuardGone;
+use cluster::guard::GuardLine;
+use cluster::guard::GuardWay;
 use cluster::guard::Status;
 use cluster::guard::boot_time;
 use cluster::guard::stop_group;
@@ -53,13 +54,13 @@ pub(crate) struct LeaseView {
 pub(crate) struct Keeper {
     pub(crate) node: NodeId,
     pub(crate) settings: LeaseSettings,
-    pub(crate) run_dir: PathBuf,
+    pub(crate) guard: Arc<dyn GuardWay>,
     /// The control group above all machines, for the case that the guard is gone.
     pub(crate) group: Option<PathBuf>,
     pub(crate) truth: Arc<dyn Truth>,
     pub(crate) source: Arc<dyn LeaseSource>,
     pub(crate) published: watch::Sender<LeaseView>,
-    pub(crate) client: Option<GuardClient>,
+    pub(crate) client: Option<Box<dyn GuardLine>>,
     /// What the guard said last.
     pub(crate) last: Option<Status>,
 }
@@ -185,7 +186,7 @@ impl Keeper {
 
     async fn ask(&mut self, ask: Ask) -> Result<Reply, GuardGone> {
         if self.client.is_none() {
-            let mut client = GuardClient::connect(&self.run_dir).await?;
+            let mut client = self.guard.connect().await?;
             self.check_group(&client.ask(Ask::Status).await?.status)?;
             let scope = self.node.to_string();
             let reply = client.ask(Ask::Enter { scope }).await?;

@@ -40,6 +40,7 @@ use fencer::Fencer;
 use keeper::Keeper;
 pub(crate) use keeper::LeaseView;
 pub(crate) use permit::PermitEngine;
+pub(crate) use setup::Assembly;
 pub(crate) use setup::LeaseTask;
 use source::LeaseSource;
 use source::PeerSource;

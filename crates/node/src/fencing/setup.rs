@@ -1,8 +1,11 @@
 //! Puts the parts together.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cluster::fence::Agents;
+use cluster::guard::GuardOf;
+use cluster::guard::GuardWay;
 use cluster::lease::LeaseSettings;
 use cluster::raft::RaftTransport;
 use cluster::raft::Timing;
@@ -21,6 +24,18 @@ use super::PeerSource;
 use crate::config::Config;
 use crate::start::machines_group;
 use crate::truth::Truth;
+
+/// What the parts are made of.
+pub(crate) struct Assembly<'a> {
+    pub(crate) settings: LeaseSettings,
+    pub(crate) node: NodeId,
+    pub(crate) name: &'a Name,
+    pub(crate) truth: &'a Arc<dyn Truth>,
+    pub(crate) transport: Arc<dyn RaftTransport>,
+    pub(crate) guard: Arc<dyn GuardWay>,
+    pub(crate) group: Option<PathBuf>,
+    pub(crate) agents: Agents,
+}
 
 /// What runs as long as the daemon.
 pub(crate) struct LeaseTask {
@@ -49,10 +64,25 @@ impl Fencing {
         transport: Arc<dyn RaftTransport>,
     ) -> anyhow::Result<(Self, LeaseTask)> {
         let settings = lease_settings(config)?;
+        Ok(Self::assemble(Assembly {
+            settings,
+            node,
+            name,
+            truth,
+            transport,
+            guard: Arc::new(GuardOf(config.run_dir.clone())),
+            // Without control groups there are no real machines.
+            group: machines_group(config).ok(),
+            agents: Agents::default(),
+        }))
+    }
+
+    /// Puts them together, whatever stands for the host.
+    pub(crate) fn assemble(parts: Assembly<'_>) -> (Self, LeaseTask) {
+        let Assembly { settings, node, name, truth, transport, guard, group, agents } = parts;
         let actor = Actor::new(&format!("node {name}"));
         let leadership = Box::new(ByLog(truth.clone()));
         let desk = Arc::new(LeaderDesk::new(node, actor, settings, truth.clone(), leadership));
-        let agents = Agents::default();
         let metrics = truth.metrics();
         let source = PeerSource {
             node,
@@ -66,9 +96,8 @@ impl Fencing {
         let keeper = Keeper {
             node,
             settings,
-            run_dir: config.run_dir.clone(),
-            // Without control groups there are no real machines.
-            group: machines_group(config).ok(),
+            guard,
+            group,
             truth: truth.clone(),
             source: Arc::new(source),
             published,
@@ -82,7 +111,7 @@ impl Fencing {
             agents: agents.clone(),
             states: truth.watch(),
         };
-        Ok((Self { settings, desk, agents, lease }, LeaseTask { keeper, fencer }))
+        (Self { settings, desk, agents, lease }, LeaseTask { keeper, fencer })
     }
 }
 

@@ -88,10 +88,15 @@ impl Ha {
         };
         std::thread::Builder::new().name("muster-pulse".to_owned()).spawn(|| pulse.run())?;
         tokio::spawn(beats::follow(node, watch.clone(), truth.watch()));
+        self.decide(&watch);
+        Ok(watch)
+    }
+
+    /// The part without threads: what is decided from what `watch` hears.
+    pub(crate) fn decide(self, watch: &Arc<Watch>) {
         tokio::spawn(move_own(self.ledger.clone()));
         tokio::spawn(keep_epoch(self.ledger.clone(), self.lease));
         tokio::spawn(lead(self.ledger, self.settings, watch.clone()));
-        Ok(watch)
     }
 }
 

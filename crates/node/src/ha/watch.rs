@@ -10,7 +10,6 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use std::time::Instant;
 
 use cluster::detect::BadSettings;
 use cluster::detect::Detector;
@@ -21,6 +20,7 @@ use cluster::detect::Verdict;
 use model::ClusterState;
 use model::NodeId;
 use model::VolumeId;
+use tokio::time::Instant;
 
 use super::beats::fresh_for;
 
@@ -60,7 +60,7 @@ impl Drop for EndOnDrop {
 }
 
 impl Watch {
-    pub(super) fn new(me: NodeId, settings: Settings) -> Result<Self, BadSettings> {
+    pub(crate) fn new(me: NodeId, settings: Settings) -> Result<Self, BadSettings> {
         let ears = Ears {
             detector: Detector::new(me, settings)?,
             volumes: HashMap::new(),
@@ -83,16 +83,16 @@ impl Watch {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn hears(&self) -> BTreeSet<NodeId> {
+    pub(crate) fn hears(&self) -> BTreeSet<NodeId> {
         self.ears().detector.hears(self.now())
     }
 
-    pub(super) fn heard(&self, path: Path, heard: Heard) {
+    pub(crate) fn heard(&self, path: Path, heard: Heard) {
         self.ears().detector.heard(self.now(), path, heard);
     }
 
     /// The counters that were read on a volume.
-    pub(super) fn beats(&self, volume: VolumeId, read: &[(NodeId, u64)]) {
+    pub(crate) fn beats(&self, volume: VolumeId, read: &[(NodeId, u64)]) {
         let now = self.now();
         let mut ears = self.ears();
         let Ears { detector, volumes, changes, .. } = &mut *ears;

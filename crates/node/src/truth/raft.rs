@@ -84,6 +84,20 @@ impl RaftTruth {
         let path = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || Store::open(&path, node));
         let (store, loaded) = opened.await??;
+        Self::with_store(store, loaded, transport, timing, events).await
+    }
+
+    /// The same with a store that is open.
+    ///
+    /// # Errors
+    /// The state does not fit together; nothing was started.
+    pub async fn with_store(
+        store: Store,
+        loaded: Loaded,
+        transport: Arc<dyn RaftTransport>,
+        timing: Timing,
+        events: broadcast::Sender<StoredEvent>,
+    ) -> anyhow::Result<Arc<Self>> {
         let state = watch::Sender::default();
         let parts = Parts { store, transport, timing, state, events };
         let replica = parts.start(loaded).await?;

@@ -29,7 +29,7 @@ mod devices;
 mod driver;
 mod files;
 mod hung;
-mod machine;
+pub mod machine;
 mod online;
 mod ops;
 mod plan;

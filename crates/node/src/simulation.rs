@@ -1,0 +1,176 @@
+//! A daemon's decisions without its sockets, threads and machines, for the simulator of a whole
+//! cluster (`tests/sim`): the replicated log, leases, fencing and high availability are the real
+//! ones, put together as [`crate::run`] does it.
+//!
+//! What stands for the host is given from outside: the store's disk, the way to the peers, the
+//! guard, the fence devices, the heartbeats, and the clocks ([`cluster::simulation`]). It lives in
+//! the runtime in which it was started, and ends with it, as a process does.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use ::cluster::detect::Heard;
+use ::cluster::detect::Path;
+use ::cluster::detect::Settings;
+use ::cluster::fence::Agents;
+use ::cluster::guard::GuardWay;
+use ::cluster::guard::boot_time;
+use ::cluster::lease::LeaseSettings;
+use ::cluster::raft::Loaded;
+use ::cluster::raft::PeerMethod;
+use ::cluster::raft::PeerReply;
+use ::cluster::raft::PeerRequest;
+use ::cluster::raft::PeerService;
+use ::cluster::raft::RaftTransport;
+use ::cluster::raft::Store;
+use ::cluster::raft::Timing;
+use model::Actor;
+use model::Name;
+use model::NodeId;
+use model::VolumeId;
+
+use crate::events::Events;
+use crate::fencing;
+use crate::fencing::Assembly;
+use crate::fencing::Fencing;
+use crate::ha::Ha;
+use crate::ha::Watch;
+use crate::ledger::NodeLedger;
+use crate::ledger::Progresses;
+use crate::truth::RaftTruth;
+use crate::truth::Truth;
+
+/// What stands for the host, and the settings.
+pub struct Parts {
+    /// Which node it is.
+    pub node: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// Its store.
+    pub store: Store,
+    /// What that held.
+    pub loaded: Loaded,
+    /// The way to the others.
+    pub transport: Arc<dyn RaftTransport>,
+    /// The clocks of the log.
+    pub timing: Timing,
+    /// How leases are given.
+    pub lease: LeaseSettings,
+    /// When silence means something.
+    pub detect: Settings,
+    /// The fence devices.
+    pub agents: Agents,
+    /// The guard.
+    pub guard: Arc<dyn GuardWay>,
+    /// What leases and fencing see of the state instead of it itself: a planted fault.
+    pub door: Option<Disguise>,
+}
+
+/// Puts something else in the place of the state.
+pub type Disguise = fn(Arc<dyn Truth>) -> Arc<dyn Truth>;
+
+/// The daemon of a simulated host.
+pub struct Daemon {
+    truth: Arc<RaftTruth>,
+    fencing: Fencing,
+    watch: Arc<Watch>,
+    epoch: Arc<AtomicU64>,
+}
+
+impl Daemon {
+    /// Starts it in the present runtime.
+    ///
+    /// # Errors
+    /// The state or the settings do not fit together.
+    pub async fn start(parts: Parts) -> anyhow::Result<Self> {
+        let Parts {
+            node,
+            name,
+            store,
+            loaded,
+            transport,
+            timing,
+            lease,
+            detect,
+            agents,
+            guard,
+            door: plant,
+        } = parts;
+        lease.check(timing.election_max, std::time::Duration::ZERO)?;
+        let events = Events::new();
+        let sender = events.sender();
+        let truth = RaftTruth::with_store(store, loaded, transport.clone(), timing, sender).await?;
+        let door: Arc<dyn Truth> = truth.clone();
+        let seen = plant.map_or_else(|| door.clone(), |disguise| disguise(door.clone()));
+        let (fencing, task) = Fencing::assemble(Assembly {
+            settings: lease,
+            node,
+            name: &name,
+            truth: &seen,
+            transport,
+            guard,
+            group: None,
+            agents,
+        });
+        task.go();
+        let record = door.state().nodes.get(&node).map(|record| record.epoch);
+        let epoch = Arc::new(AtomicU64::new(record.unwrap_or_default()));
+        let ledger = Arc::new(NodeLedger {
+            node,
+            epoch: epoch.clone(),
+            actor: Actor::new(&format!("node {name}")),
+            truth: door,
+            events,
+            progresses: Arc::new(Progresses::default()),
+        });
+        let watch = Arc::new(Watch::new(node, detect)?);
+        Ha { ledger, settings: lease, lease: fencing.lease.clone(), detect }.decide(&watch);
+        Ok(Self { truth, fencing, watch, epoch })
+    }
+
+    /// The replicated state.
+    pub fn truth(&self) -> &Arc<RaftTruth> {
+        &self.truth
+    }
+
+    /// Answers a peer, as the port for peers does.
+    ///
+    /// # Errors
+    /// In words.
+    pub async fn serve(&self, from: NodeId, request: PeerRequest) -> Result<PeerReply, String> {
+        if request.method == PeerMethod::Lease {
+            return fencing::serve(&self.fencing.desk, from, &request).await;
+        }
+        self.truth.serve(from, request).await
+    }
+
+    /// A heartbeat came.
+    pub fn heard(&self, path: Path, heard: Heard) {
+        self.watch.heard(path, heard);
+    }
+
+    /// Whom this node hears, for its own heartbeats.
+    pub fn hears(&self) -> BTreeSet<NodeId> {
+        self.watch.hears()
+    }
+
+    /// The beats that were read on a volume.
+    pub fn beats(&self, volume: VolumeId, read: &[(NodeId, u64)]) {
+        self.watch.beats(volume, read);
+    }
+
+    /// For which epoch a machine may be started now.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    pub fn may_start(&self) -> Result<u64, String> {
+        self.fencing.lease.borrow().may_start(boot_time())
+    }
+
+    /// The epoch in which this daemon speaks.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,106 @@
+//! What goes wrong, and when: a list made from the seed before the schedule begins.
+
+use sim::rng::Rng;
+
+use crate::fences::Mood;
+
+/// A fault. Times are milliseconds; hosts are numbers from 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A host loses its power; some of what was not synced may be on its disk.
+    Power { host: usize, back: u64, kept: usize },
+    /// All hosts do.
+    Blackout { back: u64 },
+    /// A daemon is killed.
+    Kill { host: usize, back: u64 },
+    /// The daemon of whoever leads is killed.
+    KillLeader { back: u64 },
+    /// A guard is killed, and started again within its margin.
+    KillGuard { host: usize, back: u64 },
+    /// A host stands still, with all its machines.
+    Freeze { host: usize, length: u64 },
+    /// A daemon stands still; its guard and machines go on.
+    Pause { host: usize, length: u64 },
+    /// The daemon of whoever leads does.
+    PauseLeader { length: u64 },
+    /// Two hosts cannot reach each other.
+    Cut { a: usize, b: usize, one_way: bool, length: u64 },
+    /// One host reaches no other.
+    Isolate { host: usize, length: u64 },
+    /// Whoever leads reaches no other.
+    IsolateLeader { length: u64 },
+    /// Two sides.
+    Split { side: Vec<usize>, length: u64 },
+    /// Messages are lost, so many of a thousand.
+    Lossy { permille: u64, length: u64 },
+    /// Messages are late.
+    Late { most: u64, length: u64 },
+    /// A disk is slow.
+    SlowDisk { host: usize, delay: u64, length: u64 },
+    /// The time of day jumps.
+    Wall { host: usize, by: i64 },
+    /// The fence devices do something else.
+    Device { mood: Mood, length: u64 },
+    /// An administrator has a node fenced that may be well.
+    Fence { host: usize },
+}
+
+/// A fault and when it happens.
+pub(crate) type Timed = (u64, Fault);
+
+/// The faults of a schedule: `count` of them between two moments.
+pub(crate) fn plan(rng: &mut Rng, hosts: usize, devices: bool, from: u64, to: u64) -> Vec<Timed> {
+    let count = rng.between(5, 14);
+    let mut faults: Vec<Timed> = Vec::new();
+    // Some schedules have many faults of a few kinds, others a few of many.
+    let kinds: Vec<u64> = (0..rng.between(3, 8)).map(|_| rng.below(17)).collect();
+    for _ in 0..count {
+        let kind = rng.pick(&kinds).unwrap_or(0);
+        faults.push((rng.between(from, to), one(rng, kind, hosts, devices)));
+    }
+    faults.sort_by_key(|(at, _)| *at);
+    faults
+}
+
+/// Mostly some seconds, sometimes longer than every lease.
+fn length(rng: &mut Rng) -> u64 {
+    match rng.below(4) {
+        0 => rng.between(200, 2_000),
+        1 | 2 => rng.between(2_000, 9_000),
+        _ => rng.between(9_000, 30_000),
+    }
+}
+
+fn one(rng: &mut Rng, kind: u64, hosts: usize, devices: bool) -> Fault {
+    let host = rng.place(hosts);
+    let length = length(rng);
+    match kind {
+        0 | 1 => Fault::Power { host, back: length, kept: rng.place(4) },
+        2 => Fault::Blackout { back: rng.between(100, 4_000) },
+        3 => Fault::Kill { host, back: rng.between(50, 8_000) },
+        4 => Fault::KillLeader { back: rng.between(50, 8_000) },
+        5 => Fault::KillGuard { host, back: rng.between(20, 1_500) },
+        6 => Fault::Freeze { host, length },
+        7 => Fault::Pause { host, length },
+        8 => Fault::PauseLeader { length },
+        9 => {
+            let b = (host + 1 + rng.place(hosts - 1)) % hosts;
+            Fault::Cut { a: host, b, one_way: rng.permille(500), length }
+        }
+        10 => Fault::Isolate { host, length },
+        11 => Fault::IsolateLeader { length },
+        12 => {
+            let side = (0..hosts).filter(|_| rng.permille(500)).collect();
+            Fault::Split { side, length }
+        }
+        13 => Fault::Lossy { permille: rng.between(20, 400), length },
+        14 => Fault::Late { most: rng.between(50, 3_000), length },
+        15 => Fault::SlowDisk { host, delay: rng.between(50, 3_000), length },
+        _ if !devices => Fault::Wall { host, by: rng.between(0, 7_200_000) as i64 - 3_600_000 },
+        _ if rng.permille(400) => Fault::Fence { host },
+        _ => {
+            let moods = [Mood::Fails, Mood::Hangs, Mood::Works];
+            Fault::Device { mood: rng.pick(&moods).unwrap_or(Mood::Works), length }
+        }
+    }
+}

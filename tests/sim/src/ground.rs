@@ -1,0 +1,92 @@
+//! What all parts of one schedule share: the time, the trace, the plant.
+
+use std::collections::VecDeque;
+use std::hash::Hasher;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use sim::rng::Rng;
+
+use crate::plant::Plant;
+
+/// Lines that are kept for the report of a failure.
+const LINES_KEPT: usize = 60;
+
+/// Shared by the world and all that runs in its hosts.
+pub(crate) struct Ground {
+    pub(crate) plant: Option<Plant>,
+    print: bool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    now: u64,
+    rng: Rng,
+    last: VecDeque<String>,
+    lines: u64,
+    digest: std::hash::DefaultHasher,
+}
+
+/// Locks plain data; nobody panics with it in hand and goes on.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ground {
+    pub(crate) fn new(rng: Rng, plant: Option<Plant>, print: bool) -> Self {
+        let inner = Inner {
+            now: 0,
+            rng,
+            last: VecDeque::new(),
+            lines: 0,
+            digest: std::hash::DefaultHasher::new(),
+        };
+        Self { plant, print, inner: Mutex::new(inner) }
+    }
+
+    pub(crate) fn has(&self, plant: Plant) -> bool {
+        self.plant == Some(plant)
+    }
+
+    /// Milliseconds since the schedule began.
+    pub(crate) fn now(&self) -> u64 {
+        lock(&self.inner).now
+    }
+
+    pub(crate) fn set_now(&self, now: u64) {
+        lock(&self.inner).now = now;
+    }
+
+    /// A random number for what runs in a host.
+    pub(crate) fn between(&self, low: u64, high: u64) -> u64 {
+        lock(&self.inner).rng.between(low, high)
+    }
+
+    /// One line of the trace. `who`: `n1`, or `-` for the world.
+    pub(crate) fn trace(&self, who: &str, what: &str) {
+        let mut inner = lock(&self.inner);
+        let (seconds, millis) = (inner.now / 1_000, inner.now % 1_000);
+        let line = format!("{seconds:4}.{millis:03} {who:<3} {what}");
+        inner.digest.write(line.as_bytes());
+        inner.lines += 1;
+        if self.print {
+            println!("{line}");
+        }
+        inner.last.push_back(line);
+        if inner.last.len() > LINES_KEPT {
+            inner.last.pop_front();
+        }
+    }
+
+    /// How many lines there were, and a digest of all of them.
+    pub(crate) fn digest(&self) -> (u64, u64) {
+        let inner = lock(&self.inner);
+        (inner.lines, inner.digest.finish())
+    }
+
+    /// The last lines.
+    pub(crate) fn tail(&self) -> Vec<String> {
+        lock(&self.inner).last.iter().cloned().collect()
+    }
+}

@@ -1,0 +1,566 @@
+//! One host: its power, its clocks, its disk, its daemon in a runtime of its own.
+//!
+//! The daemon is the real one without sockets (`node::simulation`). Its runtime has a paused clock
+//! that moves only in the host's turn: a daemon that gets no turn stands still, and has all of its
+//! time at once when it goes on. To kill it is to drop its runtime.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use cluster::detect::Heard;
+use cluster::detect::Path;
+use cluster::fence::Agents;
+use cluster::lease::BootTime;
+use cluster::lease::LeaseSettings;
+use cluster::raft::Metrics;
+use cluster::raft::Store;
+use cluster::raft::Timing;
+use cluster::raft::TransportError;
+use cluster::simulation::Clocks;
+use cluster::simulation::Disk;
+use cluster::simulation::Loss;
+use model::Actor;
+use model::Bytes;
+use model::ClusterState;
+use model::Command;
+use model::Generation;
+use model::Name;
+use model::NodeCapacity;
+use model::NodeId;
+use model::Proposal;
+use model::UnixMillis;
+use model::VmId;
+use node::simulation::Daemon;
+use node::simulation::Parts;
+use node::truth::Truth;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use crate::ground::Ground;
+use crate::ground::lock;
+use crate::guard::Body;
+use crate::guard::Door;
+use crate::plant::Plant;
+use crate::wire::Content;
+use crate::wire::Letter;
+use crate::wire::Way;
+use crate::wire::Wire;
+
+/// How long a turn is, in milliseconds: nothing in the product is decided faster.
+pub(crate) const TICK_MS: u64 = 20;
+
+/// Messages that wait for a daemon that stands still.
+const INBOX_MAX: usize = 4_096;
+
+/// How long a runtime is waited for when it ends: nothing in it blocks.
+const END_MAX: Duration = Duration::from_millis(1);
+
+/// The time of day at which each schedule begins: 14 Nov 2023.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// What all hosts are started with.
+pub(crate) struct Settings {
+    pub(crate) lease: LeaseSettings,
+    pub(crate) agents: Agents,
+}
+
+/// A host's clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    /// How fast the one that counts suspend runs, in parts of ten thousand.
+    pub(crate) rate: u64,
+    /// What it showed when the schedule began, in milliseconds.
+    pub(crate) start: u64,
+    /// What the time of day is off by, in milliseconds.
+    pub(crate) wall: i64,
+}
+
+/// A process of the daemon.
+pub(crate) struct Process {
+    runtime: Runtime,
+    daemon: Arc<OnceLock<Arc<Daemon>>>,
+    inbox: mpsc::Sender<Letter>,
+    /// How far its clock is behind, in milliseconds.
+    behind: u64,
+    pulses: u64,
+    incarnation: u64,
+}
+
+/// A machine that is being launched.
+#[derive(Debug, Clone, Copy)]
+struct Launch {
+    generation: Generation,
+    epoch: u64,
+    done: u64,
+}
+
+/// A host.
+pub(crate) struct Host {
+    pub(crate) index: usize,
+    pub(crate) id: NodeId,
+    pub(crate) name: Name,
+    pub(crate) ground: Arc<Ground>,
+    pub(crate) powered: bool,
+    /// The whole host stands still until then.
+    pub(crate) frozen_until: u64,
+    /// Its daemon does.
+    pub(crate) paused_until: u64,
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    pub(crate) process: Option<Process>,
+    pub(crate) body: Arc<Mutex<Body>>,
+    pub(crate) beat: u64,
+    launches: BTreeMap<VmId, Launch>,
+    reported: BTreeMap<VmId, u64>,
+    joined: bool,
+}
+
+/// What hosts share beside the network: the volume.
+#[derive(Default)]
+pub(crate) struct Volume {
+    /// The newest run that was given the right to a VM's disks.
+    pub(crate) claims: BTreeMap<VmId, Generation>,
+    /// The counters of the nodes' beats.
+    pub(crate) beats: BTreeMap<NodeId, u64>,
+}
+
+impl Host {
+    pub(crate) fn new(index: usize, ground: &Arc<Ground>, clock: Clock) -> Self {
+        let name: Name = format!("n{}", index + 1).parse().expect("it is a name");
+        Self {
+            index,
+            id: id_of(index),
+            body: Arc::new(Mutex::new(Body::new(name.to_string(), ground.clone()))),
+            name,
+            ground: ground.clone(),
+            powered: true,
+            frozen_until: 0,
+            paused_until: 0,
+            clock,
+            disk: Disk::default(),
+            process: None,
+            beat: 0,
+            launches: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            joined: index == 0,
+        }
+    }
+
+    pub(crate) fn trace(&self, what: &str) {
+        self.ground.trace(self.name.as_str(), what);
+    }
+
+    /// Makes this host's clocks those of the thread.
+    pub(crate) fn set_clocks(&self) {
+        let now = self.ground.now();
+        let fast = self.ground.has(Plant::FastClock) && self.leads();
+        let rate = if fast { 30_000 } else { self.clock.rate };
+        let boot = BootTime::from_nanos((self.clock.start + now * rate / 10_000) * 1_000_000);
+        let wall = (EPOCH_MS + now).saturating_add_signed(self.clock.wall);
+        cluster::simulation::set_clocks(Some(Clocks { boot, wall: UnixMillis::new(wall) }));
+    }
+
+    fn leads(&self) -> bool {
+        self.metrics().is_some_and(|metrics| metrics.role == cluster::raft::Role::Leader)
+    }
+
+    /// The daemon, if it is up.
+    pub(crate) fn daemon(&self) -> Option<Arc<Daemon>> {
+        self.process.as_ref()?.daemon.get().cloned()
+    }
+
+    /// Which process of the daemon it is.
+    pub(crate) fn incarnation(&self) -> Option<u64> {
+        self.process.as_ref().map(|process| process.incarnation)
+    }
+
+    /// The daemon's view of the log.
+    pub(crate) fn metrics(&self) -> Option<Metrics> {
+        let daemon = self.daemon()?;
+        let metrics = daemon.truth().metrics().borrow().clone();
+        Some(metrics)
+    }
+
+    pub(crate) fn state(&self) -> Option<Arc<ClusterState>> {
+        Some(self.daemon()?.truth().state())
+    }
+
+    /// Whether it stands still.
+    pub(crate) fn stands(&self) -> bool {
+        self.ground.now() < self.frozen_until
+    }
+
+    fn daemon_stands(&self) -> bool {
+        self.stands() || self.ground.now() < self.paused_until
+    }
+
+    /// Starts the daemon.
+    pub(crate) fn start(&mut self, wire: &Arc<Wire>, settings: &Settings) {
+        self.set_clocks();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime without sockets needs nothing");
+        if self.ground.has(Plant::LyingDisk) {
+            self.disk.lie();
+        }
+        let daemon = Arc::new(OnceLock::new());
+        let (inbox, letters) = mpsc::channel(INBOX_MAX);
+        let first = !std::mem::replace(&mut self.joined, true);
+        let start = Start {
+            node: self.id,
+            name: self.name.clone(),
+            disk: self.disk.clone(),
+            first,
+            way: Arc::new(Way { from: self.index, wire: wire.clone() }),
+            lease: settings.lease,
+            agents: settings.agents.clone(),
+            door: Arc::new(Door(self.body.clone())),
+            ground: self.ground.clone(),
+        };
+        let (slot, index, wire) = (daemon.clone(), self.index, wire.clone());
+        let (ground, name) = (self.ground.clone(), self.name.clone());
+        runtime.spawn(async move {
+            match start.go().await {
+                Ok(daemon) => {
+                    ground.trace(name.as_str(), "daemon up");
+                    let daemon = Arc::new(daemon);
+                    let _ = slot.set(daemon.clone());
+                    tokio::spawn(serve_all(index, daemon.clone(), letters, wire));
+                    announce(&daemon, start.node, &name).await;
+                }
+                Err(error) => ground.trace(name.as_str(), &format!("daemon fails: {error:#}")),
+            }
+        });
+        let incarnation = EPOCH_MS + self.ground.now();
+        self.process = Some(Process { runtime, daemon, inbox, behind: 0, pulses: 0, incarnation });
+    }
+
+    /// Ends the daemon, at once.
+    pub(crate) fn kill(&mut self, loss: Loss) {
+        self.disk.crash(loss);
+        self.set_clocks();
+        self.launches.clear();
+        self.reported.clear();
+        if let Some(process) = self.process.take() {
+            process.runtime.shutdown_timeout(END_MAX);
+        }
+    }
+
+    /// The power goes.
+    pub(crate) fn power_off(&mut self, kept: usize) {
+        self.kill(Loss::Power { kept });
+        self.powered = false;
+        self.frozen_until = 0;
+        self.paused_until = 0;
+        lock(&self.body).power_off();
+    }
+
+    /// Gives a letter to the daemon.
+    pub(crate) fn deliver(&mut self, letter: Letter, wire: &Wire) {
+        let Letter { from, content, .. } = letter;
+        match content {
+            Content::Answer { call, reply } => wire.answered(call, reply),
+            Content::Pulse(heard) => {
+                if let (Some(daemon), Some(process)) = (self.daemon(), &self.process) {
+                    // What is done outside of the runtime would see the real time.
+                    let _inside = process.runtime.enter();
+                    daemon.heard(Path(0), heard);
+                }
+            }
+            Content::Ask { call, request } => {
+                let up = self.process.as_ref().filter(|process| process.daemon.get().is_some());
+                let content = Content::Ask { call, request };
+                let letter = Letter { from, to: self.index, content };
+                let refused = match up {
+                    // A daemon that stands still, and has no room for more.
+                    Some(process) => {
+                        // Without room it is lost: the daemon stands still.
+                        let _ = process.inbox.try_send(letter);
+                        false
+                    }
+                    None => true,
+                };
+                if refused {
+                    let reply = Err(TransportError::NotSent("nobody listens there".to_owned()));
+                    let content = Content::Answer { call, reply };
+                    wire.send(Letter { from: self.index, to: from, content });
+                }
+            }
+        }
+    }
+
+    /// One turn.
+    pub(crate) fn turn(&mut self, wire: &Wire, hosts: usize, volume: &mut Volume) {
+        if !self.powered || self.stands() {
+            if let Some(process) = &mut self.process {
+                process.behind += TICK_MS;
+            }
+            return;
+        }
+        self.set_clocks();
+        lock(&self.body).turn();
+        let stands = self.daemon_stands();
+        let Some(process) = &mut self.process else { return };
+        if stands {
+            process.behind += TICK_MS;
+            return;
+        }
+        let behind = std::mem::take(&mut process.behind);
+        process.runtime.block_on(async {
+            if behind > 0 {
+                tokio::time::advance(Duration::from_millis(behind)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        });
+        self.pulse(wire, hosts, volume);
+        self.drive(volume);
+        lock(&self.body).turn();
+    }
+
+    /// Heartbeats and beats.
+    fn pulse(&mut self, wire: &Wire, hosts: usize, volume: &mut Volume) {
+        let now = self.ground.now();
+        let Some(daemon) = self.daemon() else { return };
+        let Some(process) = &mut self.process else { return };
+        let _inside = process.runtime.enter();
+        if now.is_multiple_of(200) {
+            process.pulses += 1;
+            let heard = Heard {
+                from: self.id,
+                incarnation: process.incarnation,
+                number: process.pulses,
+                hears: daemon.hears(),
+            };
+            for to in (0..hosts).filter(|to| *to != self.index) {
+                let content = Content::Pulse(heard.clone());
+                wire.send(Letter { from: self.index, to, content });
+            }
+        }
+        if now.is_multiple_of(500) {
+            self.beat += 1;
+            volume.beats.insert(self.id, self.beat);
+            let read: Vec<(NodeId, u64)> = volume.beats.iter().map(|(n, c)| (*n, *c)).collect();
+            daemon.beats(crate::setup::VOLUME, &read);
+        }
+    }
+
+    /// Spawns something in the daemon's runtime; it ends with the daemon.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> bool {
+        let Some(process) = &self.process else { return false };
+        process.runtime.spawn(work);
+        true
+    }
+
+    /// What the drivers of the VMs do: the rules of `vm::lifecycle`, with a fake process.
+    fn drive(&mut self, volume: &mut Volume) {
+        let Some(daemon) = self.daemon() else { return };
+        let state = daemon.truth().state();
+        let body = self.body.clone();
+        let mut body = lock(&body);
+        let heedless = self.ground.has(Plant::OldGeneration);
+        let id = self.id;
+        let owned = |vm: &VmId| state.vms.get(vm).is_some_and(|vm| vm.owner == id);
+        if !heedless {
+            let strays: Vec<VmId> = body.machines.keys().filter(|vm| !owned(vm)).copied().collect();
+            for vm in strays {
+                self.trace(&format!("ends {}, which is not its own", crate::guard::short(&vm)));
+                body.machines.remove(&vm);
+                self.launches.remove(&vm);
+            }
+        }
+        for record in state.vms.values().filter(|vm| vm.owner == id && vm.busy().is_none()) {
+            self.settle(&daemon, record, &mut body, volume);
+        }
+    }
+
+    fn settle(
+        &mut self,
+        daemon: &Arc<Daemon>,
+        record: &model::VmRecord,
+        body: &mut Body,
+        volume: &mut Volume,
+    ) {
+        use vm::lifecycle::machine::Actual;
+        use vm::lifecycle::machine::Cpus;
+        use vm::lifecycle::machine::Settle;
+        let (vm, heedless) = (record.id, self.ground.has(Plant::OldGeneration));
+        let now = self.ground.now();
+        let word = crate::guard::short(&vm);
+        let actual = match body.machines.get(&vm) {
+            None => Actual::Absent,
+            Some(machine) if heedless && machine.cpus => return,
+            Some(machine) => {
+                let cpus = if machine.cpus { Cpus::Run } else { Cpus::Stand };
+                Actual::Present { generation: machine.generation, cpus }
+            }
+        };
+        match vm::lifecycle::machine::settle(record.power, record.generation, actual) {
+            Settle::Launch => {
+                let claimed = volume.claims.get(&vm).copied();
+                if self.launches.remove(&vm).is_some() || claimed == Some(record.generation) {
+                    // It was there, and is not any more.
+                    if self.reported.get(&vm).is_none_or(|at| now >= at + 1_000) {
+                        self.reported.insert(vm, now);
+                        self.report(daemon, record);
+                    }
+                    return;
+                }
+                let permit = match daemon.may_start() {
+                    Ok(epoch) => epoch,
+                    Err(_) if self.ground.has(Plant::StartWithoutLease) => daemon.epoch(),
+                    Err(_) => return,
+                };
+                if claimed.is_some_and(|newer| newer > record.generation) && !heedless {
+                    if self.reported.get(&vm).is_some_and(|at| now < at + 1_000) {
+                        return;
+                    }
+                    self.reported.insert(vm, now);
+                    self.trace(&format!("leaves {word}: its disks have a newer run"));
+                    return;
+                }
+                volume.claims.insert(vm, record.generation.max(claimed.unwrap_or_default()));
+                let done = now + self.ground.between(2, 40) * TICK_MS;
+                let generation = record.generation;
+                self.trace(&format!("launches {word} g{generation} e{permit}"));
+                self.launches.insert(vm, Launch { generation, epoch: permit, done });
+                let machine = crate::guard::Machine { generation, epoch: permit, cpus: false };
+                body.machines.insert(vm, machine);
+            }
+            Settle::Continue => self.go_on(daemon, vm, body),
+            Settle::Reap | Settle::ReportShutdown => {
+                self.trace(&format!("ends {word}, which has no right to run"));
+                body.machines.remove(&vm);
+                self.launches.remove(&vm);
+            }
+            _ => {}
+        }
+    }
+
+    /// A launched machine gets its processors, if the lease is still the same.
+    fn go_on(&mut self, daemon: &Arc<Daemon>, vm: VmId, body: &mut Body) {
+        let word = crate::guard::short(&vm);
+        let Some(launch) = self.launches.get(&vm).copied() else {
+            // An earlier daemon has launched it and ended before it ran.
+            body.machines.remove(&vm);
+            return;
+        };
+        if self.ground.now() < launch.done {
+            return;
+        }
+        self.launches.remove(&vm);
+        let permit = daemon.may_start();
+        if permit.is_ok_and(|epoch| epoch == launch.epoch)
+            || self.ground.has(Plant::StartWithoutLease)
+        {
+            if let Some(machine) = body.machines.get_mut(&vm) {
+                machine.cpus = true;
+            }
+            self.trace(&format!("runs {word} g{}", launch.generation));
+        } else {
+            self.trace(&format!("gives {word} up: no lease"));
+            body.machines.remove(&vm);
+        }
+    }
+
+    fn report(&self, daemon: &Arc<Daemon>, record: &model::VmRecord) {
+        let (vm, generation) = (record.id, record.generation);
+        self.trace(&format!("reports {} g{generation} as gone", crate::guard::short(&vm)));
+        let exit = model::Exit {
+            kind: model::ExitKind::HostRestart,
+            detail: "the machine is no longer there".to_owned(),
+            at: UnixMillis::new(EPOCH_MS + self.ground.now()),
+        };
+        let command = Command::VmExited { vm, generation, exit };
+        let truth = daemon.truth().clone();
+        self.spawn(async move {
+            // What the state does not take now is told again.
+            let _ = truth.propose(proposal(command)).await;
+        });
+    }
+}
+
+/// The id of the host at that place.
+pub(crate) fn id_of(index: usize) -> NodeId {
+    NodeId::new(uuid::Uuid::from_u128(101 + index as u128))
+}
+
+/// A proposal with this host's time.
+pub(crate) fn proposal(command: Command) -> Proposal {
+    let at = cluster::simulation::clocks().map_or(UnixMillis::new(0), |clocks| clocks.wall);
+    Proposal { at, actor: Actor::new("sim"), command }
+}
+
+/// What a daemon is started with.
+struct Start {
+    node: NodeId,
+    name: Name,
+    disk: Disk,
+    first: bool,
+    way: Arc<Way>,
+    lease: LeaseSettings,
+    agents: Agents,
+    door: Arc<Door>,
+    ground: Arc<Ground>,
+}
+
+impl Start {
+    async fn go(&self) -> Result<Daemon, Box<dyn std::error::Error + Send + Sync>> {
+        let (store, mut loaded) = Store::open_simulated(&self.disk, self.node)?;
+        if self.first {
+            loaded = store.empty_for_join(self.node).await?;
+        }
+        let parts = Parts {
+            node: self.node,
+            name: self.name.clone(),
+            store,
+            loaded,
+            transport: self.way.clone(),
+            timing: Timing::default(),
+            lease: self.lease,
+            detect: cluster::detect::Settings::default(),
+            agents: self.agents.clone(),
+            guard: self.door.clone(),
+            door: crate::setup::door(&self.ground),
+        };
+        Ok(Daemon::start(parts).await?)
+    }
+}
+
+/// Answers what peers ask.
+async fn serve_all(
+    index: usize,
+    daemon: Arc<Daemon>,
+    mut letters: mpsc::Receiver<Letter>,
+    wire: Arc<Wire>,
+) {
+    while let Some(Letter { from, content, .. }) = letters.recv().await {
+        let Content::Ask { call, request } = content else { continue };
+        let (daemon, wire) = (daemon.clone(), wire.clone());
+        tokio::spawn(async move {
+            let limit = request.timeout;
+            let served = daemon.serve(id_of(from), request);
+            // Nobody waits longer.
+            let Ok(reply) = tokio::time::timeout(limit, served).await else { return };
+            let reply = reply.map_err(TransportError::Refused);
+            let content = Content::Answer { call, reply };
+            wire.send(Letter { from: index, to: from, content });
+        });
+    }
+}
+
+/// What each daemon tells the state when it starts, until the state has it.
+async fn announce(daemon: &Daemon, node: NodeId, name: &Name) {
+    let capacity = NodeCapacity { cpus: 8, memory: Bytes::mib(16 * 1024) };
+    loop {
+        let command = Command::NodeStarted { node, name: name.clone(), capacity };
+        if daemon.truth().propose(proposal(command)).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}

@@ -1,0 +1,131 @@
+//! What must hold after every turn, whatever goes wrong; one file each. Numbers are those of the
+//! table in README.md.
+
+mod i01_one_leader;
+mod i04_same_state;
+mod i05_terms;
+mod i06_positions;
+mod i11_one_machine;
+mod i12_generations;
+mod i13_proof;
+mod i28_leader_again;
+mod i29_caught_up;
+mod lease;
+mod reign;
+
+use std::sync::Arc;
+
+use cluster::raft::Metrics;
+use model::ClusterState;
+use model::NodeId;
+use model::VmId;
+
+use crate::ground::lock;
+use crate::guard::Machine;
+use crate::host::Host;
+use crate::setup::Plan;
+
+/// A host, as one who sees everything sees it.
+pub(crate) struct HostSeen {
+    name: String,
+    id: NodeId,
+    /// The log as its daemon knows it, while that is up.
+    metrics: Option<Metrics>,
+    state: Option<Arc<ClusterState>>,
+    /// Its machines, and whether each runs: its processors, its group and its host go on.
+    machines: Vec<(VmId, Machine, bool)>,
+}
+
+/// Everything at one moment.
+pub(crate) struct Seen {
+    /// Milliseconds since the schedule began.
+    now: u64,
+    /// Since when there are no faults.
+    healing: Option<u64>,
+    hosts: Vec<HostSeen>,
+    /// The newest state that anybody has applied.
+    newest: Option<Arc<ClusterState>>,
+}
+
+trait Invariant {
+    fn check(&mut self, seen: &Seen) -> Result<(), String>;
+}
+
+/// All of them.
+pub(crate) struct Invariants {
+    healing: Option<u64>,
+    all: Vec<(&'static str, Box<dyn Invariant>)>,
+    newest: (u64, Option<Arc<ClusterState>>),
+    takeovers: u64,
+}
+
+impl Invariants {
+    pub(crate) fn new(_plan: Plan) -> Self {
+        let all: Vec<(&'static str, Box<dyn Invariant>)> = vec![
+            ("(1) one leader per term", Box::<i01_one_leader::OneLeader>::default()),
+            ("(3, 4) same state at the same index", Box::<i04_same_state::SameState>::default()),
+            ("(5) vote and term never go back", Box::<i05_terms::Terms>::default()),
+            ("(6) snapshot <= applied <= last", Box::new(i06_positions::Positions)),
+            ("(11) one machine", Box::new(i11_one_machine::OneMachine)),
+            ("(12) generations grow", Box::<i12_generations::Generations>::default()),
+            ("(13) no takeover without proof", Box::<i13_proof::Proof>::default()),
+            ("(lease) who runs has the present epoch", Box::new(lease::Lease)),
+            ("(reign) one grants at a time", Box::<reign::Reign>::default()),
+            ("(28) one leader in 10 s", Box::new(i28_leader_again::LeaderAgain::default())),
+            ("(29) all caught up in 60 s", Box::new(i29_caught_up::CaughtUp::default())),
+        ];
+        Self { healing: None, all, newest: (0, None), takeovers: 0 }
+    }
+
+    /// There are no faults from now on.
+    pub(crate) fn heal(&mut self, now: u64) {
+        self.healing = Some(now);
+    }
+
+    pub(crate) fn takeovers(&self) -> u64 {
+        self.takeovers
+    }
+
+    pub(crate) fn check(&mut self, now: u64, hosts: &[Host]) -> Result<(), String> {
+        let hosts: Vec<HostSeen> = hosts.iter().map(look).collect();
+        for host in &hosts {
+            if let (Some(metrics), Some(state)) = (&host.metrics, &host.state)
+                && metrics.applied_next > self.newest.0
+            {
+                let before = self.newest.1.replace(state.clone());
+                self.newest.0 = metrics.applied_next;
+                self.takeovers += before.map_or(0, |before| taken_over(&before, state));
+            }
+        }
+        let newest = self.newest.1.clone();
+        let seen = Seen { now, healing: self.healing, hosts, newest };
+        for (name, invariant) in &mut self.all {
+            invariant.check(&seen).map_err(|what| format!("{name}: {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+fn taken_over(before: &ClusterState, after: &ClusterState) -> u64 {
+    let count = |state: &ClusterState| -> u64 {
+        state.vms.values().map(|vm| vm.takeovers.len() as u64).sum()
+    };
+    count(after).saturating_sub(count(before))
+}
+
+fn look(host: &Host) -> HostSeen {
+    let goes = host.powered && !host.stands();
+    let body = lock(&host.body);
+    let machines = body
+        .machines
+        .iter()
+        .map(|(vm, machine)| (*vm, *machine, goes && machine.cpus && !body.frozen))
+        .collect();
+    HostSeen {
+        name: host.name.to_string(),
+        id: host.id,
+        metrics: host.metrics(),
+        state: host.state(),
+        machines,
+    }
+}

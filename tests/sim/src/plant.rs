@@ -1,0 +1,80 @@
+//! Mistakes that somebody could make, put in on purpose: each must be found, else the simulator is
+//! worth nothing. They stand in the shell around the product's code, never in it.
+
+/// A planted fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// The guard counts a lease from when its answer came, not from before it was asked for.
+    CountFromAnswer,
+    /// Leases are granted without a read barrier.
+    NoBarrier,
+    /// Machines are started without a lease.
+    StartWithoutLease,
+    /// A node that was fenced says that it has ended its machines, and has not.
+    KeepMachines,
+    /// A guard that starts again begins open.
+    ForgetfulGuard,
+    /// A disk says that it has synced, and has not.
+    LyingDisk,
+    /// A fence device says off, and nothing was switched off.
+    LyingDevice,
+    /// A write is acknowledged before it is agreed on.
+    EarlyAnswer,
+    /// A read does not wait for the cluster.
+    StaleRead,
+    /// A leader's clock runs three times too fast.
+    FastClock,
+    /// A machine with an older right to run is not ended, and the disk's word is not heeded.
+    OldGeneration,
+    /// A proposal that is sent again is a new one.
+    NoTickets,
+}
+
+impl Plant {
+    /// All of them.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::CountFromAnswer,
+        Self::NoBarrier,
+        Self::StartWithoutLease,
+        Self::KeepMachines,
+        Self::ForgetfulGuard,
+        Self::LyingDisk,
+        Self::LyingDevice,
+        Self::EarlyAnswer,
+        Self::StaleRead,
+        Self::FastClock,
+        Self::OldGeneration,
+        Self::NoTickets,
+    ];
+
+    /// Those that the tests look for.
+    pub(crate) const PROVEN: [Self; 10] = [
+        Self::StartWithoutLease,
+        Self::KeepMachines,
+        Self::ForgetfulGuard,
+        Self::LyingDisk,
+        Self::LyingDevice,
+        Self::EarlyAnswer,
+        Self::StaleRead,
+        Self::FastClock,
+        Self::OldGeneration,
+        Self::NoTickets,
+    ];
+
+    /// Its word on the command line.
+    pub(crate) fn word(self) -> String {
+        let mut word = String::new();
+        for letter in format!("{self:?}").chars() {
+            if letter.is_uppercase() && !word.is_empty() {
+                word.push('-');
+            }
+            word.extend(letter.to_lowercase());
+        }
+        word
+    }
+
+    /// The plant of that word.
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|plant| plant.word() == word)
+    }
+}
