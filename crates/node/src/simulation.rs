@@ -126,7 +126,7 @@ impl Daemon {
             progresses: Arc::new(Progresses::default()),
         });
         let watch = Arc::new(Watch::new(node, detect)?);
-        Ha { ledger, settings: lease, lease: fencing.lease.clone(), detect }.decide(&watch);
+        Ha::new(ledger, &fencing, detect).decide(&watch);
         Ok(Self { truth, fencing, watch, epoch })
     }
 

@@ -264,13 +264,7 @@ pub(crate) async fn assemble(
     let machines =
         Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
     let vm_host = vm_host(machines, &ledger, &ports, &volumes, &name);
-    let ha = Ha {
-        ledger: ledger.clone(),
-        settings: fencing.settings,
-        lease: fencing.lease.clone(),
-        detect: config.detect_settings(),
-    };
-    let ha = ha.start()?;
+    let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings()).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
     let app = Arc::new(App {
         config: config.clone(),

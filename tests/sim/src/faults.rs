@@ -43,6 +43,8 @@ pub(crate) enum Fault {
     Device { mood: Mood, length: u64 },
     /// An administrator has a node fenced that may be well.
     Fence { host: usize },
+    /// The same, of a node that is well, and its device only says that it has switched it off.
+    Lie { host: usize },
 }
 
 /// A fault and when it happens.
@@ -97,7 +99,8 @@ fn one(rng: &mut Rng, kind: u64, hosts: usize, devices: bool) -> Fault {
         14 => Fault::Late { most: rng.between(50, 3_000), length },
         15 => Fault::SlowDisk { host, delay: rng.between(50, 3_000), length },
         _ if !devices => Fault::Wall { host, by: rng.between(0, 7_200_000) as i64 - 3_600_000 },
-        _ if rng.permille(400) => Fault::Fence { host },
+        _ if rng.permille(300) => Fault::Fence { host },
+        _ if rng.permille(400) => Fault::Lie { host },
         _ => {
             let moods = [Mood::Fails, Mood::Hangs, Mood::Works];
             Fault::Device { mood: rng.pick(&moods).unwrap_or(Mood::Works), length }

@@ -25,6 +25,7 @@ struct Inner {
     rng: Rng,
     last: VecDeque<String>,
     lines: u64,
+    problem: Option<String>,
     digest: std::hash::DefaultHasher,
 }
 
@@ -40,6 +41,7 @@ impl Ground {
             rng,
             last: VecDeque::new(),
             lines: 0,
+            problem: None,
             digest: std::hash::DefaultHasher::new(),
         };
         Self { plant, print, inner: Mutex::new(inner) }
@@ -77,6 +79,16 @@ impl Ground {
         if inner.last.len() > LINES_KEPT {
             inner.last.pop_front();
         }
+    }
+
+    /// Something that must not be was seen where it happened.
+    pub(crate) fn complain(&self, what: String) {
+        lock(&self.inner).problem.get_or_insert(what);
+    }
+
+    /// The first of them.
+    pub(crate) fn problem(&self) -> Option<String> {
+        lock(&self.inner).problem.clone()
     }
 
     /// How many lines there were, and a digest of all of them.

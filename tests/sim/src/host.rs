@@ -193,7 +193,7 @@ impl Host {
         self.ground.now() < self.frozen_until
     }
 
-    fn daemon_stands(&self) -> bool {
+    pub(crate) fn daemon_stands(&self) -> bool {
         self.stands() || self.ground.now() < self.paused_until
     }
 
@@ -416,11 +416,11 @@ impl Host {
                     Err(_) => return,
                 };
                 if claimed.is_some_and(|newer| newer > record.generation) && !heedless {
-                    if self.reported.get(&vm).is_some_and(|at| now < at + 1_000) {
-                        return;
-                    }
-                    self.reported.insert(vm, now);
-                    self.trace(&format!("leaves {word}: its disks have a newer run"));
+                    // The disk is the second line; a lease with an old state is the fault.
+                    self.ground.complain(format!(
+                        "(12) {} would launch {word} g{}, and its disks have a newer run",
+                        self.name, record.generation
+                    ));
                     return;
                 }
                 volume.claims.insert(vm, record.generation.max(claimed.unwrap_or_default()));

@@ -106,6 +106,8 @@ pub(crate) struct World {
     guard_at: BTreeMap<usize, u64>,
     disk_at: BTreeMap<usize, u64>,
     mood_until: u64,
+    /// No fault before then.
+    calm_until: u64,
     faults: Vec<Timed>,
     next_fault: usize,
     volume: Volume,
@@ -178,6 +180,7 @@ impl World {
             guard_at: BTreeMap::new(),
             disk_at: BTreeMap::new(),
             mood_until: 0,
+            calm_until: 0,
             faults: Vec::new(),
             next_fault: 0,
             volume: Volume::default(),
@@ -321,7 +324,8 @@ impl World {
         let now = self.ground.now() + TICK_MS;
         self.ground.set_now(now);
         while let Some((at, fault)) = self.faults.get(self.next_fault).cloned() {
-            if at > now {
+            // What a device may lie about is a cluster that is well, see Fault::Lie.
+            if at > now || now < self.calm_until {
                 break;
             }
             self.next_fault += 1;
@@ -345,7 +349,8 @@ impl World {
         if let Some(clients) = &mut self.clients {
             clients.turn(&self.hosts);
         }
-        self.invariants.check(now, &self.hosts)
+        self.invariants.check(now, &self.hosts)?;
+        self.ground.problem().map_or(Ok(()), Err)
     }
 
     fn deliver(&mut self, letter: Letter) {
@@ -535,6 +540,7 @@ impl World {
                 self.mood_until = now + length;
             }
             Fault::Fence { host } => self.fence(*host),
+            Fault::Lie { host } => self.lie(*host, now),
         }
     }
 
@@ -546,6 +552,19 @@ impl World {
                     self.weather.cuts.push((a, b, until));
                 }
             }
+        }
+    }
+
+    /// A fence device lies about a node that is well. The law tolerates it while the node is heard,
+    /// so nothing else goes wrong meanwhile.
+    fn lie(&mut self, host: usize, now: u64) {
+        let weather = &self.weather;
+        let fine = weather.cuts.is_empty() && weather.loss.1 <= now && weather.late.1 <= now;
+        let well = |host: &Host| host.powered && host.daemon().is_some() && !host.daemon_stands();
+        if fine && self.hosts.iter().all(well) && self.flight.len() < 100 {
+            self.set_mood(Mood::Lies);
+            (self.mood_until, self.calm_until) = (now + 4_000, now + 4_500);
+            self.fence(host);
         }
     }
 

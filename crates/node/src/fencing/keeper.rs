@@ -46,6 +46,9 @@ pub(crate) struct LeaseView {
     pub(crate) alone: Option<u64>,
     /// The guard, when it answered last; nothing: it does not answer.
     pub(crate) guard: Option<Status>,
+    /// This node's epoch in its own copy of the state, unless it is fenced there. As long as it is
+    /// not the lease's, that copy may not know yet which VMs were taken over meanwhile.
+    pub(crate) known: Option<u64>,
     /// What keeps this node from a lease, in words.
     pub(crate) trouble: Option<String>,
 }
@@ -76,6 +79,7 @@ impl LeaseView {
         Self {
             alone: alone(state, node),
             guard: None,
+            known: None,
             trouble: Some("it is just starting".to_owned()),
         }
     }
@@ -94,7 +98,12 @@ impl LeaseView {
         if guard.start_until.is_some_and(|until| now < until)
             && let Some(epoch) = guard.epoch
         {
-            return Ok(epoch);
+            if self.known == Some(epoch) {
+                return Ok(epoch);
+            }
+            return Err("this node is back, and its copy of the state is not yet; it comes by \
+                        itself, see: muster cluster status"
+                .to_owned());
         }
         let why = self.trouble.clone().unwrap_or_else(|| "the lease has run out".to_owned());
         Err(format!("{why}; see: muster cluster status"))
@@ -228,11 +237,14 @@ impl Keeper {
         if let Some(status) = &guard {
             self.last = Some(status.clone());
         }
+        let state = self.truth.state();
+        let record = state.nodes.get(&self.node).filter(|record| record.fenced.is_none());
+        let known = record.map(|record| record.epoch);
         self.published.send_if_modified(|view| {
             if trouble.is_some() && trouble != view.trouble && alone.is_none() {
                 tracing::warn!(trouble, "lease");
             }
-            let next = LeaseView { alone, guard, trouble };
+            let next = LeaseView { alone, guard, known, trouble };
             let changed = *view != next;
             *view = next;
             changed

@@ -35,7 +35,7 @@ use model::ClusterState;
 use model::NodeId;
 
 use desk::ByLog;
-use desk::LeaderDesk;
+pub(crate) use desk::LeaderDesk;
 use fencer::Fencer;
 use keeper::Keeper;
 pub(crate) use keeper::LeaseView;

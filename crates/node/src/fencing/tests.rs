@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cluster::fence::Agents;
 use cluster::guard::boot_time;
+use cluster::lease::BootTime;
 use cluster::lease::Holding;
 use cluster::lease::LeaseAnswer;
 use cluster::lease::LeaseGrant;
@@ -331,9 +332,9 @@ async fn each_start_is_a_new_reign() {
 
 #[test]
 fn machines_start_only_under_a_live_lease_of_a_guard_that_answers() {
-    let alone = LeaseView { alone: Some(3), guard: None, trouble: None };
+    let alone = LeaseView { alone: Some(3), guard: None, known: None, trouble: None };
     assert_eq!(alone.may_start(boot_time()), Ok(3));
-    let view = LeaseView { alone: None, guard: None, trouble: None };
+    let view = LeaseView { alone: None, guard: None, known: None, trouble: None };
     let why = view.may_start(boot_time()).unwrap_err();
     assert!(why.contains("muster-guard"), "{why}");
 }
@@ -341,7 +342,12 @@ fn machines_start_only_under_a_live_lease_of_a_guard_that_answers() {
 /// A machine that is started right after its node joined must not fail for want of a moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_waits_for_a_lease_that_is_about_to_come_and_not_for_ever() {
-    let none = LeaseView { alone: None, guard: None, trouble: Some("nobody leads".to_owned()) };
+    let none = LeaseView {
+        alone: None,
+        guard: None,
+        known: None,
+        trouble: Some("nobody leads".to_owned()),
+    };
     let (published, lease) = watch::channel(none.clone());
     let engine = Arc::new(FakeEngine::new(&FakeHost::new()));
     let gate = |patience| PermitEngine::new(engine.clone(), lease.clone(), patience);
@@ -386,4 +392,32 @@ async fn a_peer_asks_by_bytes_and_garbage_is_refused() {
     }
     let nobody = source::PeerSource { leader: Box::new(|| None), ..source };
     assert!(LeaseSource::ask(&nobody, request).await.is_err());
+}
+
+/// A node that is back has a lease before its copy of the state says what was taken from it.
+#[test]
+fn nothing_starts_by_a_state_that_is_older_than_the_lease() {
+    let now = BootTime::from_nanos(1_000);
+    let guard = cluster::guard::Status {
+        pid: 1,
+        group: "group".into(),
+        now,
+        stage: cluster::lease::Stage::Open,
+        epoch: Some(4),
+        key: None,
+        mode: Some(Mode::SelfFence),
+        start_until: Some(BootTime::from_nanos(2_000)),
+        ends: None,
+        populated: false,
+        frozen: false,
+        watchdog_ms: 0,
+        watchdog_armed: false,
+        problem: None,
+    };
+    let view = |known| LeaseView { alone: None, guard: Some(guard.clone()), known, trouble: None };
+    assert_eq!(view(Some(4)).may_start(now), Ok(4));
+    for old in [None, Some(3)] {
+        let why = view(old).may_start(now).unwrap_err();
+        assert!(why.contains("not yet"), "{why}");
+    }
 }

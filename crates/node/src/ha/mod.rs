@@ -44,6 +44,7 @@ use vm::lifecycle::LedgerError;
 use crate::app::new_uuid;
 use crate::app::now;
 use crate::fencing;
+use crate::fencing::LeaderDesk;
 use crate::fencing::LeaseView;
 use crate::ledger::NodeLedger;
 
@@ -66,13 +67,25 @@ const MOVE_LIMIT: Millis = Millis::from_secs(3_600);
 
 /// What it is made of.
 pub(crate) struct Ha {
-    pub(crate) ledger: Arc<NodeLedger>,
-    pub(crate) settings: LeaseSettings,
-    pub(crate) lease: watch_channel::Receiver<LeaseView>,
-    pub(crate) detect: Settings,
+    ledger: Arc<NodeLedger>,
+    settings: LeaseSettings,
+    lease: watch_channel::Receiver<LeaseView>,
+    detect: Settings,
+    /// Told of each heartbeat: a node that is heard is not off, whatever its fence device says.
+    desk: Arc<LeaderDesk>,
 }
 
 impl Ha {
+    /// With what the parts of this node's fencing see and do.
+    pub(crate) fn new(
+        ledger: Arc<NodeLedger>,
+        fencing: &fencing::Fencing,
+        detect: Settings,
+    ) -> Self {
+        let (lease, desk) = (fencing.lease.clone(), fencing.desk.clone());
+        Self { ledger, settings: fencing.settings, lease, detect, desk }
+    }
+
     /// Sets everything going; it ends with the daemon.
     ///
     /// # Errors
@@ -94,6 +107,7 @@ impl Ha {
 
     /// The part without threads: what is decided from what `watch` hears.
     pub(crate) fn decide(self, watch: &Arc<Watch>) {
+        watch.tell(self.desk);
         tokio::spawn(move_own(self.ledger.clone()));
         tokio::spawn(keep_epoch(self.ledger.clone(), self.lease));
         tokio::spawn(lead(self.ledger, self.settings, watch.clone()));

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,7 @@ use model::VolumeId;
 use tokio::time::Instant;
 
 use super::beats::fresh_for;
+use crate::fencing::LeaderDesk;
 
 /// Time before the detector's first look; zero has a meaning of its own there.
 const BEFORE: Duration = Duration::from_secs(1);
@@ -32,6 +34,8 @@ pub(crate) struct Watch {
     settings: Settings,
     begun: Instant,
     heard: Mutex<Ears>,
+    /// Who else is told of each heartbeat.
+    desk: OnceLock<Arc<LeaderDesk>>,
     /// Set when the daemon ends, for the threads.
     pub(super) ended: AtomicBool,
 }
@@ -68,7 +72,7 @@ impl Watch {
             looked: BEFORE,
         };
         let (begun, ended) = (Instant::now(), AtomicBool::new(false));
-        Ok(Self { settings, begun, heard: Mutex::new(ears), ended })
+        Ok(Self { settings, begun, heard: Mutex::new(ears), desk: OnceLock::new(), ended })
     }
 
     pub(super) const fn settings(&self) -> &Settings {
@@ -83,12 +87,22 @@ impl Watch {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on, that one is told of each heartbeat, too.
+    pub(super) fn tell(&self, desk: Arc<LeaderDesk>) {
+        // Set once, at the start.
+        let _ = self.desk.set(desk);
+    }
+
     pub(crate) fn hears(&self) -> BTreeSet<NodeId> {
         self.ears().detector.hears(self.now())
     }
 
     pub(crate) fn heard(&self, path: Path, heard: Heard) {
-        self.ears().detector.heard(self.now(), path, heard);
+        let from = heard.from;
+        let fresh = self.ears().detector.heard(self.now(), path, heard);
+        if let Some(desk) = self.desk.get().filter(|_| fresh) {
+            desk.note_heard(from);
+        }
     }
 
     /// The counters that were read on a volume.
