@@ -99,7 +99,7 @@ impl FromStr for Check {
 }
 
 /// What to validate.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ValidateBody {
     /// Only these checks; all if none is named.
@@ -109,6 +109,20 @@ pub struct ValidateBody {
     /// named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<String>,
+    /// The token of a cluster that this host thinks of joining: it is compared with that one's
+    /// nodes. The token is not used up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_token: Option<String>,
+}
+
+/// Secrets stay out of logs.
+impl fmt::Debug for ValidateBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ValidateBody")
+            .field("checks", &self.checks)
+            .field("nodes", &self.nodes)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The validation that the asked node is doing, and the last one that it did.

@@ -73,6 +73,15 @@ pub struct JoinRequest {
     pub version: String,
 }
 
+/// What a host asks that thinks of joining. Nothing is changed by it, and the token stays as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookRequest {
+    /// The token's secret in hexadecimal.
+    pub secret: String,
+    /// The question; whoever answers knows its form.
+    pub question: serde_json::Value,
+}
+
 /// What a host gets that may join.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinReply {
@@ -129,6 +138,17 @@ impl JoinRequest {
     }
 }
 
+impl LookRequest {
+    /// Reads a request.
+    ///
+    /// # Errors
+    /// [`RefusalCode::Malformed`].
+    pub fn decode(body: &[u8]) -> Result<Self, Refusal> {
+        serde_json::from_slice(body)
+            .map_err(|error| Refusal::malformed(format!("the request cannot be read: {error}")))
+    }
+}
+
 /// Asks the members named in the token, one after the other, to take this host in. Answers with
 /// the identity to keep and the members.
 ///
@@ -160,10 +180,58 @@ pub async fn join(
         },
         clock: clock.clone(),
     };
+    let answer = ask_any(token, &plan, Method::JOIN, body.into()).await?;
+    let reply = serde_json::from_slice(&answer).map_err(|error| CallError::Refused {
+        node: nobody,
+        refusal: Refusal::malformed(format!("the answer cannot be read: {error}")),
+    })?;
+    accept(token, reply, request.node, key, clock)
+}
+
+/// Asks the members named in the token, one after the other, what a host may know that thinks of
+/// joining.
+///
+/// # Errors
+/// [`CallError`]: of the last member that was tried; a refusal of any ends the search.
+pub async fn look(
+    token: &JoinToken,
+    question: serde_json::Value,
+    clock: &Clock,
+    (dialects, version): (Dialects, &str),
+) -> Result<bytes::Bytes, CallError> {
+    let nobody = NodeId::new(Uuid::nil());
+    let request = LookRequest { secret: token.secret.to_hex(), question };
+    let body = serde_json::to_vec(&request).map_err(|error| CallError::Unreachable {
+        node: nobody,
+        problem: format!("the question has no JSON form: {error}"),
+    })?;
+    let plan = Dial {
+        expect: Expect::Pinned(token.ca),
+        own: None,
+        greeting: Greeting {
+            dialects,
+            version: version.to_owned(),
+            cluster: token.cluster,
+            cluster_name: String::new(),
+            node: nobody,
+            purpose: Purpose::Join,
+        },
+        clock: clock.clone(),
+    };
+    ask_any(token, &plan, Method::LOOK, body.into()).await
+}
+
+async fn ask_any(
+    token: &JoinToken,
+    plan: &Dial,
+    method: Method,
+    body: bytes::Bytes,
+) -> Result<bytes::Bytes, CallError> {
+    let nobody = NodeId::new(Uuid::nil());
     let mut unreachable = Vec::new();
     for address in &token.addresses {
-        match exchange(&plan, *address, body.clone().into()).await {
-            Ok(reply) => return accept(token, reply, request.node, key, clock),
+        match exchange(plan, *address, method, body.clone()).await {
+            Ok(answer) => return Ok(answer),
             Err(DialError::Unreachable(problem)) => unreachable.push(problem),
             Err(error) => return Err(error.call_error(nobody)),
         }
@@ -174,12 +242,13 @@ pub async fn join(
 async fn exchange(
     plan: &Dial,
     address: SocketAddr,
+    method: Method,
     body: bytes::Bytes,
-) -> Result<JoinReply, DialError> {
+) -> Result<bytes::Bytes, DialError> {
     let broken =
         |error: &dyn std::fmt::Display| DialError::Unreachable(format!("{address}: {error}"));
     let (mut stream, _, _) = dial(plan, address).await?;
-    let mut call = Frame::new(Kind::Call, Method::JOIN.0, 1, body);
+    let mut call = Frame::new(Kind::Call, method.0, 1, body);
     call.header.deadline_ms = u32::try_from(JOIN_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
     let answer = timeout(JOIN_TIMEOUT, async {
         write_frame(&mut stream, &call).await.map_err(|error| broken(&error))?;
@@ -189,9 +258,7 @@ async fn exchange(
     });
     let (answer, ()) = answer.await.map_err(|_| broken(&"no answer in time"))??;
     match answer.header.kind {
-        Kind::Reply => serde_json::from_slice(&answer.body).map_err(|error| {
-            DialError::Refused(Refusal::malformed(format!("the answer cannot be read: {error}")))
-        }),
+        Kind::Reply => Ok(answer.body),
         Kind::Refused => Err(DialError::Refused(refusal(&answer.body))),
         kind => Err(broken(&format!("an unexpected frame came: {kind:?}"))),
     }

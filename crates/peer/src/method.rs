@@ -46,8 +46,10 @@ impl Method {
     pub const VALIDATE: Self = Self(105);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
-    /// A host wants to join; the only one for strangers.
+    /// A host wants to join; with [`Method::LOOK`] the only one for strangers.
     pub(crate) const JOIN: Self = Self(103);
+    /// A host that may join looks at the cluster first; for strangers with a token's secret.
+    pub(crate) const LOOK: Self = Self(106);
 
     /// Which connection it takes.
     pub const fn class(self) -> Class {

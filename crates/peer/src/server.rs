@@ -43,6 +43,7 @@ use crate::error::RefusalCode;
 use crate::join::JOIN_TIMEOUT;
 use crate::join::JoinReply;
 use crate::join::JoinRequest;
+use crate::join::LookRequest;
 use crate::link::prepare;
 use crate::method::Method;
 use crate::pki::CertificateFacts;
@@ -106,6 +107,12 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Takes a host in, or not. The caller has proven nothing but that it knows the address.
     async fn join(&self, request: JoinRequest, from: SocketAddr) -> Result<JoinReply, Refusal>;
+
+    /// Answers a host that thinks of joining, or not. The caller has proven nothing; the secret of
+    /// a token is in the request.
+    async fn look(&self, _request: LookRequest, _from: SocketAddr) -> Result<Bytes, Refusal> {
+        Err(Refusal::new(RefusalCode::UnknownMethod, "this node shows strangers nothing", ""))
+    }
 }
 
 /// How long the port waits for others.
@@ -409,30 +416,37 @@ impl Port {
             read_frame(&mut stream, STRANGER_BYTES_MAX, patience, async |_: &Header| ()),
         );
         let Ok(Ok((frame, ()))) = asked.await else { return };
-        if frame.header.kind != Kind::Call || frame.header.method != Method::JOIN.0 {
+        let method = Method(frame.header.method);
+        if frame.header.kind != Kind::Call || !matches!(method, Method::JOIN | Method::LOOK) {
             let refusal = Refusal::malformed("this connection is for a join");
             return farewell(&mut stream, frame.header.call, &refusal).await;
         }
-        let answer = match JoinRequest::decode(&frame.body) {
-            Err(refusal) => Err(refusal),
-            Ok(request) => timeout(JOIN_TIMEOUT, self.handler.join(request, from))
-                .await
-                .unwrap_or_else(|_| Err(deadline())),
-        };
-        match answer {
+        let answered = timeout(JOIN_TIMEOUT, self.answer_stranger(method, &frame.body, from));
+        match answered.await.unwrap_or_else(|_| Err(deadline())) {
             Err(refusal) => {
                 tracing::info!(%from, %refusal, "a host may not join");
                 farewell(&mut stream, frame.header.call, &refusal).await;
             }
             Ok(reply) => {
-                let body = serde_json::to_vec(&reply).unwrap_or_default();
-                let frame =
-                    Frame::new(Kind::Reply, frame.header.method, frame.header.call, body.into());
+                let frame = Frame::new(Kind::Reply, method.0, frame.header.call, reply);
                 // The host may have gone; then it asks again and is told that it is a member.
                 let _ = timeout(FAREWELL_TIMEOUT, write_frame(&mut stream, &frame)).await;
                 let _ = timeout(FAREWELL_TIMEOUT, stream.shutdown()).await;
             }
         }
+    }
+
+    async fn answer_stranger(
+        &self,
+        method: Method,
+        body: &[u8],
+        from: SocketAddr,
+    ) -> Result<Bytes, Refusal> {
+        if method == Method::LOOK {
+            return self.handler.look(LookRequest::decode(body)?, from).await;
+        }
+        let reply = self.handler.join(JoinRequest::decode(body)?, from).await?;
+        Ok(serde_json::to_vec(&reply).unwrap_or_default().into())
     }
 
     /// Serves the calls of one connection until it ends.

@@ -253,3 +253,54 @@ async fn a_witness_that_is_gone_is_named() {
         found.iter().map(|(subject, _)| subject["node"].as_str().unwrap()).collect();
     assert_eq!(nodes, ["n1", "n2"], "{found:?}");
 }
+
+#[tokio::test]
+async fn a_host_is_compared_with_a_cluster_before_it_joins() {
+    let lab = TestLab::up(&["--nodes", "2", "--fake", "--no-cluster"]).await;
+    lab.muster("n1", &["cluster", "create", "lab"]).await.ok();
+    let token = lab.muster("n1", &["cluster", "token", "--uses", "1", "--json"]).await.ok().json();
+    let token = token["text"].as_str().unwrap().to_owned();
+    let with_token = ["--join-token", &token];
+    let ran = validate(&lab, "n2", &with_token).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let report = ran.json();
+    let names: Vec<_> = report["nodes"].as_array().unwrap().iter().map(|it| &it["node"]).collect();
+    assert_eq!(names, ["n1", "n2"]);
+    assert_eq!(report["links"].as_array().unwrap().len(), 2, "{report}");
+    for check in report["checks"].as_array().unwrap() {
+        let findings = report["findings"].as_array().unwrap();
+        assert!(findings.iter().any(|it| it["check"] == *check), "{check} in {report}");
+    }
+
+    lab.run(&["cut", "n1", "n2", "--network", "cluster"]).await.ok();
+    let ran = validate(&lab, "n2", &[&with_token[..], &["--check", "latency"]].concat()).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let found = of(&ran.json(), "latency", "fail");
+    assert_eq!(ways(&found, "10.90.1.0/24"), [pair("n2", "n1")], "{found:?}");
+    assert_eq!(found.len(), 1, "{found:?}");
+    lab.run(&["mend", "--all"]).await.ok();
+
+    // It has only looked: the token, which is good for one host, still takes it in.
+    let one = lab.muster("n1", &["node", "list", "--json"]).await.ok().json();
+    assert_eq!(one.as_array().unwrap().len(), 1, "{one}");
+    lab.muster("n2", &["cluster", "join", &token]).await.ok();
+    healthy(&lab, "n2", 2).await;
+    // A member has nothing to look at from outside; and a token that is used up shows nothing.
+    let ran = validate(&lab, "n2", &with_token).await;
+    assert_eq!(ran.code, 5, "{ran:?}");
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_shows_nothing_of_the_cluster() {
+    let lab = TestLab::up(&["--nodes", "2", "--fake", "--no-cluster"]).await;
+    lab.muster("n1", &["cluster", "create", "lab"]).await.ok();
+    let token = lab.muster("n1", &["cluster", "token", "--json"]).await.ok().json();
+    let (id, text) = (token["id"].as_str().unwrap(), token["text"].as_str().unwrap());
+    lab.muster("n1", &["cluster", "token", "--revoke", id]).await.ok();
+    let ran = validate(&lab, "n2", &["--join-token", text]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let report = ran.json();
+    let found = of(&report, "nodes", "fail");
+    assert!(found.len() == 1 && found[0].0["kind"] == "cluster", "{found:?}");
+    assert!(!report.to_string().contains("\"n1\""), "{report}");
+}

@@ -30,6 +30,20 @@ use crate::app::now;
 use crate::cluster::Place;
 use crate::truth::ProposeError;
 
+/// Whether a secret is that of a token which still takes hosts in.
+///
+/// # Errors
+/// It is not.
+pub(crate) fn check_secret(app: &App, secret: &str) -> Result<(), Refusal> {
+    let state = app.truth.state();
+    let digest = Secret::digest_of(secret);
+    let mut tokens = state.join_tokens.values();
+    match tokens.any(|token| token.digest == digest && token.is_valid(now())) {
+        true => Ok(()),
+        false => Err(refused(&Refused::JoinToken)),
+    }
+}
+
 /// The member's side: the state decides, then the certificate is issued.
 pub(crate) async fn take_in(
     app: &App,
@@ -151,17 +165,25 @@ pub(crate) fn check_empty(state: &ClusterState) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// The host's side: asks to be taken in, and keeps what it gets. The caller then starts the daemon
-/// anew, which goes on from there.
-pub(crate) async fn ask(app: &App, token: &str) -> Result<Place, ApiError> {
-    let token: JoinToken = token.parse().map_err(|error: peer::TokenError| {
+/// Reads a token.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn parse_token(token: &str) -> Result<JoinToken, ApiError> {
+    token.parse().map_err(|error: peer::TokenError| {
         ApiError::new(
             ErrorKind::BadRequest,
             "bad_token",
             error.to_string(),
             "a member makes one: muster cluster token",
         )
-    })?;
+    })
+}
+
+/// The host's side: asks to be taken in, and keeps what it gets. The caller then starts the daemon
+/// anew, which goes on from there.
+pub(crate) async fn ask(app: &App, token: &str) -> Result<Place, ApiError> {
+    let token = parse_token(token)?;
     let state = app.truth.state();
     check_empty(&state)?;
     if state.cluster.is_none()

@@ -34,6 +34,7 @@ use peer::JoinReply;
 use peer::JoinRequest;
 use peer::Links;
 use peer::LinksConfig;
+use peer::LookRequest;
 use peer::Method;
 use peer::Patience;
 use peer::PeerStream;
@@ -385,6 +386,12 @@ impl Handler for Port {
             }
             _ => tracing::debug!(%from, name, "a stream that nobody takes"),
         }
+    }
+
+    async fn look(&self, request: LookRequest, _from: SocketAddr) -> Result<Bytes, Refusal> {
+        let app = self.app()?;
+        join::check_secret(&app, &request.secret)?;
+        crate::validate::serve_newcomer(&app, &request.question).await
     }
 
     async fn join(&self, request: JoinRequest, from: SocketAddr) -> Result<JoinReply, Refusal> {

@@ -198,7 +198,7 @@ async fn part_of(app: &Arc<App>, node: NodeId, plan: &Plan, until: Instant) -> R
     question(app, node, plan.part, limit).await.map(Got::Facts)
 }
 
-async fn question(
+pub(super) async fn question(
     app: &Arc<App>,
     node: NodeId,
     part: Part,

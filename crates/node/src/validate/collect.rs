@@ -60,7 +60,7 @@ pub(super) async fn gather(app: &Arc<App>, part: Part, limit: Duration) -> Answe
     }
 }
 
-async fn host_facts(app: &Arc<App>) -> HostFacts {
+pub(super) async fn host_facts(app: &Arc<App>) -> HostFacts {
     let state = app.truth.state();
     let ability = app.ability().await;
     let (ability, engine_problem) = match ability {
@@ -124,7 +124,7 @@ pub(super) fn cpu(text: &str) -> CpuFacts {
 }
 
 /// The device that has an address.
-fn address(address: std::net::SocketAddr) -> AddressFacts {
+pub(super) fn address(address: std::net::SocketAddr) -> AddressFacts {
     let ip = address.ip();
     let mut device = None;
     for interface in getifaddrs().into_iter().flatten() {
@@ -183,7 +183,7 @@ fn hangs() -> String {
 }
 
 /// One place after the other: they may share a disk.
-async fn disks(app: &App) -> Vec<DiskFacts> {
+pub(super) async fn disks(app: &App) -> Vec<DiskFacts> {
     let state = app.truth.state();
     let mut places = vec![(None, app.config.data_dir.clone())];
     let usable = |volume: &&Arc<VolumeRecord>| volumes::check(volume).is_ok();

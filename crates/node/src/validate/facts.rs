@@ -190,6 +190,28 @@ pub(crate) enum FenceSays {
     Failed(String),
 }
 
+impl LinkFacts {
+    /// Before anything is measured.
+    pub(crate) const fn begun(to: NodeId, from: IpAddr, target: IpAddr, prefix: u8) -> Self {
+        Self {
+            to,
+            from_address: from,
+            to_address: target,
+            prefix,
+            sent: 0,
+            answered: 0,
+            min_us: 0,
+            median_us: 0,
+            p99_us: 0,
+            jitter_us: 0,
+            mtu: 0,
+            passed: None,
+            stranger: None,
+            problem: None,
+        }
+    }
+}
+
 fn cut(text: &mut String) {
     if let Some((at, _)) = text.char_indices().nth(TEXT_CHARS_MAX) {
         text.truncate(at);

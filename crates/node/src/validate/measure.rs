@@ -46,6 +46,12 @@ const SIZE_PATIENCE: Duration = Duration::from_millis(200);
 /// How often a size is tried before it is called too large: one packet may be lost by chance.
 const SIZE_TRIES: u32 = 3;
 
+/// Connections that are made to measure the way of a host that is no member yet.
+const CONNECTIONS: u32 = 5;
+
+/// How long a connection may take: a lost packet is sent again after one second.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Headers before our bytes: IP without options, and UDP.
 const HEADERS_V4: usize = 28;
 const HEADERS_V6: usize = 48;
@@ -96,6 +102,32 @@ pub(super) fn network_of(address: IpAddr) -> u8 {
     }
 }
 
+/// The way from this host to another's address before they share a key: connections are made to
+/// its peer port, which takes one round trip each. How large a packet fits cannot be seen so.
+pub(super) async fn connect(to: NodeId, target: SocketAddr, own: &[SocketAddr]) -> LinkFacts {
+    let shared = own.iter().map(|own| (own.ip(), network_of(own.ip())));
+    let shared: Vec<_> = shared.collect();
+    let on = shared.iter().find(|(own, prefix)| shares_prefix(*own, target.ip(), *prefix));
+    let (from, prefix) = on.or(shared.first()).copied().unwrap_or((target.ip(), 32));
+    let mut facts = LinkFacts::begun(to, from, target.ip(), prefix);
+    let mut took = Vec::new();
+    while facts.sent < CONNECTIONS && (facts.answered > 0 || facts.sent == 0) {
+        facts.sent += 1;
+        let sent = Instant::now();
+        let made = tokio::time::timeout(CONNECT_PATIENCE, tokio::net::TcpStream::connect(target));
+        match made.await {
+            Ok(Ok(_)) => {
+                facts.answered += 1;
+                took.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
+            }
+            Ok(Err(error)) => facts.problem = Some(error.to_string()),
+            Err(_) => {}
+        }
+    }
+    summarize(&took, &mut facts);
+    facts
+}
+
 /// How an attempt to get one answer ended.
 enum Tried {
     Answered(Duration),
@@ -116,22 +148,7 @@ struct Prober<'a> {
 
 /// Measures one way. It blocks, at most until shortly after `until`.
 pub(super) fn measure(key: &HeartbeatKey, me: NodeId, way: &Way, until: Instant) -> LinkFacts {
-    let mut facts = LinkFacts {
-        to: way.to,
-        from_address: way.from,
-        to_address: way.target.ip(),
-        prefix: way.prefix,
-        sent: 0,
-        answered: 0,
-        min_us: 0,
-        median_us: 0,
-        p99_us: 0,
-        jitter_us: 0,
-        mtu: 0,
-        passed: None,
-        stranger: None,
-        problem: None,
-    };
+    let mut facts = LinkFacts::begun(way.to, way.from, way.target.ip(), way.prefix);
     let mut prober = match Prober::open(key, me, way) {
         Ok(prober) => prober,
         Err(error) => {

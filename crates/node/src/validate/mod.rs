@@ -18,6 +18,7 @@ mod collect;
 mod disk;
 mod facts;
 mod measure;
+mod newcomer;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -42,6 +43,7 @@ use api::validate::Verdict;
 use bytes::Bytes;
 use model::NodeId;
 use model::UnixMillis;
+use peer::JoinToken;
 use peer::Refusal;
 use peer::RefusalCode;
 use tokio::sync::Semaphore;
@@ -49,6 +51,7 @@ use tokio::time::Instant;
 
 use crate::app::App;
 use crate::app::now;
+use crate::cluster::join;
 use facts::Part;
 use facts::Question;
 use rules::Picture;
@@ -69,6 +72,8 @@ const FILE: &str = "validation.json";
 /// The largest report that is read back: 64 nodes with all their links.
 const FILE_BYTES_MAX: u64 = 32 << 20;
 
+pub(crate) use newcomer::serve as serve_newcomer;
+
 /// What a node knows of its validations.
 pub(crate) struct Validations {
     file: PathBuf,
@@ -81,6 +86,8 @@ struct Wish {
     started: UnixMillis,
     checks: BTreeSet<Check>,
     nodes: BTreeSet<NodeId>,
+    /// The token of a cluster that this host is not in.
+    token: Option<JoinToken>,
 }
 
 /// Ends the state of being under way, however the task ends.
@@ -158,7 +165,12 @@ pub(crate) fn begin(app: &Arc<App>, body: &ValidateBody) -> Result<ValidationVie
     let nodes = body.nodes.iter().map(|name| state.find_node(name).map(|node| node.id));
     let nodes: BTreeSet<NodeId> = nodes.collect::<Result<_, _>>()?;
     let checks = if body.checks.is_empty() { Check::ALL.to_vec() } else { body.checks.clone() };
-    let wish = Wish { started: now(), checks: checks.into_iter().collect(), nodes };
+    let token = body.join_token.as_deref().map(join::parse_token).transpose()?;
+    let mut wish = Wish { started: now(), checks: checks.into_iter().collect(), nodes, token };
+    if wish.token.is_some() {
+        newcomer::check(&state)?;
+        wish.checks.retain(|check| newcomer::CHECKS.contains(check));
+    }
     {
         let mut running = app.validations.running();
         if running.is_some() {
@@ -192,9 +204,12 @@ pub(crate) fn begin(app: &Arc<App>, body: &ValidateBody) -> Result<ValidationVie
 
 async fn validate(app: &Arc<App>, wish: &Wish) -> ValidationReport {
     let begun = Instant::now();
-    let picture = ask::all(app, wish, begun + LIMIT).await;
     let checks: Vec<Check> = wish.checks.iter().copied().collect();
-    let mut findings = rules::findings(&picture, &checks);
+    let (picture, mut findings) = match &wish.token {
+        None => (ask::all(app, wish, begun + LIMIT).await, Vec::new()),
+        Some(token) => newcomer::look(app, token, wish).await,
+    };
+    findings.extend(rules::findings(&picture, &checks));
     let names: BTreeSet<String> = wish.nodes.iter().map(|id| picture.name(*id)).collect();
     if !names.is_empty() {
         findings.retain(|found| concerns(found, &names));

@@ -103,3 +103,19 @@ async fn a_host_whose_clock_is_wrong_is_told_so() {
     assert!(matches!(&error, CallError::Pki(PkiError::NotYetValid { .. })), "{error}");
     assert!(error.to_string().contains("timedatectl"), "{error}");
 }
+
+#[tokio::test]
+async fn a_host_with_a_token_may_look_before_it_joins() {
+    let world = World::new();
+    let b = world.peer(3).await;
+    let token = token(&world, vec!["127.0.0.1:1".parse().unwrap(), b.address]);
+    let question = serde_json::json!({ "how": "are you" });
+    let version = (Dialects::default(), "0.1.0");
+    let answer =
+        crate::look(&token, question.clone(), &world.hands.clock(), version).await.unwrap();
+    assert_eq!(answer, question.to_string());
+    // A member of another CA is not even asked: it would learn the secret.
+    let mut other = token.clone();
+    other.ca = [7; 32];
+    assert!(crate::look(&other, question, &world.hands.clock(), version).await.is_err());
+}

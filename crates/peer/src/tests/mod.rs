@@ -31,6 +31,7 @@ use crate::JoinReply;
 use crate::JoinRequest;
 use crate::Links;
 use crate::LinksConfig;
+use crate::LookRequest;
 use crate::Method;
 use crate::Patience;
 use crate::PeerStream;
@@ -133,6 +134,13 @@ impl Handler for Service {
                 stream.flush().await.unwrap();
             }
         }
+    }
+
+    async fn look(&self, request: LookRequest, _from: SocketAddr) -> Result<Bytes, Refusal> {
+        if request.secret.len() != 64 {
+            return Err(Refusal::new(RefusalCode::Token, "the token has ended", "make another"));
+        }
+        Ok(request.question.to_string().into())
     }
 
     async fn join(&self, request: JoinRequest, _from: SocketAddr) -> Result<JoinReply, Refusal> {

@@ -34,11 +34,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let token = match args.token.as_str() {
-        "-" => std::io::read_to_string(std::io::stdin())
-            .map_err(|error| CliError::usage(format!("cannot read the token: {error}"), ""))?,
-        token => token.to_owned(),
-    };
+    let token = read_token(args.token)?;
     let joined = context.send::<ClusterJoin>(&[], &ClusterJoinBody { token }).await?;
     let is_in = context.wait && is_brought_in(context, joined.value.node).await;
     if context.out.json {
@@ -52,6 +48,15 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     };
     let name = &joined.value.name;
     context.out.done(&format!("this host is a node of the cluster {name} ({members}){end}"))
+}
+
+/// A token as it was given, or from standard input.
+pub(super) fn read_token(token: String) -> Result<String, CliError> {
+    if token != "-" {
+        return Ok(token);
+    }
+    std::io::read_to_string(std::io::stdin())
+        .map_err(|error| CliError::usage(format!("cannot read the token: {error}"), ""))
 }
 
 /// Waits until the new daemon answers and gets the cluster's state; false if that takes too long,

@@ -38,6 +38,7 @@ Examples:
   muster cluster validate
   muster cluster validate --check mtu --check latency --node n3
   muster cluster validate -o report.html
+  muster cluster validate --join-token mjt_...
   muster cluster validate --last --json | jq '.findings[] | select(.verdict == \"fail\")'")]
 pub(crate) struct Args {
     /// Only this check; may be given several times. nodes, clock, cpu, versions, memory, networks,
@@ -50,6 +51,10 @@ pub(crate) struct Args {
     /// Write the report to a file; its name ends in .txt, .json or .html.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Compare this host, which is no node yet, with the cluster of this join token (`muster cluster
+    /// token` there); the token is not used up.
+    #[arg(long, value_name = "TOKEN", conflicts_with = "last")]
+    join_token: Option<String>,
     /// Show the last report of the node that is asked, and validate nothing.
     #[arg(long, conflicts_with_all = ["check", "node"])]
     last: bool,
@@ -84,7 +89,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let view = if args.last {
         context.get::<ValidationShow>(&[]).await?
     } else {
-        let body = ValidateBody { checks: args.check, nodes: args.node };
+        let body =
+            ValidateBody { checks: args.check, nodes: args.node, join_token: args.join_token };
         let begun = context.call::<ClusterValidate>(&[], &Nothing {}, &body).await?;
         if !context.wait {
             let said = "begun\nsee its report with: muster cluster validate --last";
