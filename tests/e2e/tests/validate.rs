@@ -285,7 +285,7 @@ async fn a_host_is_compared_with_a_cluster_before_it_joins() {
     assert_eq!(one.as_array().unwrap().len(), 1, "{one}");
     lab.muster("n2", &["cluster", "join", &token]).await.ok();
     healthy(&lab, "n2", 2).await;
-    // A member has nothing to look at from outside; and a token that is used up shows nothing.
+    // A member has nothing to look at from outside.
     let ran = validate(&lab, "n2", &with_token).await;
     assert_eq!(ran.code, 5, "{ran:?}");
 }

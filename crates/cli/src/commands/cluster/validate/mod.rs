@@ -16,6 +16,7 @@ use api::validate::ValidateBody;
 use api::validate::ValidationReport;
 use api::validate::ValidationView;
 
+use crate::commands::cluster::join::read_token;
 use crate::context::Context;
 use crate::context::Reply;
 use crate::error::CliError;
@@ -52,7 +53,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Compare this host, which is no node yet, with the cluster of this join token (`muster cluster
-    /// token` there); the token is not used up.
+    /// token` there; `-` reads it from standard input); it is not used up.
     #[arg(long, value_name = "TOKEN", conflicts_with = "last")]
     join_token: Option<String>,
     /// Show the last report of the node that is asked, and validate nothing.
@@ -89,8 +90,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let view = if args.last {
         context.get::<ValidationShow>(&[]).await?
     } else {
-        let body =
-            ValidateBody { checks: args.check, nodes: args.node, join_token: args.join_token };
+        let body = ValidateBody {
+            checks: args.check,
+            nodes: args.node,
+            join_token: args.join_token.map(read_token).transpose()?,
+        };
         let begun = context.call::<ClusterValidate>(&[], &Nothing {}, &body).await?;
         if !context.wait {
             let said = "begun\nsee its report with: muster cluster validate --last";
