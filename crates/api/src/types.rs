@@ -657,6 +657,9 @@ pub struct NodeView {
     /// Whether it takes machines, keeps those it has, or is being emptied.
     #[serde(default)]
     pub mode: NodeMode,
+    /// Until when it gets VMs only where no other node can take them: it was lost too often.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<UnixMillis>,
     /// What is wrong, each with a next step.
     pub problems: Vec<String>,
     /// Fingerprint (SHA-256) of the certificate on the TLS port.

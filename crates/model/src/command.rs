@@ -115,6 +115,11 @@ pub enum Command {
         /// How.
         exit: Exit,
     },
+    /// The quarantine of a node has lasted long enough.
+    NodeQuarantineEnd {
+        /// Which.
+        node: NodeId,
+    },
     /// The guest of a VM that others are started after has answered.
     VmAnswered {
         /// Which.

@@ -121,6 +121,9 @@ pub enum EventKind {
     /// A fenced node takes part again.
     #[serde(rename = "node.back")]
     NodeBack,
+    /// A node was lost too often, or is trusted again.
+    #[serde(rename = "node.quarantined")]
+    NodeQuarantined,
     /// An administrator changed a node's mode.
     #[serde(rename = "node.mode")]
     NodeMode,
@@ -286,6 +289,7 @@ impl EventKind {
             Self::RuleChanged => "rule.changed",
             Self::NodeFenced => "node.fenced",
             Self::NodeBack => "node.back",
+            Self::NodeQuarantined => "node.quarantined",
             Self::NodeMode => "node.mode",
             Self::NodeFencing => "node.fencing",
             Self::NodeFenceEnded => "node.fence_ended",

@@ -119,6 +119,13 @@ pub struct NodeRecord {
     /// Since it was fenced and until it has ended its old machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fenced: Option<Fenced>,
+    /// When it was lost lately.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<UnixMillis>,
+    /// Until when it is not trusted: it was lost too often. It gets VMs only where no other node can
+    /// take them; those that it has go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<UnixMillis>,
     /// What an administrator wants of it.
     #[serde(default)]
     pub mode: NodeMode,
@@ -155,6 +162,8 @@ impl NodeRecord {
             membership: Membership::Member,
             epoch: 0,
             fenced: None,
+            losses: Vec::new(),
+            quarantine: None,
             mode: NodeMode::default(),
             capacity: NodeCapacity::default(),
             fence: NodeFence::default(),

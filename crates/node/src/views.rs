@@ -242,6 +242,7 @@ impl App {
                 .filter(|view| view.result != "ok")
                 .map(|view| format!("{}: {}", view.name, view.result)),
         );
+        let record = state.nodes.get(&self.node);
         NodeView {
             id: self.node,
             name: self.node_name.clone(),
@@ -262,7 +263,8 @@ impl App {
                 .as_ref()
                 .map_or_else(String::new, |ability| ability.accel_reason.clone()),
             missing_limits: ability.map_or_else(Vec::new, |ability| ability.missing_limits),
-            mode: state.nodes.get(&self.node).map_or_else(Default::default, |node| node.mode),
+            mode: record.map_or_else(Default::default, |node| node.mode),
+            quarantine: record.and_then(|node| node.quarantine),
             problems,
             tls_fingerprint: self.tls.as_ref().map(|tls| tls.fingerprint.clone()),
             tls_address: self.tls.as_ref().map(|tls| tls.address.to_string()),

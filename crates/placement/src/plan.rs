@@ -142,6 +142,7 @@ pub fn fail_back(state: &ClusterState, alive: &BTreeSet<NodeId>) -> Plan {
         let better = board
             .best(vm, demand(vm))
             .ok()
+            .filter(|to| state.nodes.get(to).is_some_and(|to| to.quarantine.is_none()))
             .filter(|to| rank(*to).is_some_and(|new| rank(vm.owner).is_none_or(|old| new < old)));
         board.put(vm, better.unwrap_or(vm.owner));
         if let Some(to) = better {

@@ -203,6 +203,20 @@ fn preferred_and_possible_nodes() {
     assert_eq!(plan.unplaced, [Unplaced { vm: b, problem: Problem::NotPossible }]);
 }
 
+/// Better on a node that may be lost again than nowhere.
+#[test]
+fn a_node_in_quarantine_is_the_last_that_gets_vms() {
+    let mut world = World::new(3, 4_096);
+    let wished = HaSpec { preferred: vec![name("n1")], failback: true, ..HaSpec::default() };
+    let a = world.add(1, Vm { ha: wished, ..vm(0, 2_500) });
+    let b = world.add(2, vm(0, 2_500));
+    let mut quarantined = (**world.state.nodes.get(&node(1)).unwrap()).clone();
+    quarantined.quarantine = Some(NOW);
+    world.state.nodes.insert(node(1), std::sync::Arc::new(quarantined));
+    assert_eq!(places(&world.lose(0)), [(a, node(2)), (b, node(1))]);
+    assert_eq!(fail_back(&world.state, &world.alive()).steps, []);
+}
+
 #[test]
 fn a_hard_rule_keeps_vms_apart_and_a_soft_one_tries() {
     let mut world = World::new(3, 4_096);

@@ -40,11 +40,14 @@ struct Room<'a> {
     /// May be below zero: nothing forbids more than there is room for on one host.
     free: i128,
     takes: bool,
+    distrusted: bool,
 }
 
 /// How well a node suits a VM; less is better, compared field by field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Cost {
+    /// Whether the node was lost too often lately: better there than nowhere.
+    distrusted: bool,
     /// Place in the list of preferred nodes, or the length of the list.
     preference: usize,
     /// Soft rules that would be broken.
@@ -89,7 +92,8 @@ impl<'a> Board<'a> {
             .map(|node| {
                 let total = node.capacity.memory.get();
                 let takes = node.mode == NodeMode::Active;
-                (node.id, Room { name: &node.name, total, free: i128::from(total), takes })
+                let (free, distrusted) = (i128::from(total), node.quarantine.is_some());
+                (node.id, Room { name: &node.name, total, free, takes, distrusted })
             })
             .collect();
         let rules: Vec<&RuleRecord> = state.rules.values().map(|rule| &**rule).collect();
@@ -194,7 +198,14 @@ impl<'a> Board<'a> {
             .iter()
             .position(|name| name.key() == node.name.key())
             .unwrap_or(preferred.len());
-        Ok(Cost { preference, broken, filled: u64::try_from(filled).unwrap_or(u64::MAX), node: id })
+        let distrusted = node.distrusted;
+        Ok(Cost {
+            distrusted,
+            preference,
+            broken,
+            filled: u64::try_from(filled).unwrap_or(u64::MAX),
+            node: id,
+        })
     }
 
     /// Hard rules that keep a VM together with others.

@@ -10,6 +10,7 @@ use crate::Bytes;
 use crate::ClusterState;
 use crate::Command;
 use crate::DeviceSaid;
+use crate::EventKind;
 use crate::FenceDevice;
 use crate::FenceDeviceId;
 use crate::FenceProof;
@@ -19,6 +20,7 @@ use crate::Millis;
 use crate::NodeCapacity;
 use crate::NodeFence;
 use crate::NodeId;
+use crate::NodeMode;
 use crate::OpId;
 use crate::OpOutcome;
 use crate::OpRequest;
@@ -67,7 +69,11 @@ impl World {
     }
 
     fn propose(&mut self, command: Command) -> Result<Applied, Refused> {
-        let proposal = Proposal { at: UnixMillis::new(7), actor: Actor::new("test"), command };
+        self.propose_at(UnixMillis::new(7), command)
+    }
+
+    fn propose_at(&mut self, at: UnixMillis, command: Command) -> Result<Applied, Refused> {
+        let proposal = Proposal { at, actor: Actor::new("test"), command };
         let before = self.0.clone();
         let result = self.0.apply(&proposal);
         if result.is_err() {
@@ -228,4 +234,41 @@ fn an_older_state_has_nobody_fenced() {
     }
     let state: ClusterState = serde_json::from_value(old).unwrap();
     assert_eq!(state.nodes.get(&A).unwrap().fence, NodeFence::default());
+}
+
+/// A node that is lost and back again and again is not trusted for a while, or until somebody says
+/// that it was mended. Who leaves is not lost.
+#[test]
+fn a_node_that_is_lost_too_often_is_in_quarantine() {
+    let mut world = World::new();
+    let minute = |n: u64| UnixMillis::new(n * 60_000);
+    let quarantine = |world: &World| world.0.nodes.get(&A).unwrap().quarantine;
+    let mut epoch = 0;
+    let mut lose = |world: &mut World, at: u64, proof: FenceProof| {
+        let lost = Command::NodeFenced { node: A, epoch, reign: 3, proof };
+        world.propose_at(minute(at), lost).unwrap();
+        epoch += 1;
+        world.propose_at(minute(at), Command::NodeBack { node: A, epoch }).unwrap();
+    };
+    for at in [0, 30, 61] {
+        lose(&mut world, at, FenceProof::Statement);
+    }
+    lose(&mut world, 62, FenceProof::Left);
+    assert_eq!(quarantine(&world), None, "twice within an hour");
+    lose(&mut world, 89, FenceProof::Statement);
+    assert_eq!(quarantine(&world), Some(minute(89 + 120)));
+    let end = Command::NodeQuarantineEnd { node: A };
+    world.propose_at(minute(89 + 119), end.clone()).unwrap_err();
+    let trusted = world.propose_at(minute(89 + 120), end.clone()).unwrap();
+    assert_eq!(trusted.events[0].kind, EventKind::NodeQuarantined);
+    assert_eq!(quarantine(&world), None);
+    world.propose_at(minute(89 + 121), end).unwrap_err();
+    for at in [300, 301, 302] {
+        lose(&mut world, at, FenceProof::Statement);
+    }
+    assert!(quarantine(&world).is_some());
+    world.ok(Command::NodeSetMode { node: A, mode: NodeMode::Active });
+    assert_eq!(quarantine(&world), None);
+    lose(&mut world, 303, FenceProof::Statement);
+    assert_eq!(quarantine(&world), None, "it begins anew");
 }

@@ -14,6 +14,7 @@ use crate::ExitKind;
 use crate::FenceProof;
 use crate::Fenced;
 use crate::Generation;
+use crate::Millis;
 use crate::Moving;
 use crate::Name;
 use crate::NodeId;
@@ -27,12 +28,23 @@ use crate::RuleRecord;
 use crate::Severity;
 use crate::Speaker;
 use crate::Subject;
+use crate::UnixMillis;
 use crate::VmId;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::fence;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
+
+/// A node that was lost so often within [`LOSS_WINDOW`] will most likely be lost again: Windows' own
+/// figures for quarantine (RELIABILITY.md section 1).
+const LOSSES_MAX: usize = 3;
+
+/// How long a loss counts.
+const LOSS_WINDOW: Millis = Millis::from_secs(3_600);
+
+/// How long a node that was lost too often is not trusted.
+const QUARANTINE: Millis = Millis::from_secs(7_200);
 
 /// Most placement rules: the planner looks at all of them for each VM.
 const RULES_MAX: usize = 256;
@@ -71,9 +83,52 @@ pub(crate) fn node_fenced(
     node.fence.failure = None;
     let text = format!("{} is fenced: {}", node.name, proof.words());
     node.fenced = Some(Fenced { at, proof: proof.clone() });
-    let subject = node_subject(node);
-    cx.event(EventKind::NodeFenced, Severity::Error, subject, text, None);
+    // Who has left was not lost.
+    let distrusted = *proof != FenceProof::Left && lost_too_often(node, at);
+    let (name, subject) = (node.name.clone(), node_subject(node));
+    cx.event(EventKind::NodeFenced, Severity::Error, subject.clone(), text, None);
+    if distrusted {
+        let text = format!(
+            "{name} was lost {LOSSES_MAX} times in an hour and gets VMs for two hours only where no \
+             other node can take them; muster node resume {name} ends that"
+        );
+        cx.event(EventKind::NodeQuarantined, Severity::Warning, subject, text, None);
+    }
     Ok(())
+}
+
+/// Notes a loss of a node. True if it is not to be trusted from now on.
+fn lost_too_often(node: &mut NodeRecord, at: UnixMillis) -> bool {
+    node.losses.retain(|loss| at.since(*loss) < LOSS_WINDOW);
+    node.losses.push(at);
+    let too_often = node.losses.len() >= LOSSES_MAX;
+    if too_often {
+        node.quarantine = Some(at.plus(QUARANTINE));
+    }
+    too_often
+}
+
+/// Trusts a node again whose time is over.
+pub(crate) fn quarantine_end(
+    state: &mut ClusterState,
+    cx: &mut Context<'_>,
+    id: NodeId,
+) -> Result<(), Refused> {
+    let at = cx.proposal.at;
+    let node = state.node(id)?;
+    if node.quarantine.is_none_or(|until| at < until) {
+        return Err(Refused::Invalid(format!("the quarantine of {} does not end now", node.name)));
+    }
+    trust(node_mut(state, id)?, cx);
+    Ok(())
+}
+
+fn trust(node: &mut NodeRecord, cx: &mut Context<'_>) {
+    node.losses.clear();
+    if node.quarantine.take().is_some() {
+        let (text, subject) = (format!("{} is trusted again", node.name), node_subject(node));
+        cx.event(EventKind::NodeQuarantined, Severity::Info, subject, text, None);
+    }
 }
 
 pub(crate) fn node_back(
@@ -128,6 +183,10 @@ pub(crate) fn node_set_mode(
     mode: NodeMode,
 ) -> Result<(), Refused> {
     let node = node_mut(state, id)?;
+    // Whoever resumes it knows why it was lost.
+    if mode == NodeMode::Active {
+        trust(node, cx);
+    }
     if node.mode == mode {
         return Ok(());
     }

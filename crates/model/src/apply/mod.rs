@@ -62,6 +62,7 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
         Command::VmExited { vm, generation, exit } => {
             finish::exited(state, &mut cx, *vm, *generation, exit)
         }
+        Command::NodeQuarantineEnd { node } => ha::quarantine_end(state, &mut cx, *node),
         Command::VmAnswered { vm, generation, by } => ha::answered(state, *vm, *generation, *by),
         Command::VmUndelete { vm, name } => things::undelete(state, &mut cx, *vm, name.as_ref()),
         Command::VmRegister { record, images } => {

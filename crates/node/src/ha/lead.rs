@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use cluster::detect::Verdict;
 use cluster::lease::Certainty;
@@ -93,6 +94,9 @@ pub(super) fn next(state: &ClusterState, seen: &Seen<'_>) -> Vec<Command> {
             moves(state, node.id, plan, &mut commands);
         }
     }
+    let over = |node: &&Arc<NodeRecord>| node.quarantine.is_some_and(|until| seen.now >= until);
+    let trusted = state.nodes.values().filter(over);
+    commands.extend(trusted.map(|node| Command::NodeQuarantineEnd { node: node.id }));
     stop_moves(state, &fit, &mut commands);
     fail_back(state, seen, &fit, &mut commands);
     commands

@@ -210,3 +210,21 @@ fn memory_is_promised_by_the_node_that_a_vm_runs_on() {
     let promised = |n| crate::views::promised(&world.state, node(n));
     assert_eq!([promised(1), promised(2), promised(3)], [0, 256, 128].map(Bytes::mib));
 }
+
+#[test]
+fn a_quarantine_ends_by_itself() {
+    let mut world = World::new(3);
+    for epoch in 0..3 {
+        world.ok(Command::LeaseReign { leader: node(1), reign: epoch + 1 });
+        let proof = FenceProof::Statement;
+        world.ok(Command::NodeFenced { node: node(2), epoch, reign: epoch + 1, proof });
+        world.ok(Command::NodeBack { node: node(2), epoch: epoch + 1 });
+    }
+    let until = world.state.node(node(2)).unwrap().quarantine.unwrap();
+    assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
+    world.now = until;
+    let end = Command::NodeQuarantineEnd { node: node(2) };
+    assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), [end.clone()]);
+    world.ok(end);
+    assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
+}

@@ -85,6 +85,7 @@ fn unreachable_view(record: &NodeRecord, error: &CallError) -> NodeView {
         accelerator_reason: "not known while the node does not answer".to_owned(),
         missing_limits: Vec::new(),
         mode: record.mode,
+        quarantine: record.quarantine,
         problems: vec![format!("does not answer: {error}; see: muster cluster status")],
         tls_fingerprint: None,
         tls_address: None,

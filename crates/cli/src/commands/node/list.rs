@@ -39,6 +39,9 @@ fn render(out: &Output, nodes: &[NodeView]) -> String {
             Field::from(node.storage_available),
             Field::from(word(&node.accelerator)),
             match (node.problems.len(), node.mode) {
+                (0, NodeMode::Active) if node.quarantine.is_some() => {
+                    Field::toned("quarantine", Tone::Busy)
+                }
                 (0, NodeMode::Active) => Field::toned("ok", Tone::Good),
                 (0, mode) => Field::toned(word(&mode), Tone::Busy),
                 (1, _) => Field::toned(&node.problems[0], Tone::Bad),

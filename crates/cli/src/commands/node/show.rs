@@ -58,6 +58,15 @@ fn render(out: &Output, node: &NodeView) -> String {
         NodeMode::Drain => sheet.toned("mode", "drain: its machines leave", Tone::Busy),
         NodeMode::Standby => sheet.toned("mode", "standby: it takes no new machines", Tone::Busy),
     }
+    if let Some(until) = node.quarantine {
+        let text = format!(
+            "until {}: it was lost too often, and gets machines only where no other node can take \
+             them; muster node resume {} ends that",
+            time::both(until, now),
+            node.name
+        );
+        sheet.toned("quarantine", text, Tone::Busy);
+    }
     sheet.row("version", &node.version);
     sheet.row("daemon began", time::both(node.started, now));
     match &node.qemu {
