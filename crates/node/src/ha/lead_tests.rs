@@ -223,8 +223,8 @@ fn a_quarantine_ends_by_itself() {
     let until = world.state.node(node(2)).unwrap().quarantine.unwrap();
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
     world.now = until;
-    let end = Command::NodeQuarantineEnd { node: node(2) };
-    assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), [end.clone()]);
-    world.ok(end);
+    let commands = next_with(&world, Verdict::Alive, Certainty::Proof);
+    assert_eq!(commands, [Command::NodeQuarantineEnd { node: node(2) }]);
+    world.ok(commands[0].clone());
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
 }
