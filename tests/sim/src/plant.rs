@@ -47,8 +47,9 @@ impl Plant {
         Self::NoTickets,
     ];
 
-    /// Those that the tests look for.
-    pub(crate) const PROVEN: [Self; 10] = [
+    /// Those that the tests look for: what is found soon. `OldGeneration` takes 130 seeds, some three
+    /// minutes.
+    pub(crate) const PROVEN: [Self; 9] = [
         Self::StartWithoutLease,
         Self::KeepMachines,
         Self::ForgetfulGuard,
@@ -57,7 +58,6 @@ impl Plant {
         Self::EarlyAnswer,
         Self::StaleRead,
         Self::FastClock,
-        Self::OldGeneration,
         Self::NoTickets,
     ];
 
