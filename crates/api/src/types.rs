@@ -195,6 +195,9 @@ pub struct VmView {
     pub op: Option<OpView>,
     /// How the last run ended.
     pub last_exit: Option<Exit>,
+    /// The last run in which its guest's agent has answered, where other VMs are started after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<Generation>,
     /// When it was created.
     pub created: UnixMillis,
     /// When it was put in the recycle bin.

@@ -108,6 +108,7 @@ impl App {
             saved: vm.saved,
             op: vm.busy().and_then(|op| state.ops.get(&op)).map(|op| self.op_view(op)),
             last_exit: vm.last_exit.clone(),
+            answered: vm.answered,
             created: vm.created,
             deleted: vm.deleted,
             run: status.run.as_ref().map(|run| self.run_view(vm, run)),

@@ -157,6 +157,11 @@ async fn a_machine_answers_elsewhere_after_its_host_lost_power() {
     lab.muster("n2", &create).await.ok();
     lab.muster("n2", &["vm", "set", &waits, "--after", &vm]).await.ok();
     lab.muster("n2", &["vm", "start", &waits]).await.ok();
+    eventually("the state knows that its guest works", GUEST, async || {
+        let view = show(&lab, "n1", &vm).await?;
+        (view["answered"] == view["generation"]).then_some(())
+    })
+    .await;
     let auditor = Auditor::start(&vm);
     let began = Instant::now();
     lab.run(&["power-off", "n2"]).await.ok();
