@@ -115,17 +115,7 @@ impl HeartbeatKey {
     /// # Errors
     /// [`BadHeartbeat`]; nothing of what it says is to be believed then.
     pub fn decode(&self, bytes: &[u8]) -> Result<Heartbeat, BadHeartbeat> {
-        let (said, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or(BadHeartbeat::Form)?;
-        let (magic, rest) = said.split_first_chunk::<4>().ok_or(BadHeartbeat::Form)?;
-        if *magic != MAGIC {
-            return Err(BadHeartbeat::Form);
-        }
-        let (cluster, rest) = id(rest)?;
-        if cluster != self.cluster.uuid() {
-            return Err(BadHeartbeat::Cluster);
-        }
-        hmac::verify(&self.key, said, mac).map_err(|_| BadHeartbeat::Signature)?;
-        let (from, rest) = id(rest)?;
+        let (from, rest) = self.open(MAGIC, bytes)?;
         let (incarnation, rest) = number(rest)?;
         let (number, rest) = number(rest)?;
         let (count, mut rest) = rest.split_first_chunk::<2>().ok_or(BadHeartbeat::Form)?;
@@ -139,11 +129,31 @@ impl HeartbeatKey {
             hears.insert(NodeId::new(node));
             rest = after;
         }
-        Ok(Heartbeat { from: NodeId::new(from), incarnation, number, hears })
+        Ok(Heartbeat { from, incarnation, number, hears })
+    }
+
+    /// Proves that a member sent a datagram of that kind: who, and what follows.
+    pub(crate) fn open<'a>(
+        &self,
+        kind: [u8; 4],
+        bytes: &'a [u8],
+    ) -> Result<(NodeId, &'a [u8]), BadHeartbeat> {
+        let (said, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or(BadHeartbeat::Form)?;
+        let (magic, rest) = said.split_first_chunk::<4>().ok_or(BadHeartbeat::Form)?;
+        if *magic != kind {
+            return Err(BadHeartbeat::Form);
+        }
+        let (cluster, rest) = id(rest)?;
+        if cluster != self.cluster.uuid() {
+            return Err(BadHeartbeat::Cluster);
+        }
+        hmac::verify(&self.key, said, mac).map_err(|_| BadHeartbeat::Signature)?;
+        let (from, rest) = id(rest)?;
+        Ok((NodeId::new(from), rest))
     }
 }
 
-pub(crate) fn id(bytes: &[u8]) -> Result<(Uuid, &[u8]), BadHeartbeat> {
+fn id(bytes: &[u8]) -> Result<(Uuid, &[u8]), BadHeartbeat> {
     let (id, rest) = bytes.split_first_chunk::<ID_BYTES>().ok_or(BadHeartbeat::Form)?;
     Ok((Uuid::from_bytes(*id), rest))
 }

@@ -159,7 +159,7 @@ pub async fn join(
     request: JoinRequest,
     key: &NodeKey,
     clock: &Clock,
-    (dialects, version): (Dialects, &str),
+    speaks: (Dialects, &str),
 ) -> Result<(Identity, Vec<Member>), CallError> {
     let nobody = NodeId::new(Uuid::nil());
     let request = request.with_key(key)?;
@@ -167,19 +167,7 @@ pub async fn join(
         node: nobody,
         problem: format!("the request has no JSON form: {error}"),
     })?;
-    let plan = Dial {
-        expect: Expect::Pinned(token.ca),
-        own: None,
-        greeting: Greeting {
-            dialects,
-            version: version.to_owned(),
-            cluster: token.cluster,
-            cluster_name: String::new(),
-            node: request.node,
-            purpose: Purpose::Join,
-        },
-        clock: clock.clone(),
-    };
+    let plan = newcomer(token, request.node, clock, speaks);
     let answer = ask_any(token, &plan, Method::JOIN, body.into()).await?;
     let reply = serde_json::from_slice(&answer).map_err(|error| CallError::Refused {
         node: nobody,
@@ -197,7 +185,7 @@ pub async fn look(
     token: &JoinToken,
     question: serde_json::Value,
     clock: &Clock,
-    (dialects, version): (Dialects, &str),
+    speaks: (Dialects, &str),
 ) -> Result<bytes::Bytes, CallError> {
     let nobody = NodeId::new(Uuid::nil());
     let request = LookRequest { secret: token.secret.to_hex(), question };
@@ -205,7 +193,18 @@ pub async fn look(
         node: nobody,
         problem: format!("the question has no JSON form: {error}"),
     })?;
-    let plan = Dial {
+    let plan = newcomer(token, nobody, clock, speaks);
+    ask_any(token, &plan, Method::LOOK, body.into()).await
+}
+
+/// How a host dials that has nothing of the cluster's but its token.
+fn newcomer(
+    token: &JoinToken,
+    node: NodeId,
+    clock: &Clock,
+    (dialects, version): (Dialects, &str),
+) -> Dial {
+    Dial {
         expect: Expect::Pinned(token.ca),
         own: None,
         greeting: Greeting {
@@ -213,12 +212,11 @@ pub async fn look(
             version: version.to_owned(),
             cluster: token.cluster,
             cluster_name: String::new(),
-            node: nobody,
+            node,
             purpose: Purpose::Join,
         },
         clock: clock.clone(),
-    };
-    ask_any(token, &plan, Method::LOOK, body.into()).await
+    }
 }
 
 async fn ask_any(

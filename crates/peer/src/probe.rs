@@ -23,7 +23,6 @@ use model::NodeId;
 use crate::heartbeat::BadHeartbeat;
 use crate::heartbeat::HeartbeatKey;
 use crate::heartbeat::MAC_BYTES;
-use crate::heartbeat::id;
 use crate::heartbeat::number;
 
 const MAGIC: [u8; 4] = *b"MPR1";
@@ -85,17 +84,7 @@ impl HeartbeatKey {
         if bytes.len() > PROBE_BYTES_MAX {
             return Err(BadHeartbeat::Form);
         }
-        let (said, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or(BadHeartbeat::Form)?;
-        let (magic, rest) = said.split_first_chunk::<4>().ok_or(BadHeartbeat::Form)?;
-        if *magic != MAGIC {
-            return Err(BadHeartbeat::Form);
-        }
-        let (cluster, rest) = id(rest)?;
-        if cluster != self.cluster.uuid() {
-            return Err(BadHeartbeat::Cluster);
-        }
-        hmac::verify(&self.key, said, mac).map_err(|_| BadHeartbeat::Signature)?;
-        let (from, rest) = id(rest)?;
+        let (from, rest) = self.open(MAGIC, bytes)?;
         let (number, rest) = number(rest)?;
         let (kind, rest) = rest.split_first().ok_or(BadHeartbeat::Form)?;
         let (size, _zeroes) = rest.split_first_chunk::<2>().ok_or(BadHeartbeat::Form)?;
@@ -104,7 +93,7 @@ impl HeartbeatKey {
             ANSWER => Some(u16::from_be_bytes(*size)),
             _ => return Err(BadHeartbeat::Form),
         };
-        Ok(Probe { from: NodeId::new(from), number, answers })
+        Ok(Probe { from, number, answers })
     }
 
     /// The answer of `me` to a datagram, if it is a question of a member.
