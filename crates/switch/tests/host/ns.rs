@@ -40,6 +40,8 @@ impl Ns {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let made = thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            // A new namespace takes this over from the machine's, which may forward.
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
             File::open("/proc/thread-self/ns/net").unwrap()
         });
         let ns = Arc::new(Self { file: made.join().unwrap() });
