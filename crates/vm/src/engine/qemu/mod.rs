@@ -312,7 +312,7 @@ impl Engine for QemuEngine {
                 process.kill();
                 let _ = tokio::time::timeout(KILL_LIMIT, process.wait()).await;
             }
-            process::collect_child(record.run.pid);
+            process::collect_unwatched(record.run.pid);
         }
         dir.remove()?;
         self.cgroups.tidy();
