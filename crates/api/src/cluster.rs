@@ -96,6 +96,8 @@ pub enum ClusterPart {
     Joining,
     /// It has asked to leave.
     Leaving,
+    /// It was given up when the quorum was forced.
+    Lost,
 }
 
 /// A cluster to make of a single host.
@@ -135,6 +137,28 @@ pub struct ClusterLeaveBody {
     /// Forget the cluster without asking it: for a host that was evicted, or whose cluster is lost.
     #[serde(default)]
     pub force: bool,
+}
+
+/// Which nodes are given up, so that those that are left go on without a majority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterForceBody {
+    /// Name or id of each node that is off for good.
+    pub lost: Vec<String>,
+    /// The cluster's name, as a person typed it.
+    pub confirm: String,
+}
+
+/// A forcing of the quorum that was accepted. It is done while the daemon of the node that was asked
+/// starts anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterForceView {
+    /// The node that was asked.
+    pub node: NodeId,
+    /// Who is given up: they come back only as new nodes.
+    pub lost: Vec<Name>,
+    /// Who goes on.
+    pub stay: Vec<Name>,
 }
 
 /// A join token to make.

@@ -107,8 +107,15 @@ pub struct Schemas {
 }
 
 /// Endpoints that tell of the node that is asked and of nothing that the cluster has agreed on.
-const LOCAL: &[&str] =
-    &["WhoAmI", "ClusterShow", "ClusterLeave", "WitnessShow", "ClusterValidate", "ValidationShow"];
+const LOCAL: &[&str] = &[
+    "WhoAmI",
+    "ClusterShow",
+    "ClusterLeave",
+    "ClusterForce",
+    "WitnessShow",
+    "ClusterValidate",
+    "ValidationShow",
+];
 
 impl Info {
     /// Whether the answer follows from the cluster's state: then it is as new as any answer that
@@ -355,6 +362,9 @@ endpoints! {
     /// Take this host out of its cluster; it begins anew as a single host
     ClusterLeave: Post "/cluster/leave" ADMINISTRATOR, Json,
         (Nothing, cluster::ClusterLeaveBody) -> Nothing;
+    /// Let the nodes that are left go on without a majority, and give the others up for good
+    ClusterForce: Post "/cluster/force-quorum" ADMINISTRATOR, Json,
+        (Nothing, cluster::ClusterForceBody) -> cluster::ClusterForceView;
     /// Begin to validate the cluster, or this host alone; nothing is changed
     ClusterValidate: Post "/cluster/validate" OPERATOR, Json,
         (Nothing, validate::ValidateBody) -> validate::ValidationView;

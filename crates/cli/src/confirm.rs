@@ -51,6 +51,37 @@ pub(crate) fn confirm(
     }
 }
 
+/// The name of what is meant, a `node` or a `cluster`, as a person types it, so that no slip of the
+/// hand does this.
+///
+/// # Errors
+/// Nothing was typed, or nobody can be asked.
+pub(crate) fn typed(
+    context: &Context,
+    given: Option<String>,
+    danger: &str,
+    what: &str,
+) -> Result<String, CliError> {
+    if let Some(given) = given {
+        return Ok(given);
+    }
+    let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if !terminal || context.out.json {
+        return Err(CliError::usage(
+            format!("{}; there is nobody to ask", clean(danger)),
+            format!("add --typed {} if that is wanted", what.to_uppercase()),
+        ));
+    }
+    eprint!("{}.\nType the {what}'s name to go on: ", clean(danger));
+    std::io::stderr().flush().map_err(|_| refused())?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).map_err(|_| refused())?;
+    match answer.trim() {
+        "" => Err(refused()),
+        name => Ok(name.to_owned()),
+    }
+}
+
 fn refused() -> CliError {
     CliError::usage("nothing was done", "")
 }

@@ -5,17 +5,21 @@
 //!   (host)  -- NodeJoin, by a token -->  member  -- NodeLeave -->  leaving  -- NodeGone --> gone
 //!                                           |                         |
 //!                                           +------- NodeEvict -------+------------------> gone
+//!                                           |                         |
+//!                                           +----- QuorumForced ------+--> lost -- NodeEvict --> gone
 //! ```
 //!
 //! A member that leaves stays one until the leader has taken it out of the voters; only then its
 //! record goes. Who is gone stays known: its certificate is refused, its id never comes back.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::ClusterId;
 use crate::JoinTokenId;
@@ -63,6 +67,25 @@ pub enum Membership {
     Member,
     /// It has asked to leave and is being taken out of the voters.
     Leaving,
+    /// It was given up when the quorum was forced: it has no vote, its certificate is refused, and
+    /// it comes back only as a new node. Its record stays until no VM is its own any more.
+    Lost,
+}
+
+/// The last forcing of the quorum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForcedRecord {
+    /// How often the quorum of this cluster was forced, this time counted.
+    pub count: u64,
+    /// Random: tells two halves apart that were both forced.
+    pub word: Uuid,
+    /// Who may go on: the nodes that were members then and not given up. A node that is not among
+    /// them and does not know of the forcing has lost (docs/decisions/0013).
+    pub members: BTreeSet<NodeId>,
+    /// When.
+    pub at: UnixMillis,
+    /// Who forced it.
+    pub by: String,
 }
 
 /// A token by which hosts may join. The secret itself is known to its bearer only.

@@ -1,10 +1,12 @@
 //! What may be proposed to the replicated state machine.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::ClusterId;
 use crate::Exit;
@@ -317,6 +319,18 @@ pub enum Command {
     NodeEvict {
         /// Which.
         node: NodeId,
+    },
+    /// The quorum was forced: these nodes are given up, by the word of an administrator who knows
+    /// that they are off. Written into the log by the forcing itself, together with the new list of
+    /// voters; never proposed.
+    QuorumForced {
+        /// Which.
+        lost: BTreeSet<NodeId>,
+        /// Random, see [`crate::ForcedRecord::word`].
+        word: Uuid,
+        /// The id that the witness goes on under, if there is one: what its record says is of the
+        /// old quorum.
+        witness: NodeId,
     },
     /// A leader begins to grant leases. What was measured under an earlier reign is refused from
     /// here on.

@@ -160,6 +160,9 @@ pub enum EventKind {
     /// A node was evicted.
     #[serde(rename = "node.evicted")]
     NodeEvicted,
+    /// The quorum was forced.
+    #[serde(rename = "cluster.forced")]
+    QuorumForced,
     /// A witness was set or removed.
     #[serde(rename = "cluster.witness")]
     WitnessChanged,
@@ -302,6 +305,7 @@ impl EventKind {
             Self::NodeLeaving => "node.leaving",
             Self::NodeLeft => "node.left",
             Self::NodeEvicted => "node.evicted",
+            Self::QuorumForced => "cluster.forced",
             Self::WitnessChanged => "cluster.witness",
         }
     }

@@ -38,6 +38,7 @@ mod volume;
 mod witness;
 
 pub use cluster::ClusterRecord;
+pub use cluster::ForcedRecord;
 pub use cluster::Gone;
 pub use cluster::GoneNode;
 pub use cluster::JoinTokenRecord;

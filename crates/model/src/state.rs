@@ -17,6 +17,7 @@ use crate::Event;
 use crate::FenceDevice;
 use crate::FenceDeviceId;
 use crate::Fenced;
+use crate::ForcedRecord;
 use crate::GoneNode;
 use crate::ImageId;
 use crate::ImageRecord;
@@ -98,6 +99,9 @@ pub struct ClusterState {
     /// The leader whose leases and proofs count.
     #[serde(default)]
     pub lease_reign: LeaseReign,
+    /// The last forcing of the quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<Arc<ForcedRecord>>,
     /// The voter that is no node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<Arc<WitnessRecord>>,
@@ -218,6 +222,7 @@ impl Default for ClusterState {
             gone: Map::new(),
             fence_devices: Map::new(),
             lease_reign: LeaseReign::default(),
+            forced: None,
             witness: None,
         }
     }

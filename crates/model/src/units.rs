@@ -148,6 +148,12 @@ macro_rules! counter {
                 self.0
             }
 
+            /// The number so many steps on.
+            #[must_use]
+            pub const fn plus(self, steps: u64) -> Self {
+                Self(self.0.saturating_add(steps))
+            }
+
             /// The next number. Counters start at 0 and a step is one command, so 64 bits last.
             #[must_use]
             pub const fn next(self) -> Self {

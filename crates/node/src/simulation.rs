@@ -113,6 +113,7 @@ impl Daemon {
             guard,
             group: None,
             agents,
+            out: false,
         });
         task.go();
         let record = door.state().nodes.get(&node).map(|record| record.epoch);

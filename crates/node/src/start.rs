@@ -48,9 +48,11 @@ use crate::app::new_uuid;
 use crate::app::now;
 use crate::cluster::Peers;
 use crate::cluster::Place;
+use crate::cluster::PlaceDir;
 use crate::cluster::Witness;
 use crate::cluster::leave;
 use crate::cluster::members;
+use crate::cluster::out;
 use crate::cluster::place;
 use crate::cluster::renew;
 use crate::config::Config;
@@ -198,6 +200,23 @@ async fn finish_join(
     Ok(Some(place))
 }
 
+/// Forces the quorum, if that was decided before this start: the log is written to before anything
+/// runs on it.
+async fn finish_forcing(path: &Path, dir: &PlaceDir, node: NodeId) -> anyhow::Result<()> {
+    let Some(forcing) = dir.forcing().context("what was decided on forcing the quorum")? else {
+        return Ok(());
+    };
+    let (store, loaded) = Store::open(path, node)?;
+    let done = store.force(&loaded, forcing).await;
+    store.close().await;
+    if done? {
+        tracing::error!("the quorum is forced: this node goes on with those that are left");
+    } else {
+        tracing::warn!("the quorum is not forced: the log has gone on meanwhile");
+    }
+    dir.forget_forcing().context("what was decided on forcing the quorum")
+}
+
 /// Opens the state, and the way to the others if this node is in a cluster.
 async fn among_others(
     config: &Config,
@@ -209,15 +228,29 @@ async fn among_others(
     let place = finish_join(config, &peers, place).await?;
     let node = node_id(&config.data_dir)?;
     let path = config.data_dir.join("state.redb");
+    let out = peers.dir().is_out();
+    if !out {
+        finish_forcing(&path, peers.dir(), node).await?;
+    }
     let timing = Timing::default();
     let memory = config.data_dir.join("witness-seen");
     let witness = Witness::new(node, Arc::new(peers.clone()), timing.heartbeat, memory);
-    let transport = witness.transport();
-    let truth = RaftTruth::open(&path, node, transport, timing, events.sender()).await?;
-    witness.attach(&truth.replica());
+    let truth = match out {
+        false => {
+            let transport = witness.transport();
+            RaftTruth::open(&path, node, transport, timing, events.sender()).await?
+        }
+        true => RaftTruth::open_out(&path, node, events.sender()).await?,
+    };
     peers.set_state(truth.watch());
-    let service: Arc<dyn PeerService> = truth.clone();
-    peers.set_service(Arc::downgrade(&service));
+    if out {
+        peers.set_out();
+    } else {
+        witness.attach(&truth.replica());
+        let service: Arc<dyn PeerService> = truth.clone();
+        peers.set_service(Arc::downgrade(&service));
+        tokio::spawn(witness.clone().follow(truth.watch()));
+    }
     // A cluster that was being made when the daemon died is not one.
     let begun = |place: &Place| place.members.is_empty() && truth.state().cluster.is_none();
     if let Some(place) = place
@@ -226,7 +259,6 @@ async fn among_others(
         // Before anything that waits for a majority: this port is a part of one.
         peers.bring_up(place).await?;
     }
-    tokio::spawn(witness.clone().follow(truth.watch()));
     Ok((peers, witness, truth))
 }
 
@@ -244,13 +276,16 @@ pub(crate) async fn assemble(
     let truth: Arc<dyn Truth> = truth;
     introduce(&truth, node, &name, config).await?;
 
-    let (fencing, lease) = Fencing::new(config, node, &name, &truth, Arc::new(peers.clone()))?;
+    let (fencing, lease) = {
+        let out = peers.dir().is_out();
+        Fencing::new(config, node, &name, &truth, Arc::new(peers.clone()), out)?
+    };
     let switch = start_switch(config)?;
     let ports = Arc::new(SwitchPorts::new(node, truth.clone(), switch));
     if let Err(error) = ports.reconcile().await {
         tracing::warn!(%error, "the host's network is not as it should be");
     }
-    let volumes = Volumes::new(config.data_dir.clone(), truth.clone());
+    let volumes = Volumes::new(node, config.data_dir.clone(), truth.clone());
     let volumes = Arc::new(volumes.context("the image directory cannot be used")?);
     let progresses = Arc::new(Progresses::default());
     let ledger = Arc::new(NodeLedger {
@@ -292,6 +327,7 @@ pub(crate) async fn assemble(
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
     tokio::spawn(members::follow(replica, app.truth.clone(), witness, lost_after));
     tokio::spawn(leave::follow(app.clone()));
+    tokio::spawn(out::follow(app.clone()));
     tokio::spawn(renew::follow(app.clone()));
     Ok((app, tls_port))
 }

@@ -242,7 +242,11 @@ async fn an_evicted_node_is_refused_and_joins_again_as_a_new_one() {
     assert_eq!(status(&hosts[0]).await.unwrap().nodes.len(), 2);
     // By itself again, then a member under a new id.
     let force = ClusterLeaveBody { force: true };
-    hosts[2].client().send::<ep::ClusterLeave>(&[], &force).await.unwrap();
+    // Its daemon starts anew when it has heard that it is out.
+    eventually("it leaves", SETTLE, async || {
+        hosts[2].client().send::<ep::ClusterLeave>(&[], &force).await.ok()
+    })
+    .await;
     sees(&hosts[2], "by itself", |view| view.name.is_none() && view.leader.is_some()).await;
     let token = token(&hosts[1], JoinTokenCreateBody::default()).await;
     join(&hosts[2], &token).await.unwrap();

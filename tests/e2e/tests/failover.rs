@@ -289,3 +289,77 @@ async fn whole_with_witness(lab: &TestLab, by: &str) {
     })
     .await;
 }
+
+/// Two of three hosts burn down. What is left is refused while anything speaks against it, then goes
+/// on with all it knew; what comes back after all, a majority of the old voters, does not.
+#[tokio::test]
+async fn a_forced_quorum_goes_on_and_what_was_given_up_does_not() {
+    let lab = cluster("3", "").await;
+    let vm = unique("forced");
+    boot(&lab, "n2", &vm).await;
+    let status = async |by: &str| {
+        let said = lab.muster(by, &["cluster", "status", "--json"]).await;
+        (said.code == 0).then(|| said.json())
+    };
+    let name = status("n1").await.unwrap()["name"].as_str().unwrap().to_owned();
+    let force = async |lost: &[&str], typed: &str| {
+        let mut args = vec!["cluster", "force-quorum", "--typed", typed];
+        lost.iter().for_each(|node| args.extend(["--lost", node]));
+        lab.muster("n1", &args).await
+    };
+    let said = force(&["n2"], &name).await;
+    assert!(said.err.contains("there is a majority"), "{said:?}");
+    let auditor = Auditor::start(&vm);
+    for node in ["n2", "n3"] {
+        lab.run(&["power-off", node]).await.ok();
+    }
+    // Silence needs its time, first that of the leader and then that of the others.
+    eventually("only the name of n3 is missing", TAKEOVER, async || {
+        let said = force(&["n2"], &name).await;
+        assert_ne!(said.code, 0, "{said:?}");
+        said.err.contains("--lost n3").then_some(())
+    })
+    .await;
+    let said = force(&["n2", "n3"], "another").await;
+    assert!(said.code != 0 && said.err.contains("is not that of the cluster"), "{said:?}");
+    let forced = eventually("the quorum is forced", TAKEOVER, async || {
+        let said = force(&["n2", "n3"], &name).await;
+        (said.code == 0).then_some(said)
+    })
+    .await;
+    assert!(forced.out.contains("n1 goes on without n2, n3"), "{forced:?}");
+    assert_eq!(answers_elsewhere(&lab, "n1", &vm, "n2").await, "n1");
+    let run = generation(&lab, "n1", &vm).await;
+    // One comes back that reaches nobody: the volume tells it. The other one is told by n1.
+    lab.run(&["cut", "n1", "n3"]).await.ok();
+    for node in ["n3", "n2"] {
+        lab.run(&["power-on", node]).await.ok();
+    }
+    for node in ["n3", "n2"] {
+        eventually(&format!("{node} knows that it is out"), TAKEOVER, async || {
+            status(node).await.filter(|view| view["health"] == "gone").map(drop)
+        })
+        .await;
+    }
+    lab.run(&["mend", "--all"]).await.ok();
+    answers_on(&lab, "n1", &vm, "n1").await;
+    assert_eq!(generation(&lab, "n1", &vm).await, run, "it was left in peace");
+    assert_eq!(auditor.verdict(), 1);
+    // A host of those comes back as a new node.
+    for node in ["n2", "n3"] {
+        lab.muster("n1", &["cluster", "evict", node, "--yes"]).await.ok();
+    }
+    lab.muster("n2", &["cluster", "leave", "--force", "--yes"]).await.ok();
+    let token = lab.muster("n1", &["cluster", "token", "--json"]).await.ok().json();
+    let token = token["text"].as_str().unwrap().to_owned();
+    eventually("n2 joins again", TAKEOVER, async || {
+        let said = lab.muster("n2", &["cluster", "join", &token]).await;
+        (said.code == 0 || said.err.contains("in_cluster")).then_some(())
+    })
+    .await;
+    eventually("two nodes vote", TAKEOVER, async || {
+        let view = status("n1").await?;
+        (view["health"] == "healthy" && view["voters"] == 2).then_some(())
+    })
+    .await;
+}

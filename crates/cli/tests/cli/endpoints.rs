@@ -50,6 +50,7 @@ const VERBS: &[(&str, &str)] = &[
     ("ClusterCreate", "cluster create lab"),
     ("ClusterJoin", "cluster join mjt_x"),
     ("ClusterLeave", "cluster leave"),
+    ("ClusterForce", "cluster force-quorum --lost host-2 --typed lab"),
     ("ClusterValidate", "cluster validate"),
     ("ValidationShow", "cluster validate --last"),
     ("JoinTokenList", "cluster token --list"),

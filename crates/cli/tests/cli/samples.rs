@@ -312,6 +312,7 @@ pub(crate) fn answer(id: &str) -> Answer {
             "id": OTHER, "name": "lab", "node": "0191f6a0-7c1e-7d2a-8f00-000000000101",
             "members": ["host-1", "host-2"]
         }),
+        "ClusterForce" => json!({ "node": OTHER, "lost": ["host-2"], "stay": ["host-1"] }),
         "JoinTokenList" => json!([join_token()]),
         "JoinTokenCreate" => {
             let mut token = join_token();

@@ -21,6 +21,7 @@ use super::format::MembersAt;
 use super::format::Position;
 use super::network::removal;
 use super::replica::Timing;
+use super::store::Store;
 use super::types::Types;
 
 /// The log as one node sees it.
@@ -39,7 +40,9 @@ pub struct Metrics {
     pub without_leader_since: Option<Instant>,
     /// The members, as of the last entry about them that this node has, committed or not.
     pub members: MembersAt,
-    /// The number after the last entry in this node's log.
+    /// The last entry in this node's log.
+    pub last: Option<Position>,
+    /// The number after it.
     pub log_next: u64,
     /// The number after the last entry that is in this node's state.
     pub applied_next: u64,
@@ -95,6 +98,7 @@ fn next(position: Option<u64>) -> u64 {
 
 fn view(
     raft: &RaftMetrics<Types>,
+    store: &Store,
     outlet: &Outlet,
     removed: Option<Position>,
     timing: &Timing,
@@ -136,6 +140,7 @@ fn view(
         leader,
         without_leader_since: None,
         members,
+        last: store.last_entry(),
         log_next: next(raft.last_log_index),
         applied_next: *outlet.applied.borrow(),
         snapshot: raft.snapshot.map(Position::of),
@@ -157,6 +162,7 @@ fn leads_now(members: &Members, majority_seen: Option<Instant>, timing: &Timing)
 /// Follows openraft's metrics until it ends.
 pub(crate) async fn follow(
     mut raft: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    store: Store,
     outlet: Arc<Outlet>,
     mut removed: watch::Receiver<Option<Position>>,
     timing: Timing,
@@ -168,7 +174,7 @@ pub(crate) async fn follow(
     let mut applied = outlet.applied.subscribe();
     loop {
         let word = *removed.borrow_and_update();
-        let mut metrics = view(&raft.borrow_and_update(), &outlet, word, &timing);
+        let mut metrics = view(&raft.borrow_and_update(), &store, &outlet, word, &timing);
         out.send_if_modified(|shown| {
             metrics.without_leader_since = match metrics.leader {
                 Some(_) => None,
@@ -199,6 +205,7 @@ pub(crate) fn initial(node: NodeId) -> Metrics {
         leader: None,
         without_leader_since: Some(Instant::now()),
         members: MembersAt::default(),
+        last: None,
         log_next: 0,
         applied_next: 0,
         snapshot: None,

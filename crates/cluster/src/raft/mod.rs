@@ -4,6 +4,7 @@ mod applier;
 mod cache;
 #[cfg(test)]
 mod conformance;
+mod force;
 mod format;
 mod log;
 mod mark;
@@ -21,6 +22,7 @@ mod types;
 pub mod wire;
 mod writer;
 
+pub use force::Forcing;
 pub use format::Ballot;
 pub use format::LogEntry;
 pub use format::LogEntryKind;

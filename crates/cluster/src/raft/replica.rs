@@ -220,9 +220,12 @@ pub struct Start {
     pub state: watch::Sender<Arc<ClusterState>>,
     /// Where events are told when they are certain.
     pub events: broadcast::Sender<StoredEvent>,
+    /// Its node was taken out of the cluster: it never asks for a vote, not even for its own where
+    /// its log names no other voter.
+    pub out: bool,
 }
 
-fn config(timing: &Timing) -> Result<Config, StartError> {
+fn config(timing: &Timing, out: bool) -> Result<Config, StartError> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "muster".to_owned(),
@@ -235,6 +238,7 @@ fn config(timing: &Timing) -> Result<Config, StartError> {
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         replication_lag_threshold: SNAPSHOT_EVERY + ENTRIES_KEPT,
         purge_batch_size: 256,
+        enable_elect: !out,
         enable_pre_vote: Some(true),
         // A leader that was away asks first: the others may have gone on without it.
         enable_leader_restore: Some(false),
@@ -251,7 +255,7 @@ impl Replica {
     /// # Errors
     /// [`StartError`].
     pub async fn start(start: Start) -> Result<Self, StartError> {
-        let Start { store, loaded, transport, timing, state, events } = start;
+        let Start { store, loaded, transport, timing, state, events, out } = start;
         let log_error = |error: &dyn std::fmt::Display| StartError::Log(error.to_string());
         let node = loaded.identity.node;
         let outlet = Arc::new(Outlet {
@@ -269,7 +273,7 @@ impl Replica {
                 .map_err(|error| log_error(&error))?;
         let removed = watch::Sender::new(None);
         let network = Network { transport: transport.clone(), removed: removed.clone() };
-        let config = Arc::new(config(&timing)?);
+        let config = Arc::new(config(&timing, out)?);
         let raft = Raft::new(RaftId(node), config, network, store.clone(), machine)
             .await
             .map_err(|error| log_error(&error))?;
@@ -279,6 +283,7 @@ impl Replica {
         let (shown, metrics) = watch::channel(metrics::initial(node));
         tokio::spawn(metrics::follow(
             raft.metrics(),
+            store.clone(),
             outlet.clone(),
             removed.subscribe(),
             timing,
@@ -300,7 +305,9 @@ impl Replica {
                 barriers: tokio::sync::Mutex::new(None),
             }),
         };
-        replica.lead_if_alone().await?;
+        if !out {
+            replica.lead_if_alone().await?;
+        }
         Ok(replica)
     }
 

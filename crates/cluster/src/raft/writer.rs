@@ -60,6 +60,8 @@ pub(crate) enum Job {
     Flush,
     /// The node is a member: it does not wait for a join any more.
     Joined,
+    /// The quorum is forced: a vote and entries, in one step.
+    Force { vote: Ballot, entries: Vec<Entry>, reply: oneshot::Sender<()> },
     /// Forget everything, for another node.
     Empty { node: NodeId, reply: oneshot::Sender<(Identity, u64)> },
     /// Write what waits, let the file go, end the thread.
@@ -87,6 +89,7 @@ impl std::fmt::Debug for Job {
             Self::Snapshot { .. } => "snapshot",
             Self::Flush => "flush",
             Self::Joined => "joined",
+            Self::Force { .. } => "force",
             Self::Empty { .. } => "empty",
             Self::Stop { .. } => "stop",
         })
@@ -271,12 +274,7 @@ impl Batch<'_> {
                 if let Some(last) = entries.last() {
                     self.durable = Some((last.index() + 1, truncations));
                 }
-                let mut log = self.write.open_table(LOG)?;
-                for entry in &entries {
-                    let index = entry.index();
-                    let record = encode(&format!("log/{index}"), &LogEntry::of(entry));
-                    log.insert(index, record.as_slice())?;
-                }
+                self.entries(&entries)?;
                 self.owed.push(Owed::Flushed(done));
             }
             Job::Truncate { from } => {
@@ -299,6 +297,11 @@ impl Batch<'_> {
                 self.snapshot(&place, &events)?;
                 self.owed.push(Owed::Reply(reply));
             }
+            Job::Force { vote, entries, reply } => {
+                self.meta("vote", &vote)?;
+                self.entries(&entries)?;
+                self.owed.push(Owed::Reply(reply));
+            }
             Job::Empty { node, reply } => {
                 let (identity, boot) = self.empty(node)?;
                 self.owed.push(Owed::Emptied(reply, identity, boot));
@@ -309,6 +312,16 @@ impl Batch<'_> {
                 self.meta("identity", &Identity { joining: false, ..identity })?;
             }
             Job::Flush | Job::Stop { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn entries(&self, entries: &[Entry]) -> Result<(), redb::Error> {
+        let mut log = self.write.open_table(LOG)?;
+        for entry in entries {
+            let index = entry.index();
+            let record = encode(&format!("log/{index}"), &LogEntry::of(entry));
+            log.insert(index, record.as_slice())?;
         }
         Ok(())
     }

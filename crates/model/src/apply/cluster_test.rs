@@ -16,7 +16,7 @@ use crate::Refused;
 use crate::SecretText;
 use crate::UnixMillis;
 
-fn node(n: u8) -> NodeId {
+pub(super) fn node(n: u8) -> NodeId {
     NodeId::new(Uuid::from_u128(u128::from(n) + 1))
 }
 
@@ -51,7 +51,7 @@ fn token(n: u8, uses: u32, expires: u64) -> Command {
     }
 }
 
-fn join(n: u8, name: &str, with: u8) -> Command {
+pub(super) fn join(n: u8, name: &str, with: u8) -> Command {
     Command::NodeJoin {
         node: node(n),
         name: name.parse().unwrap(),
@@ -74,6 +74,11 @@ pub(super) fn command(n: u8, what: u8) -> Command {
         5 => Command::NodeLeave { node: node(n) },
         6 => Command::NodeGone { node: node(n) },
         7 => Command::NodeEvict { node: node(n) },
+        8 => Command::QuorumForced {
+            lost: [node(n)].into(),
+            word: Uuid::from_u128(n.into()),
+            witness: node(n / 2 + 200),
+        },
         9..=11 => super::witness_tests::command(n % 2, what - 9),
         _ => Command::NodeStarted {
             node: node(n),
@@ -83,7 +88,7 @@ pub(super) fn command(n: u8, what: u8) -> Command {
     }
 }
 
-fn lab() -> World {
+pub(super) fn lab() -> World {
     let mut world = World::new();
     world.propose(create()).unwrap();
     world.propose(token(0, 9, 1_000_000)).unwrap();

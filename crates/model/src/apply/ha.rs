@@ -14,6 +14,7 @@ use crate::ExitKind;
 use crate::FenceProof;
 use crate::Fenced;
 use crate::Generation;
+use crate::Membership;
 use crate::Millis;
 use crate::Moving;
 use crate::Name;
@@ -141,6 +142,9 @@ pub(crate) fn node_back(
     admit_epoch(node, epoch)?;
     if node.fenced.is_none() {
         return Ok(());
+    }
+    if node.membership == Membership::Lost {
+        return Err(Refused::Invalid(format!("{} was given up; it comes back as new", node.name)));
     }
     let node = node_mut(state, id)?;
     node.fenced = None;

@@ -11,6 +11,7 @@ mod fence;
 #[cfg(test)]
 mod fence_tests;
 mod finish;
+mod forced;
 mod ha;
 mod nics;
 mod register;
@@ -153,6 +154,9 @@ fn apply_members(
         Command::NodeLeave { node } => cluster::leave(state, cx, *node),
         Command::NodeGone { node } => cluster::gone(state, cx, *node),
         Command::NodeEvict { node } => cluster::evict(state, cx, *node),
+        Command::QuorumForced { lost, word, witness } => {
+            forced::quorum(state, cx, lost, *word, *witness)
+        }
         Command::LeaseReign { reign, leader } => fence::reign(state, *reign, *leader),
         Command::NodeTerms { node, reign, terms } => fence::terms(state, *node, *reign, *terms),
         Command::FenceBegin { node, reason } => fence::begin(state, cx, *node, reason),

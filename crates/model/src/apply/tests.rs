@@ -1,5 +1,6 @@
 //! The state machine under single cases and under random sequences of commands.
 
+mod forced;
 mod ha;
 
 use proptest::prelude::Strategy;

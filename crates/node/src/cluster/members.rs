@@ -119,6 +119,9 @@ impl Seen {
 fn view(state: &ClusterState, seen: &Seen) -> View {
     let mut seats = BTreeMap::new();
     for record in state.nodes.values() {
+        if record.membership == Membership::Lost {
+            continue;
+        }
         let leaving = record.membership == Membership::Leaving;
         // Who leaves is no member for the rules, once it has no vote to answer with any more.
         if leaving && record.id != seen.me && !seen.votes(record.id) {

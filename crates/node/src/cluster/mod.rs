@@ -7,15 +7,19 @@
 //!   members    the leader brings the log's members to what the state says
 //!   witness    a voter that is no node
 //!   leave      a node that has left begins anew
+//!   force      those that are left of a cluster go on without a majority
+//!   out        a node that was evicted or given up takes part in nothing any more
 //!   renew      certificates that renew themselves
 //!   status     how the cluster is, in words
 //!   forward    requests of the API that only another node can answer
 //! ```
 
+pub(crate) mod force;
 pub(crate) mod forward;
 pub(crate) mod join;
 pub(crate) mod leave;
 pub(crate) mod members;
+pub(crate) mod out;
 pub(crate) mod peers;
 pub(crate) mod place;
 pub(crate) mod renew;

@@ -26,6 +26,7 @@ use cluster::raft::RaftTransport;
 use cluster::raft::TransportError;
 use model::ClusterState;
 use model::Gone;
+use model::Membership;
 use model::NodeId;
 use peer::CallError;
 use peer::Clock;
@@ -209,6 +210,11 @@ impl Peers {
         self.0.gone.subscribe()
     }
 
+    /// Knows from an earlier start that this node was taken out.
+    pub(crate) fn set_out(&self) {
+        self.0.gone.send_replace(Some(Gone::Evicted));
+    }
+
     /// Asks another node, with a JSON body and a JSON answer.
     pub(crate) async fn ask<Q: Serialize, A: DeserializeOwned>(
         &self,
@@ -241,6 +247,10 @@ impl Inner {
         }
         match state.nodes.get(&node) {
             None => Trust::Unknown,
+            // Its state knows nothing of the forcing that gave it up.
+            Some(node) if node.membership == Membership::Lost => {
+                Trust::Evicted { at: node.fenced.as_ref().map_or(node.joined, |fenced| fenced.at) }
+            }
             Some(node) => Trust::Member(node.key.as_ref().and_then(|key| key.parse().ok())),
         }
     }

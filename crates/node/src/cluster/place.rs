@@ -4,6 +4,9 @@
 //!   <data>/cluster/place.json   identity (key, certificate, CA), known members, `joining`
 //!   <data>/cluster/pending.json id and key under which this host asks to join, kept over attempts:
 //!                               the cluster may have taken it in although its answer was lost
+//!   <data>/cluster/force.json   exists while the quorum shall be forced at the next start: what was
+//!                               decided
+//!   <data>/cluster/out          exists since this node knows that it was evicted or given up
 //!   <data>/cluster/reset        exists while the state shall be put aside at the next start
 //! ```
 //!
@@ -21,6 +24,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use cluster::raft::Forcing;
 use model::NodeId;
 use model::SecretText;
 use peer::Member;
@@ -34,6 +38,12 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// See the head comment.
 const PENDING: &str = "pending.json";
+
+/// See the head comment.
+const FORCE: &str = "force.json";
+
+/// See the head comment.
+const OUT: &str = "out";
 
 /// A node's place in a cluster.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -109,10 +119,7 @@ impl PlaceDir {
 
     /// The next attempt to join shall be made under another id.
     pub(crate) fn forget_pending(&self) -> io::Result<()> {
-        match fs::remove_file(self.0.join(PENDING)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        gone(fs::remove_file(self.0.join(PENDING)))
     }
 
     fn keep(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -129,6 +136,35 @@ impl PlaceDir {
         file.sync_all()?;
         fs::rename(&part, &path)?;
         File::open(&self.0)?.sync_all()
+    }
+
+    /// Keeps what was decided on forcing the quorum, for the next start.
+    pub(crate) fn keep_forcing(&self, forcing: &Forcing) -> io::Result<()> {
+        self.keep(FORCE, &serde_json::to_vec(forcing)?)
+    }
+
+    /// What was decided on forcing the quorum, if anything was.
+    pub(crate) fn forcing(&self) -> io::Result<Option<Forcing>> {
+        match fs::read(self.0.join(FORCE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        }
+    }
+
+    /// It was done, or is not to be done any more.
+    pub(crate) fn forget_forcing(&self) -> io::Result<()> {
+        gone(fs::remove_file(self.0.join(FORCE)))
+    }
+
+    /// Whether this node knows that it was taken out of its cluster.
+    pub(crate) fn is_out(&self) -> bool {
+        self.0.join(OUT).exists()
+    }
+
+    /// Notes that it was.
+    pub(crate) fn set_out(&self) -> io::Result<()> {
+        self.keep(OUT, b"")
     }
 
     /// Says that the next start begins with a new, empty state.
@@ -162,15 +198,22 @@ impl PlaceDir {
         }
         File::open(data_dir)?.sync_all()?;
         let place = self.0.join("place.json");
-        match fs::remove_file(&place) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+        gone(fs::remove_file(&place))?;
+        gone(fs::remove_file(self.0.join(OUT)))?;
+        self.forget_forcing()?;
         self.forget_pending()?;
         // Last: a crash before repeats all of it, which finds less to move.
         fs::remove_file(self.0.join("reset"))?;
         tracing::warn!(aside = %aside.display(), "this host begins anew; its old state is kept");
         Ok(true)
+    }
+}
+
+/// That a file is not there is what was wanted.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use api::cluster::ClusterNodeView;
 use api::cluster::ClusterPart;
 use api::cluster::ClusterView;
+use cluster::raft::Position;
 use futures::future::join_all;
 use model::ClusterState;
 use model::Gone;
@@ -32,6 +33,9 @@ pub(crate) struct OwnStatus {
     pub(crate) node: NodeId,
     pub(crate) term: u64,
     pub(crate) leader: Option<NodeId>,
+    /// The last entry of its log, in its state or not.
+    #[serde(default)]
+    pub(crate) last: Option<Position>,
     pub(crate) applied_next: u64,
     pub(crate) version: String,
     pub(crate) certificate_ends: Option<UnixMillis>,
@@ -52,6 +56,7 @@ pub(crate) fn own(app: &App) -> OwnStatus {
         node: app.node,
         term: metrics.term,
         leader: metrics.leader,
+        last: metrics.last,
         applied_next: metrics.applied_next,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         certificate_ends: app.peers.identity().map(|own| own.facts().not_after),
@@ -62,6 +67,7 @@ pub(crate) fn own(app: &App) -> OwnStatus {
 fn problem(record: &NodeRecord, answer: Option<&Result<OwnStatus, CallError>>) -> Option<String> {
     match answer {
         Some(Err(error)) => Some(error.to_string()),
+        _ if record.membership == Membership::Lost => None,
         _ if record.fenced.is_some() => Some(format!(
             "it was fenced, and takes no VMs until its guard has ended the old ones (if that lasts: \
              muster node fencing {})",
@@ -86,6 +92,7 @@ fn node_views(
             let answer = answers.get(&record.id);
             let said = answer.and_then(|answer| answer.as_ref().ok());
             let part = match record.membership {
+                Membership::Lost => ClusterPart::Lost,
                 Membership::Leaving => ClusterPart::Leaving,
                 Membership::Member if metrics.leader == Some(record.id) => ClusterPart::Leader,
                 Membership::Member if voters.contains(&record.id) => ClusterPart::Voter,

@@ -59,13 +59,18 @@ pub(crate) fn say(picture: &Picture<'_>) -> (ClusterHealth, Vec<String>) {
         words.push(may_lose(picture, majority));
     } else {
         words.push(format!(
-            "{} VMs that run go on; nothing can be changed or moved. {}",
+            "{} VMs that run go on; nothing can be changed or moved. {}{}",
             if picture.answering >= majority {
                 "The voters have not agreed on a leader yet."
             } else {
                 "That is no majority."
             },
-            bring_back(picture)
+            bring_back(picture),
+            if picture.answering >= majority {
+                ""
+            } else {
+                " If they are lost for good, and only then: muster cluster force-quorum."
+            }
         ));
     }
     words.extend(picture.nodes.iter().filter_map(about));
@@ -132,7 +137,7 @@ fn bring_back(picture: &Picture<'_>) -> String {
     let missing: Vec<_> = picture
         .nodes
         .iter()
-        .filter(|node| !node.reachable)
+        .filter(|node| !node.reachable && node.part != ClusterPart::Lost)
         .map(|node| node.name.as_str())
         .chain(picture.witness.filter(|it| it.votes && !it.reachable).map(|_| "the witness"))
         .collect();
@@ -150,6 +155,10 @@ fn about(node: &ClusterNodeView) -> Option<String> {
     let name = &node.name;
     let problem = node.problem.as_deref().unwrap_or("it does not answer");
     match (node.part, node.reachable, node.behind) {
+        (ClusterPart::Lost, _, _) => Some(format!(
+            "{name} was given up when the quorum was forced; when its VMs have gone elsewhere: \
+             muster cluster evict {name}, and let the host join again as a new node."
+        )),
         (_, false, _) => Some(format!("{name} does not answer: {problem}.")),
         (ClusterPart::Leaving, _, _) => Some(format!("{name} is leaving.")),
         (ClusterPart::Joining, _, _) => Some(format!("{name} has joined and is being brought in.")),

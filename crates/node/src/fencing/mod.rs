@@ -43,6 +43,7 @@ pub(crate) use permit::PermitEngine;
 pub(crate) use setup::Assembly;
 pub(crate) use setup::LeaseTask;
 use source::LeaseSource;
+use source::OutSource;
 use source::PeerSource;
 pub(crate) use source::serve;
 

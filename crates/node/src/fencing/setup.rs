@@ -19,7 +19,9 @@ use super::Fencer;
 use super::Fencing;
 use super::Keeper;
 use super::LeaderDesk;
+use super::LeaseSource;
 use super::LeaseView;
+use super::OutSource;
 use super::PeerSource;
 use crate::config::Config;
 use crate::start::machines_group;
@@ -35,6 +37,8 @@ pub(crate) struct Assembly<'a> {
     pub(crate) guard: Arc<dyn GuardWay>,
     pub(crate) group: Option<PathBuf>,
     pub(crate) agents: Agents,
+    /// Its node was taken out of the cluster.
+    pub(crate) out: bool,
 }
 
 /// What runs as long as the daemon.
@@ -62,6 +66,7 @@ impl Fencing {
         name: &Name,
         truth: &Arc<dyn Truth>,
         transport: Arc<dyn RaftTransport>,
+        out: bool,
     ) -> anyhow::Result<(Self, LeaseTask)> {
         let settings = lease_settings(config)?;
         Ok(Self::assemble(Assembly {
@@ -74,23 +79,28 @@ impl Fencing {
             // Without control groups there are no real machines.
             group: machines_group(config).ok(),
             agents: Agents::default(),
+            out,
         }))
     }
 
     /// Puts them together, whatever stands for the host.
     pub(crate) fn assemble(parts: Assembly<'_>) -> (Self, LeaseTask) {
-        let Assembly { settings, node, name, truth, transport, guard, group, agents } = parts;
+        let Assembly { settings, node, name, truth, transport, guard, group, agents, out } = parts;
         let actor = Actor::new(&format!("node {name}"));
         let leadership = Box::new(ByLog(truth.clone()));
         let desk = Arc::new(LeaderDesk::new(node, actor, settings, truth.clone(), leadership));
         let metrics = truth.metrics();
-        let source = PeerSource {
+        let peers = PeerSource {
             node,
             desk: desk.clone(),
             transport,
             leader: Box::new(move || metrics.borrow().leader),
             // A later answer is not waited for: the next one is asked for by then.
             timeout: settings.renew_every() * 2,
+        };
+        let source: Arc<dyn LeaseSource> = match out {
+            false => Arc::new(peers),
+            true => Arc::new(OutSource::new(&truth.state(), node)),
         };
         let (published, lease) = watch::channel(LeaseView::unknown(&truth.state(), node));
         let keeper = Keeper {
@@ -99,7 +109,7 @@ impl Fencing {
             guard,
             group,
             truth: truth.clone(),
-            source: Arc::new(source),
+            source,
             published,
             client: None,
             last: None,

@@ -10,6 +10,7 @@ use cluster::raft::PeerMethod;
 use cluster::raft::PeerReply;
 use cluster::raft::PeerRequest;
 use cluster::raft::RaftTransport;
+use model::ClusterState;
 use model::NodeId;
 
 use super::LeaderDesk;
@@ -61,6 +62,26 @@ impl LeaseSource for PeerSource {
             return Err(format!("the leader speaks version {} of leases", reply.version));
         }
         serde_json::from_slice(&reply.body).map_err(|error| format!("the leader's answer: {error}"))
+    }
+}
+
+/// Of a node that was taken out of its cluster: its machines may run elsewhere, so all of them are
+/// ended, and it never gets a lease again.
+pub(crate) struct OutSource {
+    epoch: u64,
+}
+
+impl OutSource {
+    /// For a node as its last state knows it.
+    pub(crate) fn new(state: &ClusterState, node: NodeId) -> Self {
+        Self { epoch: state.nodes.get(&node).map_or(0, |node| node.epoch) + 1 }
+    }
+}
+
+#[async_trait]
+impl LeaseSource for OutSource {
+    async fn ask(&self, _: LeaseRequest) -> Result<LeaseAnswer, String> {
+        Ok(LeaseAnswer::Fenced { epoch: self.epoch })
     }
 }
 

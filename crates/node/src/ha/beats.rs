@@ -28,6 +28,7 @@ use tokio::sync::watch;
 
 use super::Watch;
 use crate::volumes;
+use crate::volumes::Standing;
 
 /// Directory on a volume.
 const DIRECTORY: &str = "beats";
@@ -93,9 +94,8 @@ impl Beats {
         let mut told = false;
         while !self.end.load(Ordering::Relaxed) && !self.watch.ended.load(Ordering::Relaxed) {
             counter += 1;
-            let others: Vec<NodeId> =
-                states.borrow().nodes.keys().copied().filter(|node| *node != self.me).collect();
-            match self.pass(counter, &others) {
+            let state = states.borrow().clone();
+            match self.pass(counter, &state) {
                 Ok(read) => {
                     told = false;
                     self.watch.beats(self.volume.id, &read);
@@ -113,15 +113,23 @@ impl Beats {
         }
     }
 
-    fn pass(&self, counter: u64, others: &[NodeId]) -> io::Result<Vec<(NodeId, u64)>> {
+    fn pass(&self, counter: u64, state: &ClusterState) -> io::Result<Vec<(NodeId, u64)>> {
         volumes::check(&self.volume).map_err(io::Error::other)?;
+        let forced = state.forced.as_deref();
+        match volumes::tell_forced(&self.volume, forced, self.me).map_err(io::Error::other)? {
+            Standing::Good | Standing::Untold | Standing::Behind => {}
+            Standing::GivenUp => {
+                self.watch.given_up.send_if_modified(|known| !std::mem::replace(known, true));
+                return Err(io::Error::other("the quorum was forced without this node"));
+            }
+        }
         let directory = PathBuf::from(self.volume.kind.path()).join(DIRECTORY);
         if counter == 1 {
             fs::create_dir_all(&directory)?;
         }
         write(&directory.join(self.me.to_string()), counter)?;
         let mut read = Vec::new();
-        for node in others {
+        for node in state.nodes.keys().filter(|node| **node != self.me) {
             if let Some(counter) = read_counter(&directory.join(node.to_string()))? {
                 read.push((*node, counter));
             }

@@ -21,6 +21,7 @@ use cluster::detect::Verdict;
 use model::ClusterState;
 use model::NodeId;
 use model::VolumeId;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::beats::fresh_for;
@@ -36,6 +37,8 @@ pub(crate) struct Watch {
     heard: Mutex<Ears>,
     /// Who else is told of each heartbeat.
     desk: OnceLock<Arc<LeaderDesk>>,
+    /// A volume says that the quorum was forced without this node.
+    pub(crate) given_up: watch::Sender<bool>,
     /// Set when the daemon ends, for the threads.
     pub(super) ended: AtomicBool,
 }
@@ -71,8 +74,14 @@ impl Watch {
             changes: HashMap::new(),
             looked: BEFORE,
         };
-        let (begun, ended) = (Instant::now(), AtomicBool::new(false));
-        Ok(Self { settings, begun, heard: Mutex::new(ears), desk: OnceLock::new(), ended })
+        Ok(Self {
+            settings,
+            begun: Instant::now(),
+            heard: Mutex::new(ears),
+            desk: OnceLock::new(),
+            given_up: watch::Sender::new(false),
+            ended: AtomicBool::new(false),
+        })
     }
 
     pub(super) const fn settings(&self) -> &Settings {

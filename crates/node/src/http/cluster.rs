@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use api::ApiError;
 use api::ErrorKind;
+use api::cluster::ClusterForceView;
 use api::cluster::ClusterJoinView;
 use api::cluster::ClusterNodeView;
 use api::cluster::ClusterPart;
@@ -32,6 +33,7 @@ use crate::app::App;
 use crate::app::new_uuid;
 use crate::app::now;
 use crate::cluster::Place;
+use crate::cluster::force;
 use crate::cluster::join;
 use crate::cluster::leave;
 use crate::cluster::status;
@@ -56,6 +58,7 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::ClusterCreate, _, _>(create);
     mounts.json::<ep::ClusterJoin, _, _>(join);
     mounts.json::<ep::ClusterLeave, _, _>(leave);
+    mounts.json::<ep::ClusterForce, _, _>(force);
     mounts.json::<ep::NodeEvict, _, _>(evict);
     mounts.json::<ep::ClusterValidate, _, _>(validate);
     mounts.json::<ep::ValidationShow, _, _>(validation);
@@ -168,6 +171,10 @@ fn forget(app: &App) -> Result<Nothing, ApiError> {
     tracing::warn!("the cluster is forgotten by request; the daemon starts anew");
     app.restart_soon();
     Ok(Nothing {})
+}
+
+async fn force(call: Call<ep::ClusterForce>) -> Result<ClusterForceView, ApiError> {
+    force::order(&call.app, &call.caller.actor, &call.body).await
 }
 
 async fn evict(call: Call<ep::NodeEvict>) -> Result<Nothing, ApiError> {

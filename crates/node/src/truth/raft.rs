@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use cluster::raft::LeaderError;
 use cluster::raft::Loaded;
 use cluster::raft::Metrics;
+use cluster::raft::NoPeers;
 use cluster::raft::PeerReply;
 use cluster::raft::PeerRequest;
 use cluster::raft::PeerService;
@@ -52,9 +53,20 @@ struct Parts {
     timing: Timing,
     state: watch::Sender<Arc<ClusterState>>,
     events: broadcast::Sender<StoredEvent>,
+    out: bool,
 }
 
 impl Parts {
+    fn new(
+        store: Store,
+        transport: Arc<dyn RaftTransport>,
+        timing: Timing,
+        events: broadcast::Sender<StoredEvent>,
+        out: bool,
+    ) -> Self {
+        Self { store, transport, timing, state: watch::Sender::default(), events, out }
+    }
+
     async fn start(&self, loaded: Loaded) -> Result<Replica, StartError> {
         Replica::start(Start {
             store: self.store.clone(),
@@ -63,6 +75,7 @@ impl Parts {
             timing: self.timing,
             state: self.state.clone(),
             events: self.events.clone(),
+            out: self.out,
         })
         .await
     }
@@ -81,10 +94,23 @@ impl RaftTruth {
         timing: Timing,
         events: broadcast::Sender<StoredEvent>,
     ) -> anyhow::Result<Arc<Self>> {
-        let path = path.to_owned();
-        let opened = tokio::task::spawn_blocking(move || Store::open(&path, node));
-        let (store, loaded) = opened.await??;
+        let (store, loaded) = load(path, node).await?;
         Self::with_store(store, loaded, transport, timing, events).await
+    }
+
+    /// The same for a node that was taken out of its cluster: its state can be looked at, and it
+    /// takes part in nothing.
+    ///
+    /// # Errors
+    /// As [`RaftTruth::open`].
+    pub async fn open_out(
+        path: &Path,
+        node: NodeId,
+        events: broadcast::Sender<StoredEvent>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let (store, loaded) = load(path, node).await?;
+        let (transport, timing) = (Arc::new(NoPeers), Timing::default());
+        Self::begin(Parts::new(store, transport, timing, events, true), loaded).await
     }
 
     /// The same with a store that is open.
@@ -98,8 +124,10 @@ impl RaftTruth {
         timing: Timing,
         events: broadcast::Sender<StoredEvent>,
     ) -> anyhow::Result<Arc<Self>> {
-        let state = watch::Sender::default();
-        let parts = Parts { store, transport, timing, state, events };
+        Self::begin(Parts::new(store, transport, timing, events, false), loaded).await
+    }
+
+    async fn begin(parts: Parts, loaded: Loaded) -> anyhow::Result<Arc<Self>> {
         let replica = parts.start(loaded).await?;
         let metrics = watch::Sender::new(replica.metrics().borrow().clone());
         let follower = tokio::spawn(follow(replica.metrics(), metrics.clone())).abort_handle();
@@ -140,6 +168,11 @@ impl RaftTruth {
         *self.replica.write().unwrap_or_else(PoisonError::into_inner) = replica;
         Ok(())
     }
+}
+
+async fn load(path: &Path, node: NodeId) -> anyhow::Result<(Store, Loaded)> {
+    let path = path.to_owned();
+    Ok(tokio::task::spawn_blocking(move || Store::open(&path, node)).await??)
 }
 
 /// Shows one replica's metrics as this node's, until it ends.
@@ -185,7 +218,6 @@ impl PeerService for RaftTruth {
 
 #[cfg(test)]
 mod tests {
-    use cluster::raft::NoPeers;
     use model::Actor;
     use model::Command;
     use model::TokenId;

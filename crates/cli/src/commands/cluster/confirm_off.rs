@@ -3,9 +3,9 @@
 use api::endpoint::NodeConfirmOff;
 use api::fence::TypedNameBody;
 
-use crate::commands::node::fence::typed_name;
 use crate::commands::node::fence::wait;
 use crate::complete;
+use crate::confirm::typed;
 use crate::context::Context;
 use crate::error::CliError;
 
@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         "If {} is not off, its machines run twice and their disks are destroyed",
         args.node
     );
-    let confirm = typed_name(context, args.typed, &danger)?;
+    let confirm = typed(context, args.typed, &danger, "node")?;
     let body = TypedNameBody { confirm };
     let view = context.send::<NodeConfirmOff>(&[&args.node], &body).await?;
     wait(context, view, &args.node).await

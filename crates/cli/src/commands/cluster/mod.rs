@@ -4,6 +4,7 @@ mod capacity;
 mod confirm_off;
 mod create;
 mod evict;
+mod force_quorum;
 mod join;
 mod leave;
 mod status;
@@ -24,5 +25,6 @@ noun! {
     Capacity(capacity),
     Validate(validate),
     ConfirmOff(confirm_off),
+    ForceQuorum(force_quorum),
     Witness(witness),
 }

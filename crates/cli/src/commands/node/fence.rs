@@ -1,8 +1,5 @@
 //! `muster node fence`, and what it shares with `muster cluster confirm-off`.
 
-use std::io::BufRead;
-use std::io::IsTerminal;
-use std::io::Write;
 use std::time::Duration;
 
 use api::endpoint::NodeFence;
@@ -11,6 +8,7 @@ use api::fence::NodeFencingView;
 use api::fence::TypedNameBody;
 
 use crate::complete;
+use crate::confirm::typed;
 use crate::context::Context;
 use crate::context::Reply;
 use crate::error::CliError;
@@ -40,37 +38,10 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let danger = format!("{} is switched off with all its machines", args.node);
-    let confirm = typed_name(context, args.typed, &danger)?;
+    let confirm = typed(context, args.typed, &danger, "node")?;
     let body = TypedNameBody { confirm };
     let view = context.send::<NodeFence>(&[&args.node], &body).await?;
     wait(context, view, &args.node).await
-}
-
-/// The node's name as a person types it, so that no slip of the hand does this.
-pub(crate) fn typed_name(
-    context: &Context,
-    typed: Option<String>,
-    danger: &str,
-) -> Result<String, CliError> {
-    if let Some(typed) = typed {
-        return Ok(typed);
-    }
-    let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if !terminal || context.out.json {
-        return Err(CliError::usage(
-            format!("{}; there is nobody to ask", clean(danger)),
-            "add --typed NODE if that is wanted",
-        ));
-    }
-    eprint!("{}.\nType the node's name to go on: ", clean(danger));
-    let nothing = || CliError::usage("nothing was done", "");
-    std::io::stderr().flush().map_err(|_| nothing())?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer).map_err(|_| nothing())?;
-    match answer.trim() {
-        "" => Err(nothing()),
-        name => Ok(name.to_owned()),
-    }
 }
 
 /// Waits until the fencing has an outcome, unless nobody wants to.

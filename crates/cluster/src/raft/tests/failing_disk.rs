@@ -32,6 +32,7 @@ async fn fill(dir: &Path) {
         timing: super::TIMING,
         state: tokio::sync::watch::Sender::default(),
         events: tokio::sync::broadcast::channel(16).0,
+        out: false,
     })
     .await
     .unwrap();

@@ -2,6 +2,7 @@
 
 mod damage;
 mod failing_disk;
+mod force;
 mod members;
 mod records;
 mod replicas;
@@ -127,6 +128,7 @@ impl Lab {
             timing: TIMING,
             state: watch::Sender::default(),
             events: broadcast::channel(16).0,
+            out: false,
         })
         .await
         .unwrap();

@@ -170,6 +170,7 @@ impl Lab {
             timing: TIMING,
             state: watch::Sender::default(),
             events: broadcast::channel(16).0,
+            out: false,
         })
         .await
         .unwrap();

@@ -34,8 +34,8 @@ use crate::VolumeKind;
 
 pub(super) const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(90));
 
-const OTHER: NodeId = NodeId::new(Uuid::from_u128(3));
-const THIRD: NodeId = NodeId::new(Uuid::from_u128(4));
+pub(super) const OTHER: NodeId = NodeId::new(Uuid::from_u128(3));
+pub(super) const THIRD: NodeId = NodeId::new(Uuid::from_u128(4));
 
 fn node(n: u8) -> NodeId {
     [NODE, OTHER, THIRD][usize::from(n) % 3]
@@ -83,7 +83,7 @@ pub(super) fn command(world: &World, step: &Step) -> Command {
     }
 }
 
-fn shared_vm(world: &mut World, n: u128, name: &str) -> VmId {
+pub(super) fn shared_vm(world: &mut World, n: u128, name: &str) -> VmId {
     let mut request = create_request(n, name, VmSpec::new(1, Bytes::mib(128)));
     if let OpRequest::VmCreate { volume, .. } = &mut request {
         *volume = Some(VOLUME);
@@ -92,14 +92,18 @@ fn shared_vm(world: &mut World, n: u128, name: &str) -> VmId {
     vm_id(n)
 }
 
-fn fence(world: &mut World, node: NodeId) {
+pub(super) fn fence(world: &mut World, node: NodeId) {
     let epoch = world.state.node(node).unwrap().epoch;
     world
         .propose(Command::NodeFenced { node, epoch, reign: 0, proof: FenceProof::Statement })
         .unwrap();
 }
 
-fn take_over(world: &mut World, vm: VmId, to: NodeId) -> Result<crate::Applied, Refused> {
+pub(super) fn take_over(
+    world: &mut World,
+    vm: VmId,
+    to: NodeId,
+) -> Result<crate::Applied, Refused> {
     let record = world.state.vm(vm).unwrap();
     let (from, generation) = (record.owner, record.generation);
     world.propose(Command::VmTakeOver { vm, from, generation, to, start: true })

@@ -3,8 +3,11 @@
 //! ```text
 //!   <data directory>/vms/<vm id>/, images/          local
 //!   <share>/.muster-volume                          the volume's id: tells it from an empty mount point
+//!   <share>/.muster-forced-<n>                      see `forced`
 //!   <share>/vms/<vm id>/, images/                   on every node that mounts it
 //! ```
+
+mod forced;
 
 use std::collections::HashMap;
 use std::fs;
@@ -18,8 +21,10 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use model::ForcedRecord;
 use model::ImageId;
 use model::ImagePlace;
+use model::NodeId;
 use model::VmRecord;
 use model::VolumeId;
 use model::VolumeRecord;
@@ -29,6 +34,8 @@ use vm::image::ImageStoreConfig;
 use vm::image::SandboxUser;
 
 use crate::truth::Truth;
+
+pub(crate) use forced::Standing;
 
 /// File that says which volume a directory is.
 const STAMP: &str = ".muster-volume";
@@ -48,6 +55,15 @@ pub(crate) enum VolumeError {
     NoStamp(String),
     #[error("{path} is volume {found}, not {wanted}; mount the right one there")]
     Other { path: String, found: String, wanted: VolumeId },
+    #[error(
+        "{0}: the quorum was forced, and this node has not heard all of it yet; it comes by itself"
+    )]
+    NotYet(String),
+    #[error(
+        "{0}: the quorum was forced without this node, which may not use the volume any more; see: \
+         muster cluster status"
+    )]
+    GivenUp(String),
     #[error("volume {0} is not known; list them: muster volume list")]
     Unknown(VolumeId),
     #[error(transparent)]
@@ -56,6 +72,7 @@ pub(crate) enum VolumeError {
 
 /// The places of files on this node.
 pub(crate) struct Volumes {
+    me: NodeId,
     data_dir: PathBuf,
     truth: Arc<dyn Truth>,
     local_images: ImageStore,
@@ -65,9 +82,13 @@ pub(crate) struct Volumes {
 impl Volumes {
     /// # Errors
     /// The local image directory cannot be used.
-    pub(crate) fn new(data_dir: PathBuf, truth: Arc<dyn Truth>) -> Result<Self, VolumeError> {
+    pub(crate) fn new(
+        me: NodeId,
+        data_dir: PathBuf,
+        truth: Arc<dyn Truth>,
+    ) -> Result<Self, VolumeError> {
         let local_images = open_images(&data_dir)?;
-        Ok(Self { data_dir, truth, local_images, images: Mutex::default() })
+        Ok(Self { me, data_dir, truth, local_images, images: Mutex::default() })
     }
 
     fn record(&self, volume: VolumeId) -> Result<Arc<VolumeRecord>, VolumeError> {
@@ -93,7 +114,17 @@ impl Volumes {
     pub(crate) fn ready(&self, vm: &VmRecord) -> Result<(), VolumeError> {
         match vm.volume {
             None => Ok(()),
-            Some(volume) => check(&*self.record(volume)?),
+            Some(volume) => {
+                let (record, forced) = (self.record(volume)?, self.truth.state().forced.clone());
+                check(&record)?;
+                match standing(&record, forced.as_deref(), self.me)? {
+                    Standing::Good => Ok(()),
+                    Standing::Untold | Standing::Behind => {
+                        Err(VolumeError::NotYet(record.kind.path().to_owned()))
+                    }
+                    Standing::GivenUp => Err(VolumeError::GivenUp(record.kind.path().to_owned())),
+                }
+            }
         }
     }
 
@@ -159,6 +190,37 @@ pub(crate) fn check(record: &VolumeRecord) -> Result<(), VolumeError> {
         return Ok(());
     }
     Err(VolumeError::Other { path: path.to_owned(), found, wanted: record.id })
+}
+
+/// How this node stands to a forcing of the quorum, by the volume's marks.
+///
+/// # Errors
+/// [`VolumeError::Unreachable`].
+fn standing(
+    record: &VolumeRecord,
+    known: Option<&ForcedRecord>,
+    me: NodeId,
+) -> Result<Standing, VolumeError> {
+    let path = record.kind.path();
+    forced::standing(Path::new(path), known, me)
+        .map_err(|source| VolumeError::Unreachable { path: path.to_owned(), source })
+}
+
+/// The same, after the volume was told what it did not know.
+///
+/// # Errors
+/// [`VolumeError::Unreachable`].
+pub(crate) fn tell_forced(
+    record: &VolumeRecord,
+    known: Option<&ForcedRecord>,
+    me: NodeId,
+) -> Result<Standing, VolumeError> {
+    let found = standing(record, known, me)?;
+    let (Standing::Untold, Some(known)) = (found, known) else { return Ok(found) };
+    let path = record.kind.path();
+    forced::tell(Path::new(path), known, me)
+        .map_err(|source| VolumeError::Unreachable { path: path.to_owned(), source })?;
+    standing(record, Some(known), me)
 }
 
 /// Marks a directory as a volume, and makes what stands on it. One that is another volume already is
