@@ -38,6 +38,10 @@ impl Heard for Silent {
     fn since(&self, _: NodeId, _: tokio::time::Instant) -> bool {
         !self.0
     }
+
+    fn takes(&self, _: NodeId) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
 
 /// An honest agent: the power is a file `power-PLUG`.

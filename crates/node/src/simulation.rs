@@ -159,7 +159,7 @@ impl Daemon {
 
     /// The beats that were read on a volume.
     pub fn beats(&self, volume: VolumeId, read: &[(NodeId, u64)]) {
-        self.watch.beats(volume, read);
+        self.watch.beats(volume, read, tokio::time::Instant::now());
     }
 
     /// For which epoch a machine may be started now.

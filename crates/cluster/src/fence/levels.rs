@@ -24,10 +24,16 @@ const STATUS_AGAIN: Duration = Duration::from_millis(200);
 /// living node sends; short against the seconds that a takeover has.
 const LISTEN: Duration = Duration::from_millis(450);
 
-/// Whether the node was heard after a moment: a heartbeat, a request for a lease, anything.
+/// Whether the node was heard after a moment: a heartbeat, a request for a lease, a beat on a volume,
+/// anything.
 pub trait Heard: Send + Sync {
-    /// Whether anything that it sent arrived after `since`.
+    /// Whether anything that it sent or wrote after `since` is known.
     fn since(&self, node: NodeId, since: Instant) -> bool;
+
+    /// How long it takes at most until that is known of a node that lives, if longer than a
+    /// heartbeat: a node that is cut off from all networks and writes to a volume is read there only
+    /// now and then.
+    fn takes(&self, node: NodeId) -> Duration;
 }
 
 /// Why there is no proof.
@@ -87,7 +93,11 @@ async fn try_level(
         let device = device.name.clone();
         said.push(DeviceSaid { device, level: devices[0].level, output, at: now() });
     }
-    tokio::time::sleep(LISTEN).await;
+    let quiet = all_off + LISTEN.max(heard.takes(node));
+    while !heard.since(node, all_off) && Instant::now() < quiet {
+        let rest = quiet.saturating_duration_since(Instant::now());
+        tokio::time::sleep(rest.min(STATUS_AGAIN)).await;
+    }
     if heard.since(node, all_off) {
         let names: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
         return Err(format!("{} says off, and the node is still heard", names.join(" and ")));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cluster::fence::Heard;
@@ -61,6 +62,28 @@ impl Leadership for ByLog {
     }
 }
 
+/// A node whose beat was seen to change so lately is listened to on the volumes, too, before a fence
+/// device is believed.
+const BEATS_LATELY: Duration = Duration::from_secs(10);
+
+/// How long that takes, in times between two beats: a look that begins after the device has spoken,
+/// and the next one that finds a change, each of which may just have missed one.
+const BEATS_TAKE: u32 = 4;
+
+/// What a slow volume takes besides.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// Signs of life of a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct Signs {
+    /// It lived at or after this.
+    alive: Option<Instant>,
+    /// When its beat on a volume was seen to change.
+    beat: Option<Instant>,
+    /// How often it beats.
+    every: Duration,
+}
+
 /// Grants leases while this node leads.
 pub(crate) struct LeaderDesk {
     node: NodeId,
@@ -72,7 +95,7 @@ pub(crate) struct LeaderDesk {
     desk: Mutex<Option<Desk>>,
     /// One reign is begun at a time.
     beginning: tokio::sync::Mutex<()>,
-    heard: Mutex<HashMap<NodeId, Instant>>,
+    heard: Mutex<HashMap<NodeId, Signs>>,
 }
 
 impl LeaderDesk {
@@ -214,8 +237,20 @@ impl LeaderDesk {
 
     /// Notes that something of a node arrived: heartbeats tell this, too.
     pub(crate) fn note_heard(&self, node: NodeId) {
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.insert(node, Instant::now());
+        self.signs().entry(node).or_default().alive = Some(Instant::now());
+    }
+
+    /// Notes that a node, which beats `every` so often, has written to a volume after `since`.
+    pub(crate) fn note_beat(&self, node: NodeId, since: Instant, every: Duration) {
+        let mut signs = self.signs();
+        let signs = signs.entry(node).or_default();
+        signs.alive = signs.alive.max(Some(since));
+        signs.beat = Some(Instant::now());
+        signs.every = every;
+    }
+
+    fn signs(&self) -> MutexGuard<'_, HashMap<NodeId, Signs>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) async fn propose(&self, command: Command) -> Result<(), ProposeError> {
@@ -246,7 +281,14 @@ impl Drop for ClosedAccount {
 
 impl Heard for LeaderDesk {
     fn since(&self, node: NodeId, since: Instant) -> bool {
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.get(&node).is_some_and(|at| *at > since)
+        self.signs().get(&node).is_some_and(|signs| signs.alive.is_some_and(|at| at > since))
+    }
+
+    fn takes(&self, node: NodeId) -> Duration {
+        let signs = self.signs().get(&node).copied().unwrap_or_default();
+        match signs.beat.is_some_and(|beat| beat.elapsed() < BEATS_LATELY) {
+            true => signs.every * BEATS_TAKE + SLOW,
+            false => Duration::ZERO,
+        }
     }
 }

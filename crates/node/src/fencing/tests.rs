@@ -299,6 +299,36 @@ async fn a_device_that_lies_is_found_out_by_the_node_itself() {
     assert!(why.contains("still heard"), "{why}");
 }
 
+/// A device of another outlet: the node is cut off from all networks, lives, and writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_lies_is_found_out_by_what_the_node_writes_to_a_volume() {
+    let rig = Rig::new().await;
+    rig.agent("[ $action = status ] && exit 2; exit 0");
+    rig.device().await;
+    rig.granted(None, None).await;
+    let (every, desk) = (Duration::from_millis(200), rig.desk.clone());
+    let read_before = std::sync::Mutex::new(Instant::now());
+    let beats = || {
+        let mut before = read_before.lock().unwrap();
+        desk.note_beat(OTHER, *before, every);
+        *before = Instant::now();
+    };
+    beats();
+    rig.wish(FenceReason::Suspected { what: "silent".to_owned() }).await;
+    let end = Instant::now() + PATIENCE;
+    while rig.truth.state().nodes.get(&OTHER).unwrap().fence.wish.is_some() {
+        assert!(Instant::now() < end);
+        assert!(rig.truth.state().nodes.get(&OTHER).unwrap().fenced.is_none());
+        beats();
+        tokio::time::sleep(every).await;
+    }
+    let why = rig.outcome().await.unwrap_err();
+    assert!(why.contains("still heard"), "{why}");
+    // When it is really off, what was written before the device spoke does not count.
+    rig.wish(FenceReason::Suspected { what: "silent".to_owned() }).await;
+    assert!(matches!(rig.outcome().await, Ok(FenceProof::Devices { .. })));
+}
+
 /// A daemon that starts anew has a new reign: what was measured before does not count, and what
 /// it grants is newer than all before.
 #[tokio::test(flavor = "multi_thread")]

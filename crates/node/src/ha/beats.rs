@@ -25,6 +25,7 @@ use model::NodeId;
 use model::VolumeId;
 use model::VolumeRecord;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::Watch;
 use crate::volumes;
@@ -95,10 +96,11 @@ impl Beats {
         while !self.end.load(Ordering::Relaxed) && !self.watch.ended.load(Ordering::Relaxed) {
             counter += 1;
             let state = states.borrow().clone();
+            let begun = Instant::now();
             match self.pass(counter, &state) {
                 Ok(read) => {
                     told = false;
-                    self.watch.beats(self.volume.id, &read);
+                    self.watch.beats(self.volume.id, &read, begun);
                 }
                 Err(error) => {
                     self.watch.no_beats(self.volume.id);

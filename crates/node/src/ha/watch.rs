@@ -54,6 +54,8 @@ struct Ears {
 /// What was read on a volume last.
 struct Read {
     counters: HashMap<NodeId, u64>,
+    /// When the look began: what was written after it was not read.
+    begun: Instant,
     at: Duration,
 }
 
@@ -114,18 +116,23 @@ impl Watch {
         }
     }
 
-    /// The counters that were read on a volume.
-    pub(crate) fn beats(&self, volume: VolumeId, read: &[(NodeId, u64)]) {
+    /// The counters that were read on a volume, in a look that began at `begun`.
+    pub(crate) fn beats(&self, volume: VolumeId, read: &[(NodeId, u64)], begun: Instant) {
         let now = self.now();
         let mut ears = self.ears();
         let Ears { detector, volumes, changes, .. } = &mut *ears;
-        let old =
-            volumes.insert(volume, Read { counters: read.iter().copied().collect(), at: now });
+        let counters = read.iter().copied().collect();
+        let old = volumes.insert(volume, Read { counters, begun, at: now });
         for (node, counter) in read {
-            let before = old.as_ref().and_then(|old| old.counters.get(node));
+            let before = old
+                .as_ref()
+                .filter(|old| old.counters.get(node).is_some_and(|before| before != counter));
             let count = changes.entry(*node).or_default();
-            *count += u64::from(before.is_some_and(|before| before != counter));
+            *count += u64::from(before.is_some());
             detector.beat(now, *node, Some(*count));
+            if let (Some(before), Some(desk)) = (before, self.desk.get()) {
+                desk.note_beat(*node, before.begun, self.settings.beat_every);
+            }
         }
     }
 

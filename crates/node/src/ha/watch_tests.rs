@@ -44,12 +44,12 @@ fn a_beat_that_changes_on_any_volume_is_a_sign_of_life() {
     let watch = watch(1_000);
     let volume = |n| VolumeId::new(Uuid::from_u128(n));
     watch.look(&state());
-    watch.beats(volume(1), &[(node(2), 5)]);
-    watch.beats(volume(2), &[(node(2), 9)]);
+    watch.beats(volume(1), &[(node(2), 5)], Instant::now());
+    watch.beats(volume(2), &[(node(2), 9)], Instant::now());
     // Read again and the same: no beat. Unequal counters of two volumes are none either.
-    watch.beats(volume(1), &[(node(2), 5)]);
+    watch.beats(volume(1), &[(node(2), 5)], Instant::now());
     wait_for(&watch, |verdict| matches!(verdict, Verdict::Dead { .. } | Verdict::Silent { .. }));
-    watch.beats(volume(2), &[(node(2), 10)]);
+    watch.beats(volume(2), &[(node(2), 10)], Instant::now());
     wait_for(&watch, |verdict| matches!(verdict, Verdict::Isolated { .. }));
 }
 
