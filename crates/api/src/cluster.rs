@@ -139,6 +139,14 @@ pub struct ClusterLeaveBody {
     pub force: bool,
 }
 
+/// How to evict a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct NodeEvictQuery {
+    /// Also if VMs lie on its own disks: the cluster forgets them; their files stay on those disks.
+    #[serde(default)]
+    pub forget_vms: bool,
+}
+
 /// Which nodes are given up, so that those that are left go on without a majority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

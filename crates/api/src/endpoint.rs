@@ -349,7 +349,8 @@ endpoints! {
     /// Show a node
     NodeShow: Get "/nodes/{node}" VIEWER, Json, (Nothing, Nothing) -> types::NodeView;
     /// Take a node out of the cluster, whether it answers or not
-    NodeEvict: Delete "/nodes/{node}" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
+    NodeEvict: Delete "/nodes/{node}" ADMINISTRATOR, Json,
+        (cluster::NodeEvictQuery, Nothing) -> Nothing;
 
     /// Show the cluster: who leads, who votes, what may still be lost
     ClusterShow: Get "/cluster" VIEWER, Json, (Nothing, Nothing) -> cluster::ClusterView;

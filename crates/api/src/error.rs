@@ -124,6 +124,7 @@ impl From<model::Refused> for ApiError {
             | Refused::NotMember(_)
             | Refused::NodeAddress { .. }
             | Refused::LastNode(_)
+            | Refused::NotFenced(_)
             | Refused::OwnsVms { .. }
             | Refused::Limit { .. } => ErrorKind::Conflict,
             Refused::JoinToken => ErrorKind::Forbidden,

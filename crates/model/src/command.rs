@@ -319,6 +319,9 @@ pub enum Command {
     NodeEvict {
         /// Which.
         node: NodeId,
+        /// Also if VMs lie on its own disks: their records go, their files stay where they are.
+        #[serde(default)]
+        forget_vms: bool,
     },
     /// The quorum was forced: these nodes are given up, by the word of an administrator who knows
     /// that they are off. Written into the log by the forcing itself, together with the new list of

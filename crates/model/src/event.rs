@@ -73,6 +73,9 @@ pub enum EventKind {
     /// A VM and its disks are gone for good.
     #[serde(rename = "vm.purged")]
     VmPurged,
+    /// A VM is not known any more: its node was evicted with its disks.
+    #[serde(rename = "vm.forgotten")]
+    VmForgotten,
     /// What is seen of a VM changed: phase, heartbeat, addresses. An observation.
     #[serde(rename = "vm.observed")]
     VmObserved,
@@ -276,6 +279,7 @@ impl EventKind {
             Self::VmUndeleted => "vm.undeleted",
             Self::VmRegistered => "vm.registered",
             Self::VmPurged => "vm.purged",
+            Self::VmForgotten => "vm.forgotten",
             Self::VmObserved => "vm.observed",
             Self::VmWarning => "vm.warning",
             Self::ImageReady => "image.ready",

@@ -175,6 +175,9 @@ pub enum Refused {
     /// The only node cannot go.
     #[error("{0} is the only node of the cluster")]
     LastNode(Name),
+    /// Its VMs may still run.
+    #[error("there is no proof that {0} runs no VMs any more")]
+    NotFenced(Name),
     /// VMs live there.
     #[error("node {node} still has VMs: {users}")]
     OwnsVms {
@@ -242,6 +245,7 @@ impl Refused {
             Self::NotMember(_) => "not_member",
             Self::NodeAddress { .. } => "node_address",
             Self::LastNode(_) => "last_node",
+            Self::NotFenced(_) => "not_fenced",
             Self::OwnsVms { .. } => "owns_vms",
         }
     }
@@ -301,7 +305,15 @@ impl Refused {
             Self::LastNode(_) => "nothing is left of a cluster without nodes; to begin anew, set \
                                   the host up anew"
                 .to_owned(),
-            Self::OwnsVms { .. } => "move or delete them first: muster vm list".to_owned(),
+            Self::NotFenced(node) => format!(
+                "fence it (muster node fence {node}), or cut its power and say so (muster cluster \
+                 confirm-off {node})"
+            ),
+            Self::OwnsVms { .. } => {
+                "move or delete them first (muster vm list); of a host that is \
+                                     lost with its disks: muster cluster evict NODE --forget-vms"
+                    .to_owned()
+            }
         }
     }
 }

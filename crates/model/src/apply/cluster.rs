@@ -16,10 +16,15 @@ use crate::Name;
 use crate::NodeFacts;
 use crate::NodeId;
 use crate::NodeRecord;
+use crate::OpFailure;
 use crate::Refused;
 use crate::Severity;
 use crate::Subject;
+use crate::VmId;
+use crate::VmRecord;
 use crate::apply::Context;
+use crate::apply::finish;
+use crate::apply::vm_subject;
 use crate::state::not_found;
 
 /// Most nodes of a cluster (DESIGN.md: one to sixty-four hosts).
@@ -248,15 +253,26 @@ pub(crate) fn evict(
     state: &mut ClusterState,
     cx: &mut Context<'_>,
     node: NodeId,
+    forget_vms: bool,
 ) -> Result<(), Refused> {
     cluster(state)?;
     let record = found(state, node)?.clone();
     if state.nodes.len() == 1 {
         return Err(Refused::LastNode(record.name));
     }
-    let users = owned(state, node);
-    if !users.is_empty() {
-        return Err(Refused::OwnsVms { node: record.name, users: users.join(", ") });
+    // VMs on volumes belong to whoever takes them over; only the others can go with their node.
+    let stay = |vm: &VmRecord| is_there(vm, node) && (vm.volume.is_some() || !forget_vms);
+    if state.vms.values().any(|vm| stay(vm)) {
+        let users = owned(state, node).join(", ");
+        return Err(Refused::OwnsVms { node: record.name, users });
+    }
+    let there: Vec<_> =
+        state.vms.values().filter(|vm| is_there(vm, node)).map(|vm| vm.id).collect();
+    if !there.is_empty() && record.fenced.is_none() {
+        return Err(Refused::NotFenced(record.name));
+    }
+    for vm in there {
+        forget(state, cx, vm, &record.name)?;
     }
     let text = format!("{} was evicted from the cluster", record.name);
     remove(state, cx, &record, Gone::Evicted);
@@ -284,10 +300,37 @@ fn remove(state: &mut ClusterState, cx: &Context<'_>, record: &NodeRecord, how: 
 /// Some of the VMs that live on a node or are on their way to it, also in the recycle bin.
 fn owned(state: &ClusterState, node: NodeId) -> Vec<&str> {
     const SHOWN: usize = 5;
-    let here = |vm: &&Arc<crate::VmRecord>| {
-        vm.owner == node || vm.moving.as_ref().is_some_and(|moving| moving.to == node)
-    };
-    state.vms.values().filter(here).map(|vm| vm.name.as_str()).take(SHOWN).collect()
+    let here = state.vms.values().filter(|vm| is_there(vm, node));
+    here.map(|vm| vm.name.as_str()).take(SHOWN).collect()
+}
+
+fn is_there(vm: &VmRecord, node: NodeId) -> bool {
+    vm.owner == node || vm.moving.as_ref().is_some_and(|moving| moving.to == node)
+}
+
+/// Takes the record of a VM away whose disks went with their node.
+fn forget(
+    state: &mut ClusterState,
+    cx: &mut Context<'_>,
+    id: VmId,
+    node: &Name,
+) -> Result<(), Refused> {
+    let vm = state.vm(id)?.clone();
+    for op in &vm.ops {
+        let failure = OpFailure {
+            code: "node_evicted".to_owned(),
+            message: format!("{node} was evicted"),
+            hint: String::new(),
+        };
+        finish::fail(state, cx, *op, failure)?;
+    }
+    if vm.deleted.is_none() {
+        state.vm_names.remove(&vm.name.key());
+    }
+    state.vms.remove(&id);
+    let text = format!("{} is not known any more: its disks are those of {node}", vm.name);
+    cx.event(EventKind::VmForgotten, Severity::Warning, vm_subject(&vm), text, None);
+    Ok(())
 }
 
 fn cluster(state: &ClusterState) -> Result<Arc<ClusterRecord>, Refused> {

@@ -73,7 +73,7 @@ pub(super) fn command(n: u8, what: u8) -> Command {
         3 | 4 => join(n, &name, n % 2),
         5 => Command::NodeLeave { node: node(n) },
         6 => Command::NodeGone { node: node(n) },
-        7 => Command::NodeEvict { node: node(n) },
+        7 => Command::NodeEvict { node: node(n), forget_vms: n.is_multiple_of(2) },
         8 => Command::QuorumForced {
             lost: [node(n)].into(),
             word: Uuid::from_u128(n.into()),
@@ -206,7 +206,7 @@ fn a_node_leaves_in_two_steps_and_never_comes_back_under_its_id() {
 fn an_evicted_node_is_gone_at_once_and_cannot_start_itself_in() {
     let mut world = lab();
     world.propose(join(1, "h2", 0)).unwrap();
-    world.propose(Command::NodeEvict { node: node(1) }).unwrap();
+    world.propose(Command::NodeEvict { node: node(1), forget_vms: false }).unwrap();
     assert_eq!(world.state.gone.get(&node(1)).unwrap().how, Gone::Evicted);
     let stranger = Command::NodeStarted {
         node: node(9),
@@ -214,7 +214,10 @@ fn an_evicted_node_is_gone_at_once_and_cannot_start_itself_in() {
         capacity: NodeCapacity::default(),
     };
     assert!(matches!(world.propose(stranger), Err(Refused::NotMember(_))));
-    assert!(matches!(world.propose(Command::NodeEvict { node: NODE }), Err(Refused::LastNode(_))));
+    assert!(matches!(
+        world.propose(Command::NodeEvict { node: NODE, forget_vms: false }),
+        Err(Refused::LastNode(_))
+    ));
     assert!(matches!(
         world.propose(Command::NodeFactsSet { node: node(1), facts: facts(1) }),
         Err(Refused::NotFound { .. })

@@ -10,6 +10,7 @@ use crate::ExitKind;
 use crate::Generation;
 use crate::ImageState;
 use crate::Millis;
+use crate::OpFailure;
 use crate::OpId;
 use crate::OpOutcome;
 use crate::OpRecord;
@@ -64,6 +65,19 @@ pub(crate) fn finish(
     }
     end_op(state, cx, &record, outcome, subject);
     prune_ops(state);
+    Ok(())
+}
+
+/// Ends an operation of a VM whose record goes, whatever it was doing.
+pub(crate) fn fail(
+    state: &mut ClusterState,
+    cx: &mut Context<'_>,
+    op: OpId,
+    failure: OpFailure,
+) -> Result<(), Refused> {
+    let record = state.op(op)?.clone();
+    let subject = subject_of(state, &record)?;
+    end_op(state, cx, &record, &OpOutcome::Failed { failure, power: None }, subject);
     Ok(())
 }
 

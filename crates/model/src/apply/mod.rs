@@ -153,7 +153,7 @@ fn apply_members(
         Command::NodeFactsSet { node, facts } => cluster::facts(state, *node, facts),
         Command::NodeLeave { node } => cluster::leave(state, cx, *node),
         Command::NodeGone { node } => cluster::gone(state, cx, *node),
-        Command::NodeEvict { node } => cluster::evict(state, cx, *node),
+        Command::NodeEvict { node, forget_vms } => cluster::evict(state, cx, *node, *forget_vms),
         Command::QuorumForced { lost, word, witness } => {
             forced::quorum(state, cx, lost, *word, *witness)
         }

@@ -189,7 +189,8 @@ async fn evict(call: Call<ep::NodeEvict>) -> Result<Nothing, ApiError> {
     }
     let cluster = status::gather(&call.app).await;
     check_votes_left(&cluster, node)?;
-    call.app.propose(&call.caller.actor, Command::NodeEvict { node }).await?;
+    let command = Command::NodeEvict { node, forget_vms: call.query.forget_vms };
+    call.app.propose(&call.caller.actor, command).await?;
     Ok(Nothing {})
 }
 

@@ -69,7 +69,7 @@ fn who_is_given_up_is_fenced_and_never_comes_back_under_its_id() {
     force(&mut world, &[THIRD], 2);
     let forced = world.state.forced.clone().unwrap();
     assert_eq!((forced.count, forced.members.clone()), (2, BTreeSet::from([NODE])));
-    world.propose(Command::NodeEvict { node: OTHER }).unwrap();
+    world.propose(Command::NodeEvict { node: OTHER, forget_vms: false }).unwrap();
     assert!(world.state.gone.contains_key(&OTHER));
 }
 
@@ -95,4 +95,28 @@ fn runs_jump_over_those_that_the_lost_half_may_have_begun() {
     assert!(after[2] > before[2] + 1_000_000);
     take_over(&mut world, lost, OTHER).unwrap();
     assert_eq!(run(&world, lost), after[0] + 1);
+}
+
+/// The disks burned with their host: nobody can start these VMs, and the node's record need not stay
+/// for them.
+#[test]
+fn vms_on_the_own_disks_of_a_lost_node_are_forgotten_with_it_if_that_is_wanted() {
+    let mut world = cluster();
+    let (local, shared) = (world.create(1, "local"), shared_vm(&mut world, 2, "shared"));
+    let starting = world.begin(OpRequest::VmStart { vm: local }).unwrap();
+    let evict = |forget_vms| Command::NodeEvict { node: NODE, forget_vms };
+    let refused = world.propose(evict(true)).unwrap_err();
+    assert!(matches!(&refused, Refused::OwnsVms { users, .. } if users.contains("shared")));
+    world.propose(Command::VmMove { vm: shared, to: Some(OTHER) }).unwrap();
+    world.propose(Command::VmRehome { vm: shared, to: OTHER }).unwrap();
+    let refused = world.propose(evict(true)).unwrap_err();
+    assert!(matches!(refused, Refused::NotFenced(_)), "it may still run: {refused:?}");
+    force(&mut world, &[NODE], 1);
+    let refused = world.propose(evict(false)).unwrap_err();
+    assert!(matches!(refused, Refused::OwnsVms { .. }), "only where it is wanted: {refused:?}");
+    let events = world.propose(evict(true)).unwrap().events;
+    assert!(events.iter().any(|event| event.kind == crate::EventKind::VmForgotten), "{events:?}");
+    assert!(world.state.vm(local).is_err() && world.state.vm(shared).is_ok());
+    assert!(!world.state.op(starting).unwrap().is_running(), "nobody waits for it for ever");
+    assert!(world.state.gone.contains_key(&NODE));
 }
