@@ -17,6 +17,7 @@
 
 mod artifacts;
 mod cli;
+pub mod ha;
 mod host;
 mod lab;
 mod netns;

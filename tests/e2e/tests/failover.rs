@@ -5,146 +5,22 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall end")]
 
 use std::fs;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
 use e2e::GUEST;
 use e2e::TestLab;
 use e2e::eventually;
-use e2e::guest_image;
-use serde_json::Value;
-
-/// How often the auditor looks (issue: every 100 ms).
-const AUDIT_EVERY: Duration = Duration::from_millis(100);
-
-/// Long enough for a lease, its margins and a boot, on a busy machine.
-const TAKEOVER: Duration = Duration::from_secs(180);
-
-/// Counts the processes of a machine that could write, again and again.
-struct Auditor {
-    end: Arc<AtomicBool>,
-    most: Arc<AtomicUsize>,
-    looks: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Auditor {
-    fn start(vm: &str) -> Self {
-        let (end, most, looks) = (Arc::default(), Arc::default(), Arc::default());
-        let mark = format!("guest={vm},");
-        let (ending, found, looked) =
-            (Arc::clone(&end), Arc::clone(&most), Arc::<AtomicUsize>::clone(&looks));
-        let thread = std::thread::spawn(move || {
-            while !AtomicBool::load(&ending, Ordering::Relaxed) {
-                AtomicUsize::fetch_max(&found, writers(&mark), Ordering::Relaxed);
-                looked.fetch_add(1, Ordering::Relaxed);
-                std::thread::sleep(AUDIT_EVERY);
-            }
-        });
-        Self { end, most, looks, thread: Some(thread) }
-    }
-
-    /// The most that there ever were at once.
-    fn verdict(mut self) -> usize {
-        self.end.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap();
-        assert!(self.looks.load(Ordering::Relaxed) > 10);
-        self.most.load(Ordering::Relaxed)
-    }
-}
-
-/// Processes of a machine whose control groups are not frozen.
-fn writers(mark: &str) -> usize {
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        let name = entry.file_name();
-        name.to_str().filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))?;
-        Some(entry.path())
-    });
-    pids.filter(|proc| {
-        let line = fs::read(proc.join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line);
-        line.contains("qemu-system") && line.contains(mark) && !frozen(proc)
-    })
-    .count()
-}
-
-fn frozen(proc: &std::path::Path) -> bool {
-    let groups = fs::read_to_string(proc.join("cgroup")).unwrap_or_default();
-    let Some(group) = groups.lines().find_map(|line| line.strip_prefix("0::")) else {
-        return false;
-    };
-    ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].iter().any(|top| {
-        let events = fs::read_to_string(format!("{top}{group}/cgroup.events")).unwrap_or_default();
-        events.lines().any(|line| line == "frozen 1")
-    })
-}
-
-/// A name that no other test's machine has.
-fn unique(name: &str) -> String {
-    format!("{name}-{}", std::process::id())
-}
-
-/// A lab of one cluster with a shared volume and an image on it.
-async fn cluster(nodes: &str, config: &str) -> TestLab {
-    let lab = TestLab::up_with(&["--nodes", nodes], config).await;
-    lab.muster("n1", &["volume", "create", "shared", "--share", "/muster/share"]).await.ok();
-    let image = guest_image("tiny.img").display().to_string();
-    lab.muster("n1", &["image", "import", "tiny", &image, "--format", "raw", "--volume", "shared"])
-        .await
-        .ok();
-    lab
-}
-
-/// The pretend power switches become a fence device.
-async fn with_fence_device(lab: &TestLab, nodes: &[&str]) {
-    let pairs: Vec<String> = nodes.iter().map(|node| format!("{node}={node}")).collect();
-    let mut args = vec!["fence", "device", "add", "bmc", "--agent", "fence_muster_lab"];
-    for pair in &pairs {
-        args.extend(["--node", pair]);
-    }
-    lab.muster("n1", &args).await.ok();
-}
-
-/// Makes a machine on a node and waits for its guest.
-async fn boot(lab: &TestLab, node: &str, vm: &str) {
-    let create = [
-        "vm", "create", vm, "--image", "tiny", "--memory", "128M", "--volume", "shared", "--start",
-    ];
-    lab.muster(node, &create).await.ok();
-    answers_on(lab, node, vm, node).await;
-}
-
-async fn show(lab: &TestLab, by: &str, vm: &str) -> Option<Value> {
-    let said = lab.muster(by, &["vm", "show", vm, "--json"]).await;
-    (said.code == 0).then(|| said.json())
-}
-
-/// Waits until a machine's guest answers on one node or another; asked of `by`. Returns which.
-async fn answers_elsewhere(lab: &TestLab, by: &str, vm: &str, not: &str) -> String {
-    let view = eventually(&format!("{vm} answers elsewhere than on {not}"), TAKEOVER, async || {
-        let view = show(lab, by, vm).await?;
-        (view["node"] != not && view["guest"]["heartbeat"] == "ok").then_some(view)
-    })
-    .await;
-    view["node"].as_str().unwrap().to_owned()
-}
-
-async fn answers_on(lab: &TestLab, by: &str, vm: &str, node: &str) {
-    eventually(&format!("{vm} answers on {node}"), GUEST, async || {
-        let view = show(lab, by, vm).await?;
-        (view["node"] == node && view["guest"]["heartbeat"] == "ok").then_some(())
-    })
-    .await;
-}
-
-async fn generation(lab: &TestLab, by: &str, vm: &str) -> u64 {
-    show(lab, by, vm).await.unwrap()["generation"].as_u64().unwrap()
-}
+use e2e::ha::Auditor;
+use e2e::ha::TAKEOVER;
+use e2e::ha::answers_elsewhere;
+use e2e::ha::answers_on;
+use e2e::ha::boot;
+use e2e::ha::cluster;
+use e2e::ha::generation;
+use e2e::ha::show;
+use e2e::ha::unique;
+use e2e::ha::with_fence_device;
 
 #[tokio::test]
 async fn a_machine_answers_elsewhere_after_its_host_lost_power() {
