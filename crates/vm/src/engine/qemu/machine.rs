@@ -26,6 +26,7 @@ use super::args;
 use super::cgroup::Cgroups;
 use super::image;
 use super::process::Process;
+use super::process::Watched;
 use super::qmp::Qmp;
 use super::qmp::QmpError;
 use super::qmp::QmpEvent;
@@ -100,11 +101,15 @@ pub(super) enum Save {
 pub(super) struct QemuMachine {
     pub(super) shared: Arc<Shared>,
     watcher: tokio::task::AbortHandle,
+    watched: Option<Watched>,
 }
 
 impl Drop for QemuMachine {
     fn drop(&mut self) {
         self.watcher.abort();
+        // If the process has ended and the watcher did not come to it any more.
+        drop(self.watched.take());
+        self.shared.process.collect();
         self.shared.serial.close();
     }
 }
@@ -112,8 +117,9 @@ impl Drop for QemuMachine {
 impl QemuMachine {
     /// Starts to watch a machine.
     pub(super) fn watch(shared: Arc<Shared>, events: mpsc::Receiver<QmpEvent>) -> Self {
+        let watched = Some(Watched::new(shared.lock().record.run.pid));
         let watcher = tokio::spawn(watch(Arc::clone(&shared), events)).abort_handle();
-        Self { shared, watcher }
+        Self { shared, watcher, watched }
     }
 }
 

@@ -1,12 +1,15 @@
 //! A process that is surely the one we mean: held by a pidfd, identified by its start time.
 #![allow(unsafe_code, reason = "pidfd_open, pidfd_send_signal and waitid have no safe wrapper")]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -33,34 +36,40 @@ pub(super) fn start_ticks(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// How long whoever watches a child has to learn how it ended.
-const WATCHER_MAX: Duration = Duration::from_secs(5);
+/// Children whose end somebody waits for, by their numbers.
+static WATCHED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Takes an ended process off the process table if it is a child of ours that nobody watches; else
-/// does nothing. A watcher comes first: only one can learn how it ended.
-pub(super) fn collect_unwatched(pid: u32) {
-    // What has gone, or is nobody's number, needs no collecting.
-    let Ok(fd) = open_pid(pid) else { return };
-    tokio::spawn(async move {
-        tokio::time::sleep(WATCHER_MAX).await;
-        let id = fd.as_raw_fd().unsigned_abs();
-        // SAFETY: plain integers and a null pointer, which the call allows.
-        unsafe {
-            libc::waitid(libc::P_PIDFD, id, std::ptr::null_mut(), libc::WEXITED | libc::WNOHANG);
-        }
-    });
+fn watched() -> MutexGuard<'static, BTreeSet<u32>> {
+    // Plain data, changed in single steps.
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn open_pid(pid: u32) -> io::Result<OwnedFd> {
-    let raw = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
-    // SAFETY: plain integers; a new descriptor or an error comes back.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, raw, libc::PIDFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
+/// Somebody waits for the end of a process, and takes it off the process table.
+#[derive(Debug)]
+pub(super) struct Watched(u32);
+
+impl Watched {
+    pub(super) fn new(pid: u32) -> Self {
+        watched().insert(pid);
+        Self(pid)
     }
-    let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: the kernel has just given us this descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        watched().remove(&self.0);
+    }
+}
+
+/// Takes an ended process off the process table if it is a child of ours that nobody watches; else
+/// does nothing. Only one can learn how it ended, and that is whoever watches it.
+pub(super) fn collect_unwatched(pid: u32) {
+    if pid > 1 && !watched().contains(&pid) {
+        // SAFETY: plain integers and a null pointer, which the call allows.
+        unsafe {
+            libc::waitid(libc::P_PID, pid, std::ptr::null_mut(), libc::WEXITED | libc::WNOHANG);
+        }
+    }
 }
 
 /// A process that was just started and is not yet in any record: whoever gives it up, by an error
@@ -109,10 +118,19 @@ pub(super) fn boot_id() -> io::Result<String> {
 impl Process {
     /// Opens a process if it (still) is the one that started at `ticks`.
     pub(super) fn open(pid: u32, ticks: u64) -> io::Result<Option<Self>> {
-        let fd = match open_pid(pid) {
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
-            fd => fd?,
-        };
+        let raw = i32::try_from(pid).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: plain integers; a new descriptor or an error comes back.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, raw, libc::PIDFD_NONBLOCK) };
+        if fd < 0 {
+            let error = io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::ESRCH) => Ok(None),
+                _ => Err(error),
+            };
+        }
+        let fd = i32::try_from(fd).map_err(|_| io::ErrorKind::InvalidData)?;
+        // SAFETY: the kernel has just given us this descriptor.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // Looked at after the pidfd is held: now the number cannot pass to another process.
         if start_ticks(pid) != Some(ticks) {
             return Ok(None);
