@@ -411,7 +411,15 @@ impl World {
         let wishes = std::mem::take(&mut lock(&self.plugs).wishes);
         for host in wishes {
             if self.hosts[host].powered {
-                let back = now + self.rng_back();
+                let back = match self.invariants.heals() {
+                    false => now + self.rng_back(),
+                    // A fencing that was under way when the faults stopped is the last of them: the
+                    // time in which all is to be well begins after it.
+                    true => {
+                        self.invariants.heal(now);
+                        now + self.rng.between(10, 1_000)
+                    }
+                };
                 self.power_off(host, 0, back);
             }
             lock(&self.plugs).on[host] = false;

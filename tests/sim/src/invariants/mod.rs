@@ -82,6 +82,11 @@ impl Invariants {
         self.healing = Some(now);
     }
 
+    /// Whether faults have stopped.
+    pub(crate) fn heals(&self) -> bool {
+        self.healing.is_some()
+    }
+
     pub(crate) fn takeovers(&self) -> u64 {
         self.takeovers
     }
