@@ -50,6 +50,11 @@ const FILES: &[(&str, &str, u32)] = &[
     ),
     ("packaging/systemd/muster-guard.service", "lib/systemd/system/muster-guard.service", 0o644),
     ("packaging/systemd/muster-guests.service", "lib/systemd/system/muster-guests.service", 0o644),
+    (
+        "packaging/systemd/muster-witness.service",
+        "lib/systemd/system/muster-witness.service",
+        0o644,
+    ),
     ("packaging/debian/copyright", "usr/share/doc/muster/copyright", 0o644),
     ("CHANGELOG.md", "usr/share/doc/muster/changelog", 0o644),
     ("packaging/debian/postinst", "DEBIAN/postinst", 0o755),
@@ -252,6 +257,22 @@ mod tests {
         let at = |what: &str| prerm.find(what).expect(what);
         assert!(at("restart muster-machines") < at("--signal=TERM muster-guard"));
         assert!(at("--signal=TERM muster-guard") < at("daemon --clear"));
+    }
+
+    /// It serves other hosts' clusters: a package that is installed for its daemon starts none.
+    #[test]
+    fn a_witness_is_started_by_hand_and_tells_its_token_to_root_only() {
+        let witness = |key: &str| values("muster-witness.service", key);
+        assert!(witness("ExecStart").contains(&"--token-file".to_owned()), "not in the journal");
+        assert_eq!(
+            (witness("DynamicUser"), witness("UMask")),
+            (vec!["yes".into()], vec!["0077".into()])
+        );
+        let postinst = text("debian/postinst");
+        assert!(postinst.contains("try-restart muster-witness.service"), "{postinst}");
+        assert!(!postinst.contains("enable muster-witness"), "{postinst}");
+        assert!(text("debian/prerm").contains("stop muster-witness.service"));
+        assert!(text("debian/postrm").contains("/var/lib/private/muster-witness"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub fn run(
     dir: &Path,
     listen: SocketAddr,
     public: Option<SocketAddr>,
-    ready: impl FnOnce(&str),
+    ready: impl FnOnce(&str) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     crate::log_to_stderr();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -26,7 +26,7 @@ pub fn run(
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let server = Server::open(dir, listen, public).await.context("it cannot start")?;
-        ready(&server.token().to_string());
+        ready(&server.token().to_string())?;
         // Not under systemd: then there is nobody to tell.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         tracing::info!(address = %server.token().address, dir = %dir.display(), "serving");

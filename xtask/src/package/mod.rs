@@ -141,6 +141,7 @@ impl Test {
         self.install()?;
         let group = self.start_machine()?;
         self.limits(&group)?;
+        self.witness()?;
         self.throttle()?;
         self.restart(&group)?;
         self.kill()?;
@@ -200,6 +201,27 @@ impl Test {
         let score = self.host.run(&format!("cat /proc/{pid}/oom_score_adj"), SHORT)?;
         ensure!(score == "0", "oom_score_adj {score}");
         self.say("its limits are in force");
+        Ok(())
+    }
+
+    /// It is there for who wants it, under a user of its own, and its token is root's.
+    fn witness(&mut self) -> Result<()> {
+        let unit = "muster-witness.service";
+        let ask = format!("systemctl is-enabled {unit}; systemctl is-active {unit}");
+        let said = self.host.ask(&ask, SHORT)?.out;
+        ensure!(said.trim() == "disabled\ninactive", "the witness without a word: {said}");
+        self.host.run(&format!("systemctl start {unit}"), SHORT)?;
+        let token = self.host.run("cat /var/lib/muster-witness/token", SHORT)?;
+        ensure!(token.len() > 40 && !token.contains(' '), "its token: {token:?}");
+        let mode = self.host.run("stat -L -c %a /var/lib/muster-witness/token", SHORT)?;
+        ensure!(mode == "600", "the token's mode is {mode}");
+        let said = self.host.run(&format!("journalctl -u {unit}"), SHORT)?;
+        ensure!(!said.contains(&token), "the token is in the journal");
+        let user = "ps -o user= -p $(systemctl show -p MainPID --value muster-witness)";
+        let user = self.host.run(user, SHORT)?;
+        ensure!(user != "root", "the witness runs as root");
+        self.host.run(&format!("systemctl stop {unit}"), SHORT)?;
+        self.say("a witness runs for who starts it");
         Ok(())
     }
 
