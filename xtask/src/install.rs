@@ -31,6 +31,10 @@ const QEMU: &[(&str, &str)] = &[
     ("qemu-utils", "reads and writes disk images (qemu-img)"),
 ];
 
+/// What QEMU's packages of backports depend on there: apt follows a release that is asked for with a
+/// package's name to the package itself only.
+const QEMU_NEEDS: &[&str] = &["qemu-system-common", "qemu-system-data", "seabios"];
+
 /// Everything else, with the reason a user is shown.
 const PACKAGES: &[(&str, &str)] = &[
     ("ovmf", "UEFI firmware for guests"),
@@ -76,7 +80,9 @@ pub(crate) fn run() -> Result<()> {
     update()?;
     if !qemu.is_empty() {
         let suffix = qemu_suffix()?;
-        wanted.extend(qemu.iter().map(|(name, _)| format!("{name}{suffix}")));
+        let needs = if suffix.is_empty() { &[][..] } else { QEMU_NEEDS };
+        let named = qemu.iter().map(|(name, _)| name).chain(needs);
+        wanted.extend(named.map(|name| format!("{name}{suffix}")));
     }
     let mut apt =
         as_root("env", ["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y"]);

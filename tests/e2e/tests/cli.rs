@@ -77,8 +77,11 @@ async fn a_machine_is_made_and_used_by_commands_alone() {
     vm.wait_heartbeat().await;
     let list = host.cli(&["vm", "list", "--json"]).await.ok().json();
     assert_eq!(list[0]["heartbeat"], "ok", "{list}");
-    let show = host.cli(&["vm", "show", "c1"]).await.ok();
-    assert!(show.out.contains("Muster tiny guest"), "{show:?}");
+    eventually("its guest says what it is", OWN, async || {
+        let show = host.cli(&["vm", "show", "c1"]).await.ok();
+        show.out.contains("Muster tiny guest").then_some(())
+    })
+    .await;
     // A script talks to the console through a pipe.
     let mut console = host.muster();
     console.args(["vm", "console", "c1", "--linger", "5"]);
