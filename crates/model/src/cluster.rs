@@ -79,9 +79,9 @@ pub struct ForcedRecord {
     pub count: u64,
     /// Random: tells two halves apart that were both forced.
     pub word: Uuid,
-    /// Who may go on: the nodes that were members then and not given up. A node that is not among
-    /// them and does not know of the forcing has lost (docs/decisions/0013).
-    pub members: BTreeSet<NodeId>,
+    /// Who was given up, this time and before. Not "who goes on": a node that joins later is none of
+    /// those, and may see a mark on a volume before its copy of the state has come so far.
+    pub lost: BTreeSet<NodeId>,
     /// When.
     pub at: UnixMillis,
     /// Who forced it.

@@ -18,6 +18,7 @@ use cluster::raft::Timing;
 use model::Actor;
 use model::ClusterState;
 use model::Command;
+use model::Millis;
 use model::Name;
 use model::NetworkId;
 use model::NetworkKind;
@@ -89,6 +90,10 @@ const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Between two attempts of a node to tell the cluster that it has started.
 const INTRODUCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How old a decision to force the quorum may be when it is carried out: the daemon starts anew for
+/// it at once.
+const FORCING_MAX: Millis = Millis::from_secs(60);
 
 /// Runs the daemon until it is told to end. Machines go on without it.
 ///
@@ -206,6 +211,12 @@ async fn finish_forcing(path: &Path, dir: &PlaceDir, node: NodeId) -> anyhow::Re
     let Some(forcing) = dir.forcing().context("what was decided on forcing the quorum")? else {
         return Ok(());
     };
+    // What was looked at then says nothing about later: a host that died in between may have missed
+    // that the others came back.
+    if now().since(forcing.proposal.at) >= FORCING_MAX {
+        tracing::warn!("the quorum is not forced: that was decided too long ago");
+        return dir.forget_forcing().context("what was decided on forcing the quorum");
+    }
     let (store, loaded) = Store::open(path, node)?;
     let done = store.force(&loaded, forcing).await;
     store.close().await;
@@ -555,4 +566,46 @@ async fn wait_for_end() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use cluster::raft::Forcing;
+    use cluster::raft::NoPeers;
+    use model::UnixMillis;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_decision_to_force_the_quorum_lapses() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("state.redb");
+        let (dir, node) = (PlaceDir::new(data.path()), NodeId::new(new_uuid()));
+        let events = tokio::sync::broadcast::channel(16).0;
+        let (peers, timing) = (Arc::new(NoPeers), Timing::default());
+        let truth = RaftTruth::open(&path, node, peers, timing, events).await.unwrap();
+        let after = truth.store().last_entry().unwrap();
+        truth.replica().stop().await;
+        truth.store().close().await;
+        drop(truth);
+        for (at, done) in [(UnixMillis::new(1_000), false), (now(), true)] {
+            let lost = BTreeSet::from([NodeId::new(new_uuid())]);
+            let command = Command::QuorumForced { lost, word: new_uuid(), witness: node };
+            let forcing = Forcing {
+                after,
+                term: 1,
+                voters: BTreeSet::from([node]),
+                learners: BTreeSet::new(),
+                proposal: Proposal { at, actor: Actor::new("test"), command },
+            };
+            dir.keep_forcing(&forcing).unwrap();
+            finish_forcing(&path, &dir, node).await.unwrap();
+            assert_eq!(dir.forcing().unwrap(), None, "it is looked at once");
+            let (store, _) = Store::open(&path, node).unwrap();
+            assert_eq!(store.last_entry() != Some(after), done);
+            store.close().await;
+        }
+    }
 }

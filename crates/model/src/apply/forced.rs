@@ -62,11 +62,12 @@ pub(crate) fn quorum(
         let record = Arc::unwrap_or_clone(record);
         state.witness = Some(Arc::new(WitnessRecord { id: witness, ..record }));
     }
-    let stay = state.nodes.values().filter(|node| node.membership != Membership::Lost);
+    let before = state.forced.as_ref();
+    let earlier = before.into_iter().flat_map(|forced| &forced.lost);
     let record = ForcedRecord {
-        count: state.forced.as_ref().map_or(0, |forced| forced.count) + 1,
+        count: before.map_or(0, |forced| forced.count) + 1,
         word,
-        members: stay.map(|node| node.id).collect(),
+        lost: earlier.chain(lost).copied().collect(),
         at,
         by,
     };

@@ -105,7 +105,7 @@ pub(crate) fn check(own: &Own, others: &BTreeMap<NodeId, Found>) -> Result<Left,
             check_lost(other)?;
             continue;
         }
-        left.term = left.term.max(check_here(own, other)?.term);
+        left.term = left.term.max(check_here(own, *id, other)?.term);
         let set = match voted.contains(id) {
             true => &mut left.voters,
             false => &mut left.learners,
@@ -147,7 +147,7 @@ fn check_lost(other: &Found) -> Result<(), ApiError> {
 }
 
 /// Whether a node that is not named is there, without a leader and without anything newer.
-fn check_here(own: &Own, other: &Found) -> Result<Answer, ApiError> {
+fn check_here(own: &Own, id: NodeId, other: &Found) -> Result<Answer, ApiError> {
     let name = &other.name;
     match other.answer {
         None => Err(conflict(
@@ -162,6 +162,11 @@ fn check_here(own: &Own, other: &Found) -> Result<Answer, ApiError> {
             "quorum_there",
             format!("{name} knows of a leader: the cluster works there"),
             "find out why this node does not reach it: muster cluster status on both",
+        )),
+        Some(answer) if answer.last.is_none() && own.members.nodes.contains(&id) => Err(conflict(
+            "log_unknown",
+            format!("{name} does not say how far its log is"),
+            "give it the same version of Muster, and try again",
         )),
         Some(answer) if answer.last > Some(own.last) => Err(conflict(
             "newer_elsewhere",

@@ -85,6 +85,9 @@ fn who_is_not_named_must_answer_and_know_of_no_leader_and_of_nothing_newer() {
     let leads = Some(Answer { leader: Some(id(3)), term: 4, last: Some(at(4, 90)) });
     assert_eq!(with((two, Found { answer: leads, ..found })), "quorum_there");
     assert_eq!(with(here(2, 4, at(4, 91))), "newer_elsewhere");
+    let silent = Some(Answer { leader: None, term: 4, last: None });
+    let (two, found) = here(2, 4, at(4, 90));
+    assert_eq!(with((two, Found { answer: silent, ..found })), "log_unknown");
     // A later term counts for more than a longer log.
     assert_eq!(with(here(2, 5, at(5, 70))), "newer_elsewhere");
     let none =

@@ -80,8 +80,12 @@ impl OutSource {
 
 #[async_trait]
 impl LeaseSource for OutSource {
-    async fn ask(&self, _: LeaseRequest) -> Result<LeaseAnswer, String> {
-        Ok(LeaseAnswer::Fenced { epoch: self.epoch })
+    async fn ask(&self, request: LeaseRequest) -> Result<LeaseAnswer, String> {
+        if request.epoch.is_none_or(|epoch| epoch < self.epoch) {
+            return Ok(LeaseAnswer::Fenced { epoch: self.epoch });
+        }
+        // They have ended; from here on it is asked as rarely as by any node without a lease.
+        Err("this node was taken out of its cluster; see: muster cluster status".to_owned())
     }
 }
 
@@ -101,4 +105,31 @@ pub(crate) async fn serve(
     let answer = desk.answer(from, asked).await;
     let body = serde_json::to_vec(&answer).map_err(|error| error.to_string())?;
     Ok(PeerReply { version: LEASE_VERSION, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use model::NodeRecord;
+    use model::UnixMillis;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_that_is_out_ends_its_machines_once_and_gets_no_lease() {
+        let node = NodeId::new(Uuid::from_u128(1));
+        let mut record = NodeRecord::new(node, "h1".parse().unwrap(), UnixMillis::new(1));
+        record.epoch = 3;
+        let mut state = ClusterState::default();
+        state.nodes.insert(node, Arc::new(record));
+        let source = OutSource::new(&state, node);
+        let ask = |epoch| source.ask(LeaseRequest { node, epoch, holding: None, watchdog_ms: 0 });
+        for held in [None, Some(0), Some(3)] {
+            let answer = ask(held).await.unwrap();
+            assert!(matches!(answer, LeaseAnswer::Fenced { epoch: 4 }), "{answer:?}");
+        }
+        // Its guard has ended them: the same answer would be asked for again and again at once.
+        let why = ask(Some(4)).await.unwrap_err();
+        assert!(why.contains("muster cluster status"), "{why}");
+    }
 }

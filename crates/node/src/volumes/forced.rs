@@ -2,13 +2,14 @@
 //! both reach decides which of them may use it (docs/decisions/0013).
 //!
 //! ```text
-//!   <share>/.muster-forced-<count>     {"word", "members"} of that forcing; the first one stays
+//!   <share>/.muster-forced-<count>     {"word", "lost"} of that forcing; the first one stays
 //!
 //!   seen from a node that knows of `count` forcings (0: of none):
 //!     the mark of `count`       missing: not told yet, any node of this half does it
 //!                               another word: another half was first; this one has lost
-//!     the mark of `count` + 1   names this node: it was forced, and the word is on its way here
-//!                               does not: this node was given up
+//!     the mark of `count` + 1   names this node as lost: it was given up
+//!                               does not: it was forced, and the word is on its way here. So it is
+//!                               for a node that joined afterwards and reads the log from its begin
 //! ```
 
 use std::collections::BTreeSet;
@@ -29,14 +30,14 @@ use uuid::Uuid;
 /// Beginning of a mark's name; its number follows.
 const MARK: &str = ".muster-forced-";
 
-/// Longest mark that is read: 64 ids and a word.
-const BYTES_MAX: u64 = 16 * 1024;
+/// Longest mark that is read: thousands of ids and a word.
+const BYTES_MAX: u64 = 256 * 1024;
 
 /// What is said on a volume.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
     word: Uuid,
-    members: BTreeSet<NodeId>,
+    lost: BTreeSet<NodeId>,
 }
 
 /// How this node stands to the marks of a volume.
@@ -46,9 +47,9 @@ pub(crate) enum Standing {
     Good,
     /// This node's half has not told the volume yet.
     Untold,
-    /// The quorum was forced with this node, which does not know of it yet.
+    /// The quorum was forced and this node not given up, and it does not know of that yet.
     Behind,
-    /// The quorum was forced without it.
+    /// It was given up, or is of a half that was forced later.
     GivenUp,
 }
 
@@ -63,8 +64,8 @@ pub(crate) fn standing(
 ) -> io::Result<Standing> {
     let count = known.map_or(0, |known| known.count);
     if let Some(next) = read(top, count + 1)? {
-        let named = next.members.contains(&me);
-        return Ok(if named { Standing::Behind } else { Standing::GivenUp });
+        let named = next.lost.contains(&me);
+        return Ok(if named { Standing::GivenUp } else { Standing::Behind });
     }
     let Some(known) = known else { return Ok(Standing::Good) };
     Ok(match read(top, count)? {
@@ -80,7 +81,7 @@ pub(crate) fn standing(
 /// # Errors
 /// They cannot be written; those that are there stay.
 pub(crate) fn tell(top: &Path, known: &ForcedRecord, me: NodeId) -> io::Result<()> {
-    let mark = Mark { word: known.word, members: known.members.clone() };
+    let mark = Mark { word: known.word, lost: known.lost.clone() };
     let content = serde_json::to_vec(&mark)?;
     // Each node by a file of its own, then by a link, which takes the name once only.
     let part = top.join(format!("{MARK}new-{me}"));
@@ -123,11 +124,11 @@ mod tests {
         NodeId::new(Uuid::from_u128(n))
     }
 
-    fn forced(count: u64, word: u128, members: &[u128]) -> ForcedRecord {
+    fn forced(count: u64, word: u128, lost: &[u128]) -> ForcedRecord {
         ForcedRecord {
             count,
             word: Uuid::from_u128(word),
-            members: members.iter().copied().map(node).collect(),
+            lost: lost.iter().copied().map(node).collect(),
             at: UnixMillis::new(1),
             by: "test".to_owned(),
         }
@@ -139,7 +140,7 @@ mod tests {
         let top = dir.path();
         let see = |known: Option<&ForcedRecord>, n| standing(top, known, node(n)).unwrap();
         assert_eq!(see(None, 1), Standing::Good);
-        let (ours, theirs) = (forced(1, 7, &[1, 2]), forced(1, 8, &[3]));
+        let (ours, theirs) = (forced(1, 7, &[3]), forced(1, 8, &[1, 2]));
         assert_eq!(see(Some(&ours), 1), Standing::Untold);
         tell(top, &ours, node(1)).unwrap();
         assert_eq!(see(Some(&ours), 1), Standing::Good);
@@ -147,8 +148,9 @@ mod tests {
         tell(top, &theirs, node(3)).unwrap();
         assert_eq!(see(Some(&ours), 1), Standing::Good);
         assert_eq!(see(Some(&theirs), 3), Standing::GivenUp);
-        // Who has not heard of it: one that belongs, and one that does not.
+        // Who has not heard of it: one that goes on, one that joined later, and one that is lost.
         assert_eq!(see(None, 2), Standing::Behind);
+        assert_eq!(see(None, 4), Standing::Behind, "it would stop for good");
         assert_eq!(see(None, 3), Standing::GivenUp);
         assert_eq!(fs::read_dir(top).unwrap().count(), 1, "no other files stay");
     }
@@ -157,13 +159,13 @@ mod tests {
     fn a_volume_that_missed_a_forcing_is_told_of_all() {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path();
-        let third = forced(3, 9, &[1]);
+        let third = forced(3, 9, &[2, 3]);
         tell(top, &third, node(1)).unwrap();
         let see = |known: Option<&ForcedRecord>, n| standing(top, known, node(n)).unwrap();
         assert_eq!(see(Some(&third), 1), Standing::Good);
         assert_eq!(see(None, 2), Standing::GivenUp);
-        assert_eq!(see(Some(&forced(2, 5, &[1, 2])), 2), Standing::GivenUp);
-        assert_eq!(see(Some(&forced(2, 5, &[1, 2])), 1), Standing::Behind);
+        assert_eq!(see(Some(&forced(2, 5, &[3])), 2), Standing::GivenUp);
+        assert_eq!(see(Some(&forced(2, 5, &[3])), 1), Standing::Behind);
     }
 
     #[test]

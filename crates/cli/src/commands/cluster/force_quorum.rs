@@ -4,8 +4,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use api::cluster::ClusterForceBody;
+use api::cluster::ClusterNodeView;
+use api::cluster::ClusterPart;
 use api::endpoint::ClusterForce;
 use api::endpoint::ClusterShow;
+use api::model::Name;
 
 use crate::complete;
 use crate::confirm::typed;
@@ -48,29 +51,33 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let confirm = typed(context, args.typed, &danger, "cluster")?;
     let body = ClusterForceBody { lost: args.lost, confirm };
     let forced = context.send::<ClusterForce>(&[], &body).await?;
-    let led = context.wait && is_led(context).await;
+    let led = context.wait && is_forced(context, &forced.value.lost).await;
     if context.out.json {
         return context.out.raw_json(&forced.raw);
     }
-    let list = |names: &[api::model::Name]| {
-        names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-    };
+    let list =
+        |names: &[Name]| names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     let (lost, stay) = (list(&forced.value.lost), list(&forced.value.stay));
+    let (go, are) = if forced.value.stay.len() == 1 { ("goes", "is") } else { ("go", "are") };
     context.out.done(&match led {
         true => format!(
-            "{stay} goes on without {lost}. Before one of those hosts is switched on again, set it \
+            "{stay} {go} on without {lost}. Before one of those hosts is switched on again, set it \
              up anew: muster cluster leave --force, then join with a new token"
         ),
-        false => format!("{stay} is to go on without {lost}; see: muster cluster status"),
+        false => format!("{stay} {are} to go on without {lost}; see: muster cluster status"),
     })
 }
 
-/// Waits until somebody leads; false if that takes too long, which the status explains.
-async fn is_led(context: &Context) -> bool {
+/// Waits until somebody leads and the lost ones are given up; false if that takes too long, which the
+/// status explains.
+async fn is_forced(context: &Context, lost: &[Name]) -> bool {
+    let given_up =
+        |node: &ClusterNodeView| !lost.contains(&node.name) || node.part == ClusterPart::Lost;
     let until = Instant::now() + LEADER_MAX;
     while Instant::now() < until {
         if let Ok(view) = context.client.get::<ClusterShow>(&[]).await
             && view.leader.is_some()
+            && view.nodes.iter().all(given_up)
         {
             return true;
         }

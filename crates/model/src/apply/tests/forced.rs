@@ -62,13 +62,13 @@ fn who_is_given_up_is_fenced_and_never_comes_back_under_its_id() {
     assert!(matches!(back, Err(Refused::Invalid(_))), "{back:?}");
     let forced = world.state.forced.clone().unwrap();
     assert_eq!((forced.count, forced.word), (1, Uuid::from_u128(1)));
-    assert_eq!(forced.members, BTreeSet::from([NODE, THIRD]));
+    assert_eq!(forced.lost, BTreeSet::from([OTHER, unknown]));
     // What the old quorum wrote there must not be taken for this one's.
     assert_eq!(world.state.witness.as_ref().unwrap().id, NEW_WITNESS);
 
     force(&mut world, &[THIRD], 2);
     let forced = world.state.forced.clone().unwrap();
-    assert_eq!((forced.count, forced.members.clone()), (2, BTreeSet::from([NODE])));
+    assert_eq!((forced.count, forced.lost.clone()), (2, [OTHER, THIRD, unknown].into()));
     world.propose(Command::NodeEvict { node: OTHER, forget_vms: false }).unwrap();
     assert!(world.state.gone.contains_key(&OTHER));
 }
@@ -82,7 +82,7 @@ fn runs_jump_over_those_that_the_lost_half_may_have_begun() {
     world.run(OpRequest::VmStart { vm: lost });
     // The rest goes to the node that stays.
     for vm in [kept, off] {
-        world.propose(Command::VmMove { vm, to: Some(OTHER) }).unwrap();
+        world.propose(Command::VmMove { vm, to: Some(OTHER), quick: false }).unwrap();
         world.propose(Command::VmRehome { vm, to: OTHER }).unwrap();
     }
     world.run(OpRequest::VmStart { vm: kept });
@@ -107,7 +107,7 @@ fn vms_on_the_own_disks_of_a_lost_node_are_forgotten_with_it_if_that_is_wanted()
     let evict = |forget_vms| Command::NodeEvict { node: NODE, forget_vms };
     let refused = world.propose(evict(true)).unwrap_err();
     assert!(matches!(&refused, Refused::OwnsVms { users, .. } if users.contains("shared")));
-    world.propose(Command::VmMove { vm: shared, to: Some(OTHER) }).unwrap();
+    world.propose(Command::VmMove { vm: shared, to: Some(OTHER), quick: false }).unwrap();
     world.propose(Command::VmRehome { vm: shared, to: OTHER }).unwrap();
     let refused = world.propose(evict(true)).unwrap_err();
     assert!(matches!(refused, Refused::NotFenced(_)), "it may still run: {refused:?}");
