@@ -13,6 +13,7 @@ use utoipa::openapi::schema::Schema;
 use crate::cluster;
 use crate::fence;
 use crate::ha;
+use crate::migrate;
 use crate::types;
 use crate::validate;
 use crate::witness;
@@ -286,6 +287,9 @@ endpoints! {
     VmSave: Post "/vms/{vm}/save" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
     /// Press the reset button; unwritten data in the guest is lost
     VmReset: Post "/vms/{vm}/reset" OPERATOR, Json, (Nothing, Nothing) -> types::OpView;
+    /// Move a running virtual machine to another node, while it runs
+    VmMigrate: Post "/vms/{vm}/migrate" OPERATOR, Json,
+        (Nothing, migrate::VmMigrateBody) -> migrate::VmMigrateView;
     /// Move a virtual machine on a volume to another node, or stop doing so
     VmMove: Post "/vms/{vm}/move" OPERATOR, Json, (Nothing, ha::VmMoveBody) -> ha::VmMoveView;
     /// Freeze the guest's file systems, for at most ten seconds

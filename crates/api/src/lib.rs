@@ -18,6 +18,7 @@ pub mod endpoint;
 mod error;
 pub mod fence;
 pub mod ha;
+pub mod migrate;
 pub mod openapi;
 pub mod types;
 pub mod validate;

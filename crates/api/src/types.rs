@@ -78,6 +78,8 @@ pub enum Phase {
     Paused,
     /// Its memory is being written to disk.
     Saving,
+    /// It runs, and its memory is being sent to another node.
+    Migrating,
     /// Its memory is on disk.
     Saved,
     /// The guest shuts down, or the process is being ended.
@@ -562,6 +564,9 @@ pub struct OpView {
     /// How far it is.
     #[serde(flatten)]
     pub state: OpState,
+    /// Of a live migration: what was expected, and what came true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<model::MigrateReport>,
     /// What it is doing now, while it runs.
     pub progress: Option<ProgressView>,
 }

@@ -98,6 +98,19 @@ pub(crate) async fn step(context: &Context, op: Reply<OpView>) -> Result<(), Cli
     outcome(&op.value, false)
 }
 
+/// Waits for an operation's end and gives it back, for whoever prints it in its own way.
+///
+/// # Errors
+/// As [`finish`].
+pub(crate) async fn end_of(
+    context: &Context,
+    op: Reply<OpView>,
+) -> Result<Reply<OpView>, CliError> {
+    let op = follow(context, op).await?;
+    outcome(&op.value, false)?;
+    Ok(op)
+}
+
 fn summary(op: &OpView) -> String {
     match op.state {
         OpState::Done { at } => done_line(&op.title, at.since(op.begun).get()),
@@ -127,7 +140,7 @@ fn outcome(op: &OpView, interrupted: bool) -> Result<(), CliError> {
 
 /// Whether stopping it half-way is safe and useful.
 const fn stops_on_interrupt(verb: Verb) -> bool {
-    matches!(verb, Verb::ImageImport | Verb::VmSave | Verb::VmShutdown)
+    matches!(verb, Verb::ImageImport | Verb::VmSave | Verb::VmMigrate | Verb::VmShutdown)
 }
 
 /// Follows an operation to its end.

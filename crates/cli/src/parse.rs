@@ -101,6 +101,15 @@ pub(crate) fn seconds(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).filter(|seconds| *seconds > 0).ok_or_else(bad)
 }
 
+/// A short length of time: `500ms`, `2s`; in milliseconds.
+pub(crate) fn millis(text: &str) -> Result<u64, String> {
+    let bad = || "write a number and a unit, such as 500ms or 2s".to_owned();
+    match text.strip_suffix("ms") {
+        Some(number) => number.parse().ok().filter(|ms| *ms > 0).ok_or_else(bad),
+        None => seconds(text).map(|seconds| seconds.saturating_mul(1000)).map_err(|_| bad()),
+    }
+}
+
 /// SSH public keys: the key itself, or a file with one on each line.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ use crate::Generation;
 use crate::ImageRecord;
 use crate::JoinTokenId;
 use crate::LeaseTerms;
+use crate::MigrateReport;
 use crate::Millis;
 use crate::Name;
 use crate::NetworkId;
@@ -246,6 +247,22 @@ pub enum Command {
         vm: VmId,
         /// Where to; none ends a move under way.
         to: Option<NodeId>,
+        /// By saving it, even if it could be migrated while it runs.
+        #[serde(default)]
+        quick: bool,
+    },
+    /// The handover of a live migration (DESIGN.md section 4, rule 6): the source's guest stands for
+    /// good, the target has all of it, and from here on the target may run it. The one thing that
+    /// decides between them.
+    VmHandover {
+        /// The migration.
+        op: OpId,
+        /// The run that ends; refused if there has been another one.
+        generation: Generation,
+        /// What was foretold, and what the source has measured.
+        report: Box<MigrateReport>,
+        /// The source; refused from a node that was fenced or that lost the VM meanwhile.
+        by: Speaker,
     },
     /// A VM that has no process goes to the node it is being moved to.
     VmRehome {

@@ -204,6 +204,9 @@ pub struct Moving {
     pub to: NodeId,
     /// Whether its guest shall go on there.
     pub resume: bool,
+    /// Whether it is saved and moved, and not migrated while it runs.
+    #[serde(default)]
+    pub quick: bool,
 }
 
 /// Limits of what an [`HaSpec`] can say.

@@ -23,6 +23,9 @@ use crate::ImageFormat;
 use crate::ImageId;
 use crate::ImagePlace;
 use crate::ImageSource;
+use crate::MigratePolicy;
+use crate::MigrateReport;
+use crate::MigrateResult;
 use crate::Millis;
 use crate::Name;
 use crate::NicChange;
@@ -93,6 +96,15 @@ pub enum OpRequest {
     VmSave {
         /// Which.
         vm: VmId,
+    },
+    /// Move a running guest to another node, while it runs.
+    VmMigrate {
+        /// Which.
+        vm: VmId,
+        /// Where to.
+        to: NodeId,
+        /// How far it may go.
+        policy: MigratePolicy,
     },
     /// Press the reset button. Unwritten data in the guest is lost.
     VmReset {
@@ -200,6 +212,7 @@ pub enum Verb {
     VmPause,
     VmResume,
     VmSave,
+    VmMigrate,
     VmReset,
     VmDelete,
     VmPurge,
@@ -264,6 +277,11 @@ pub enum OpOutcome {
         /// What was written.
         saved: SavedState,
     },
+    /// A guest goes on at another node, which says so.
+    Migrated {
+        /// What it took.
+        measured: MigrateResult,
+    },
     /// An image was imported.
     Imported {
         /// What a guest sees as its size.
@@ -304,6 +322,9 @@ pub struct OpRecord {
     pub begun: UnixMillis,
     /// When it fails if it is not done.
     pub deadline: UnixMillis,
+    /// Of a live migration: what was expected, and what came true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<Box<MigrateReport>>,
     /// How far it is.
     #[serde(flatten)]
     pub state: OpState,
@@ -320,6 +341,7 @@ impl OpRequest {
             Self::VmPause { .. } => Verb::VmPause,
             Self::VmResume { .. } => Verb::VmResume,
             Self::VmSave { .. } => Verb::VmSave,
+            Self::VmMigrate { .. } => Verb::VmMigrate,
             Self::VmReset { .. } => Verb::VmReset,
             Self::VmDelete { .. } => Verb::VmDelete,
             Self::VmPurge { .. } => Verb::VmPurge,
@@ -345,6 +367,7 @@ impl OpRequest {
             | Self::VmPause { vm }
             | Self::VmResume { vm }
             | Self::VmSave { vm }
+            | Self::VmMigrate { vm, .. }
             | Self::VmReset { vm }
             | Self::VmDelete { vm }
             | Self::VmPurge { vm }
@@ -379,6 +402,7 @@ impl Verb {
             Self::VmPause => "pause",
             Self::VmResume => "resume",
             Self::VmSave => "save",
+            Self::VmMigrate => "migrate",
             Self::VmReset => "reset",
             Self::VmDelete => "delete",
             Self::VmPurge => "purge",

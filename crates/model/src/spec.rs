@@ -16,6 +16,8 @@ use crate::HaChange;
 use crate::HaSpec;
 use crate::ImageId;
 use crate::MacAddr;
+use crate::MigrateChange;
+use crate::MigratePolicy;
 use crate::Name;
 use crate::NicId;
 
@@ -81,6 +83,9 @@ pub struct VmSpec {
     /// What to do when its node is lost.
     #[serde(default, skip_serializing_if = "HaSpec::is_default")]
     pub ha: HaSpec,
+    /// How far a live migration may go.
+    #[serde(default, skip_serializing_if = "MigratePolicy::is_default")]
+    pub migration: MigratePolicy,
     /// Free text.
     #[serde(default)]
     pub description: String,
@@ -337,6 +342,9 @@ pub struct VmChange {
     /// What to do when its node is lost.
     #[serde(default, skip_serializing_if = "HaChange::is_empty")]
     pub ha: HaChange,
+    /// How far a live migration may go.
+    #[serde(default, skip_serializing_if = "MigrateChange::is_empty")]
+    pub migration: MigrateChange,
     /// Description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -480,6 +488,7 @@ impl VmSpec {
             cloud_init: None,
             on_crash: CrashPolicy::default(),
             ha: HaSpec::default(),
+            migration: MigratePolicy::default(),
             description: String::new(),
             tags: Vec::new(),
             keys: BTreeMap::new(),
@@ -496,6 +505,8 @@ impl VmSpec {
         self.validate_disks()?;
         self.validate_nics()?;
         self.ha.validate().map_err(|problem| SpecError::BadText { field: "ha:", problem })?;
+        let migration = self.migration.validate();
+        migration.map_err(|problem| SpecError::BadText { field: "migration:", problem })?;
         self.validate_texts()
     }
 

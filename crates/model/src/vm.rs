@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::Arrival;
 use crate::Bytes;
 use crate::Generation;
 use crate::Moving;
@@ -121,6 +122,9 @@ pub struct VmRecord {
     /// Where it is being moved to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving: Option<Moving>,
+    /// How its present run came to its owner, if it came by a live migration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival: Option<Arrival>,
     /// When it was created.
     pub created: UnixMillis,
     /// When it was put in the recycle bin.
@@ -132,5 +136,11 @@ impl VmRecord {
     /// The operation under way.
     pub fn busy(&self) -> Option<OpId> {
         self.ops.first().copied()
+    }
+
+    /// The migration by which the present run came to its owner.
+    pub fn arrived_by(&self) -> Option<OpId> {
+        let arrival = self.arrival?;
+        (arrival.generation == self.generation).then_some(arrival.op)
     }
 }

@@ -31,6 +31,7 @@ use crate::fencing::Fencing;
 use crate::ha::Watch;
 use crate::hub::Hub;
 use crate::ledger::Progresses;
+use crate::migrate::Targets;
 use crate::ports::SwitchPorts;
 use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
@@ -62,6 +63,7 @@ pub(crate) struct App {
     pub(crate) restart: Arc<Notify>,
     pub(crate) fencing: Fencing,
     pub(crate) validations: Validations,
+    pub(crate) targets: Targets,
 }
 
 /// The time now. The one place of the daemon that reads the wall clock.

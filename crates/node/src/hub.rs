@@ -22,6 +22,8 @@ use vm::lifecycle::Wanted;
 #[derive(Clone, Default)]
 pub(crate) struct Hub {
     handles: Arc<RwLock<HashMap<VmId, VmHandle>>>,
+    /// Of VMs that are no longer this node's, until what they had here is gone.
+    leaving: Arc<RwLock<Vec<(VmId, VmHandle)>>>,
 }
 
 impl Hub {
@@ -47,6 +49,13 @@ impl Hub {
             .iter()
             .filter_map(|(vm, handle)| Some((*vm, handle.status().run?.info.pid)))
             .collect()
+    }
+
+    /// Whether anything is done for the VM here, also if it is only being taken away.
+    pub(crate) fn has(&self, vm: VmId) -> bool {
+        let mut leaving = self.leaving.write().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|(_, handle)| !handle.has_ended());
+        leaving.iter().any(|(id, _)| *id == vm) || self.with(vm, |_| ()).is_some()
     }
 
     fn with<T>(&self, vm: VmId, look: impl FnOnce(&VmHandle) -> T) -> Option<T> {
@@ -116,6 +125,9 @@ impl Hub {
             seen.remove(&vm);
             if let Some(handle) = handles.remove(&vm) {
                 handle.want(None);
+                let mut leaving = self.leaving.write().unwrap_or_else(PoisonError::into_inner);
+                leaving.retain(|(_, handle)| !handle.has_ended());
+                leaving.push((vm, handle));
             }
         }
     }

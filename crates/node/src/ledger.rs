@@ -23,6 +23,8 @@ use model::Speaker;
 use model::Subject;
 use model::UnixMillis;
 use model::VmId;
+use vm::lifecycle::Handover;
+use vm::lifecycle::HandoverNote;
 use vm::lifecycle::Ledger;
 use vm::lifecycle::LedgerError;
 use vm::lifecycle::Progress;
@@ -100,6 +102,27 @@ impl Ledger for NodeLedger {
         self.propose(Command::FinishOp { op, outcome: Box::new(outcome), by }).await?;
         self.progresses.forget(op);
         Ok(())
+    }
+
+    async fn hand_over(&self, note: HandoverNote) -> Handover {
+        let HandoverNote { op, generation, report } = note;
+        let (by, report) = (self.speaker(), Box::new(report));
+        let command = Command::VmHandover { op, generation, report, by };
+        let proposal = Proposal { at: now(), actor: self.actor.clone(), command };
+        match self.truth.propose(proposal).await {
+            Ok(_) => Handover::Done,
+            Err(ProposeError::Refused(refused)) => {
+                // An earlier one of which nothing was known may have been taken in.
+                let state = self.truth.state();
+                let vm = state.ops.get(&op).and_then(|op| op.request.vm());
+                match vm.and_then(|vm| state.vms.get(&vm)) {
+                    Some(vm) if vm.arrived_by() == Some(op) => Handover::Done,
+                    _ => Handover::Refused(refused.to_string()),
+                }
+            }
+            Err(ProposeError::Unavailable(why)) => Handover::NotSent(why.to_owned()),
+            Err(error @ ProposeError::Unknown) => Handover::Unknown(error.to_string()),
+        }
     }
 
     async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError> {

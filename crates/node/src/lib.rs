@@ -24,6 +24,7 @@ mod http;
 mod hub;
 mod images;
 mod ledger;
+mod migrate;
 mod ports;
 mod reconcile;
 #[cfg(test)]

@@ -165,7 +165,8 @@ fn desired(state: &ClusterState, node: NodeId) -> Desired {
         })
         .collect();
     let mut ports = Vec::new();
-    for vm in state.vms.values().filter(|vm| vm.owner == node && may_have_machine(vm)) {
+    let here = |vm: &VmRecord| vm.owner == node && may_have_machine(vm);
+    for vm in state.vms.values().filter(|vm| here(vm) || comes_to(state, vm, node)) {
         let added = vm.busy().and_then(|op| state.ops.get(&op)).and_then(|op| match &op.request {
             OpRequest::NicAdd { nic, .. } => Some(nic),
             _ => None,
@@ -178,6 +179,12 @@ fn desired(state: &ClusterState, node: NodeId) -> Desired {
 /// Whether the VM has a machine, or an operation that may be giving it one.
 fn may_have_machine(vm: &VmRecord) -> bool {
     matches!(vm.power, Power::Running | Power::Paused) || vm.busy().is_some()
+}
+
+/// Whether the VM is being migrated to the node: its ports are in force before its first frame.
+fn comes_to(state: &ClusterState, vm: &VmRecord, node: NodeId) -> bool {
+    let op = vm.busy().and_then(|op| state.ops.get(&op));
+    op.is_some_and(|op| matches!(op.request, OpRequest::VmMigrate { to, .. } if to == node))
 }
 
 fn port(state: &ClusterState, vm: &VmRecord, nic: &NicSpec) -> Option<PortSpec> {

@@ -23,6 +23,7 @@ use crate::ports::SwitchPorts;
 use crate::truth::Truth;
 use vm::engine::Ability;
 use vm::engine::Engine;
+use vm::lifecycle::Arrivals;
 
 /// How often the host's network is looked at when nothing changes: repairs what others broke.
 const NETWORK_EVERY: Duration = Duration::from_secs(30);
@@ -159,13 +160,16 @@ impl Reconcilers {
         engine: Arc<dyn Engine>,
         truth: Arc<dyn Truth>,
         vms_dir: PathBuf,
+        arrivals: Arc<Arrivals>,
     ) {
         loop {
             let result = match engine.strays().await {
                 Ok(strays) => {
                     let state = truth.state();
                     let mut result = Ok(());
-                    let ours = |vm| state.vms.get(&vm).is_some_and(|vm| vm.owner == node);
+                    let ours = |vm| {
+                        arrivals.has(vm) || state.vms.get(&vm).is_some_and(|vm| vm.owner == node)
+                    };
                     for stray in strays.iter().filter(|stray| !ours(stray.vm)) {
                         let known = state.vms.contains_key(&stray.vm);
                         if !known && vms_dir.join(stray.vm.to_string()).exists() {

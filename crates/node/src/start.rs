@@ -65,10 +65,11 @@ use crate::fencing::PermitEngine;
 use crate::ha::Ha;
 use crate::host;
 use crate::http;
-use crate::hub::Hub;
 use crate::images;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
+use crate::migrate::PeerMover;
+use crate::migrate::Targets;
 use crate::ports::SwitchPorts;
 use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
@@ -309,7 +310,8 @@ pub(crate) async fn assemble(
     });
     let machines =
         Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
-    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &name);
+    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, &name);
+    let targets = Targets::new(node, truth.clone(), vm_host.clone());
     let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings()).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
     let app = Arc::new(App {
@@ -320,7 +322,7 @@ pub(crate) async fn assemble(
         truth,
         events,
         engine,
-        hub: Hub::default(),
+        hub: targets.hub().clone(),
         progresses,
         ports,
         volumes,
@@ -333,6 +335,7 @@ pub(crate) async fn assemble(
         fencing,
         ha,
         validations: Validations::new(&config.data_dir),
+        targets,
     });
     set_going(&app, vm_host, ledger, lease);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
@@ -349,6 +352,7 @@ fn vm_host(
     ledger: &Arc<NodeLedger>,
     ports: &Arc<SwitchPorts>,
     volumes: &Arc<Volumes>,
+    peers: &Peers,
     name: &Name,
 ) -> Arc<Host> {
     let (dirs, checks, images) = (volumes.clone(), volumes.clone(), volumes.clone());
@@ -360,6 +364,8 @@ fn vm_host(
         vms_dir: Box::new(move |vm| dirs.vms_dir(vm)),
         volume_ready: Box::new(move |vm| checks.ready(vm).map_err(|error| error.to_string())),
         image_path: Box::new(move |image| images.image_path(image)),
+        mover: Arc::new(PeerMover::new(peers.clone())),
+        arrivals: Arc::default(),
         host_name: name.to_string(),
     })
 }
@@ -368,6 +374,7 @@ fn vm_host(
 fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: LeaseTask) {
     lease.go();
     let App { truth, engine, hub, ports, samples, reconcilers, volumes, .. } = app;
+    let arrivals = vm_host.arrivals.clone();
     tokio::spawn(hub.clone().follow(app.node, vm_host, truth.watch()));
     tokio::spawn(images::follow(volumes.clone(), ledger.clone(), truth.watch()));
     tokio::spawn(samples.clone().follow(hub.clone(), ports.clone(), ledger.clone()));
@@ -381,6 +388,7 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
         engine.clone(),
         truth.clone(),
         app.vms_dir(),
+        arrivals,
     ));
 }
 

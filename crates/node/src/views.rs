@@ -191,6 +191,7 @@ impl App {
             begun: op.begun,
             deadline: op.deadline,
             state: op.state.clone(),
+            migration: op.migration.as_deref().copied(),
             progress: progress.map(|progress| ProgressView {
                 step: progress.step,
                 done: progress.done,
@@ -442,6 +443,7 @@ fn phase(vm: &VmRecord, status: &Status) -> Phase {
         Seen::Running => Phase::Running,
         Seen::Paused => Phase::Paused,
         Seen::Saving => Phase::Saving,
+        Seen::Migrating => Phase::Migrating,
         Seen::Stopping => Phase::Stopping,
         Seen::Hung => Phase::Hung,
         Seen::Failed => Phase::Failed,

@@ -44,6 +44,8 @@ impl Method {
     pub const HOST: Self = Self(104);
     /// What a node finds of itself and of its ways to the others, for a validation.
     pub const VALIDATE: Self = Self(105);
+    /// A live migration: whether it can be, and the machine that waits for it.
+    pub const MIGRATE: Self = Self(107);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.
@@ -59,6 +61,7 @@ impl Method {
             | Self::MACHINES
             | Self::HOST
             | Self::VALIDATE
+            | Self::MIGRATE
             | Self::ECHO => Class::Bulk,
             _ => Class::Urgent,
         }

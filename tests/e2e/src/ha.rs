@@ -61,7 +61,12 @@ impl Auditor {
     }
 }
 
-/// Processes of a machine whose control groups are not frozen.
+/// The byte of an image that QEMU holds a lock on while it may write to it (`RAW_PERM_BASE` and
+/// `BLK_PERM_WRITE` in its block/file-posix.c). One that waits for a guest, or has sent its own away,
+/// holds none.
+const WRITE_BYTE: u64 = 101;
+
+/// Processes of a machine that may write to its disks and whose control groups are not frozen.
 fn writers(mark: &str) -> usize {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
         let name = entry.file_name();
@@ -71,9 +76,24 @@ fn writers(mark: &str) -> usize {
     pids.filter(|proc| {
         let line = fs::read(proc.join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line);
-        line.contains("qemu-system") && line.contains(mark) && !frozen(proc)
+        line.contains("qemu-system") && line.contains(mark) && may_write(proc) && !frozen(proc)
     })
     .count()
+}
+
+/// Whether a process holds the lock for writing on any file.
+fn may_write(proc: &std::path::Path) -> bool {
+    let files = fs::read_dir(proc.join("fdinfo")).into_iter().flatten().flatten();
+    files.into_iter().any(|file| {
+        let info = fs::read_to_string(file.path()).unwrap_or_default();
+        let locks = info.lines().filter(|line| line.starts_with("lock:"));
+        locks.into_iter().any(|line| {
+            let mut range = line.rsplit(' ').map(str::parse::<u64>);
+            let (last, first) = (range.next(), range.next());
+            matches!((first, last), (Some(Ok(first)), Some(Ok(last)))
+                if (first..=last).contains(&WRITE_BYTE))
+        })
+    })
 }
 
 fn frozen(proc: &std::path::Path) -> bool {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
+use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
@@ -16,11 +17,17 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use api::client::Client;
+use api::client::Target;
+use api::endpoint::VmSerial;
 use rustix::thread::LinkNameSpaceType;
 use rustix::thread::move_into_link_name_space;
 use serde_json::Value;
 
+use crate::OWN;
 use crate::Ran;
+use crate::Serial;
+use crate::eventually;
 use crate::muster_bin;
 
 /// Beginning of the directories of labs of tests; the process id of the test follows.
@@ -118,6 +125,27 @@ impl TestLab {
         command.arg("--socket").arg(self.dir.join("nodes").join(node).join("run/muster/api.sock"));
         command.args(args).stdin(Stdio::null());
         run(command).await
+    }
+
+    /// Opens a machine's serial console at a node.
+    ///
+    /// # Panics
+    /// If it cannot be opened.
+    pub async fn serial(&self, node: &str, vm: &str) -> Serial {
+        let path = self.dir.join("nodes").join(node).join("run/muster/api.sock");
+        let client = Client::new(Target::Unix { path });
+        let socket = eventually("the console opens", OWN, async || {
+            client.socket::<VmSerial>(&[vm]).await.ok()
+        })
+        .await;
+        // A lab leaves no files behind; what the guest said last is in each failure's words.
+        let log = OpenOptions::new().write(true).open("/dev/null");
+        Serial::new(socket, log.expect("there is always room for nothing"))
+    }
+
+    /// The network namespace in which all switches of the lab are.
+    pub fn world(&self) -> PathBuf {
+        self.dir.join("ns/world.net")
     }
 
     /// What `status` says.

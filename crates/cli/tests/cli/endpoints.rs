@@ -2,9 +2,11 @@
 
 use api::endpoint::TABLE;
 
+use crate::fake::Answer;
 use crate::fake::Fake;
 use crate::program::run;
 use crate::program::start;
+use crate::samples;
 
 /// Which command calls which endpoint. A new row of the API's table needs one here.
 const VERBS: &[(&str, &str)] = &[
@@ -76,6 +78,7 @@ const VERBS: &[(&str, &str)] = &[
     ("RuleList", "rule list"),
     ("RuleCreate", "rule create apart --tag web --apart"),
     ("RuleDelete", "rule delete apart"),
+    ("VmMigrate", "vm migrate web-1 --to host-2"),
     ("VmMove", "vm move web-1 --to host-2"),
     ("NetworkList", "network list"),
     ("NetworkCreate", "network create lab --subnet 10.78.0.0/24"),
@@ -112,6 +115,12 @@ fn each_verb_calls_its_endpoint_and_reads_the_answer() {
     for (id, line) in VERBS {
         for json in [false, true] {
             let fake = Fake::new();
+            if *id == "ClusterForce" {
+                // The verb waits until what is given up is seen to be.
+                let mut after = samples::cluster();
+                after["nodes"][1]["part"] = "lost".into();
+                fake.on("ClusterShow", [Answer::Json(200, after)]);
+            }
             let mut args: Vec<_> = line.split(' ').collect();
             if json {
                 args.push("--json");

@@ -22,6 +22,7 @@ pub(crate) struct Ran {
 /// A run that has not ended.
 pub(crate) struct Running {
     child: Child,
+    line: String,
 }
 
 /// The program with an environment that says nothing.
@@ -53,7 +54,7 @@ pub(crate) fn spawn(mut command: Command, input: &[u8]) -> Running {
     let mut child = command.spawn().unwrap();
     // The program may end without reading it.
     let _ = child.stdin.take().unwrap().write_all(input);
-    Running { child }
+    Running { child, line: format!("{command:?}") }
 }
 
 impl Running {
@@ -82,7 +83,8 @@ impl Running {
             if begun.elapsed() > DEADLINE {
                 self.child.kill().unwrap();
                 self.child.wait().unwrap();
-                panic!("it did not end: {} {}", stdout.join().unwrap(), stderr.join().unwrap());
+                let (stdout, stderr) = (stdout.join().unwrap(), stderr.join().unwrap());
+                panic!("{} did not end: {stdout} {stderr}", self.line);
             }
             std::thread::sleep(Duration::from_millis(5));
         };

@@ -292,6 +292,11 @@ pub(crate) fn answer(id: &str) -> Answer {
         }]),
         "RuleList" => json!([rule()]),
         "RuleCreate" => rule(),
+        "VmMigrate" => json!({
+            "vm": "web-1", "from": "host-1", "to": "host-2", "fits": true,
+            "checks": [{ "what": "place", "ok": true, "detail": "room" }],
+            "op": done("vm_migrate")
+        }),
         "VmMove" => json!({ "vm": "web-1", "owner": OTHER, "to": "host-2" }),
         "FenceDeviceList" => json!([fence_device()]),
         "FenceDeviceAdd" | "FenceDeviceShow" => fence_device(),

@@ -28,6 +28,7 @@ use crate::VmSpec;
 use crate::apply::Context;
 use crate::apply::ha;
 use crate::apply::image_subject;
+use crate::apply::migrate;
 use crate::apply::nics;
 use crate::apply::set;
 use crate::apply::vm_mut;
@@ -68,6 +69,7 @@ pub(crate) fn begin(
         actor: cx.proposal.actor.to_string(),
         begun: at,
         deadline: at.plus(limit),
+        migration: None,
         state: OpState::Running { cancel_requested: false },
     };
     let text = format!("began to {}", record.title());
@@ -150,9 +152,10 @@ fn admit_power(vm: &VmRecord, request: &OpRequest) -> Result<(), Refused> {
     use Power::Saved;
     let fits = match request {
         OpRequest::VmStart { .. } => matches!(vm.power, Off | Saved),
-        OpRequest::VmShutdown { .. } | OpRequest::VmPause { .. } | OpRequest::VmReset { .. } => {
-            vm.power == Running
-        }
+        OpRequest::VmShutdown { .. }
+        | OpRequest::VmPause { .. }
+        | OpRequest::VmReset { .. }
+        | OpRequest::VmMigrate { .. } => vm.power == Running,
         // While a start is under way the settled state is still off, and it can be ended.
         OpRequest::VmOff { .. } => vm.power != Off || vm.busy().is_some(),
         OpRequest::VmResume { .. } => matches!(vm.power, Paused | Saved),
@@ -182,6 +185,10 @@ fn admit_change(state: &ClusterState, vm: &VmRecord, request: &OpRequest) -> Res
                 return Err(Refused::Stale { target: vm.name.clone(), is: vm.revision, wanted });
             }
             set::admit(state, vm, change)
+        }
+        OpRequest::VmMigrate { to, policy, .. } => {
+            policy.validate().map_err(Refused::Invalid)?;
+            migrate::admit(state, vm, *to)
         }
         OpRequest::DiskAdd { disk, .. } => {
             not_legacy_running(vm, "take another disk")?;
@@ -299,6 +306,7 @@ fn create(
         takeovers: Vec::new(),
         answered: None,
         moving: None,
+        arrival: None,
         created: created_at(cx),
         deleted: None,
     };

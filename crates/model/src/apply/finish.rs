@@ -27,6 +27,7 @@ use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::ha;
 use crate::apply::image_subject;
+use crate::apply::migrate;
 use crate::apply::nics;
 use crate::apply::prune_ops;
 use crate::apply::set;
@@ -103,7 +104,10 @@ fn end_op(
     let at = cx.proposal.at;
     let title = record.title();
     let (ended, kind, severity, text) = match outcome {
-        OpOutcome::Done | OpOutcome::Saved { .. } | OpOutcome::Imported { .. } => {
+        OpOutcome::Done
+        | OpOutcome::Saved { .. }
+        | OpOutcome::Migrated { .. }
+        | OpOutcome::Imported { .. } => {
             (OpState::Done { at }, EventKind::OpDone, Severity::Info, format!("{title}: done"))
         }
         OpOutcome::Failed { failure, .. } => (
@@ -133,7 +137,10 @@ fn finish_vm(
     outcome: &OpOutcome,
 ) -> Result<(), Refused> {
     let done = match outcome {
-        OpOutcome::Done | OpOutcome::Saved { .. } | OpOutcome::Imported { .. } => true,
+        OpOutcome::Done
+        | OpOutcome::Saved { .. }
+        | OpOutcome::Migrated { .. }
+        | OpOutcome::Imported { .. } => true,
         OpOutcome::Failed { .. } | OpOutcome::Cancelled { .. } => false,
     };
     if !done && matches!(record.request, OpRequest::VmCreate { .. }) {
@@ -167,6 +174,13 @@ fn finish_vm(
     // A move whose save or resume failed is over; the VM stays where it is.
     if !done && matches!(record.request, OpRequest::VmSave { .. } | OpRequest::VmResume { .. }) {
         vm.moving = None;
+    }
+    if !done {
+        let failure = match outcome {
+            OpOutcome::Failed { failure, .. } => Some(failure),
+            _ => None,
+        };
+        migrate::ended_early(vm, record, failure);
     }
     Ok(())
 }
@@ -206,6 +220,12 @@ fn done_vm(
             set_power(state, cx, id, Power::Saved, op)?;
             vm_mut(state, id)?.saved = Some(*saved);
             Ok(())
+        }
+        OpRequest::VmMigrate { .. } => {
+            let OpOutcome::Migrated { measured } = outcome else {
+                return Err(Refused::Invalid("a migration must say what it took".to_owned()));
+            };
+            migrate::done(state, id, record, *measured)
         }
         OpRequest::VmReset { .. } | OpRequest::VmPurge { .. } => Ok(()),
         OpRequest::VmDelete { .. } => {

@@ -294,6 +294,7 @@ pub(crate) fn vm_move(
     cx: &mut Context<'_>,
     id: VmId,
     to: Option<NodeId>,
+    quick: bool,
 ) -> Result<(), Refused> {
     let vm = state.vm(id)?;
     let Some(to) = to else {
@@ -323,7 +324,7 @@ pub(crate) fn vm_move(
     admit_target(state, vm, to)?;
     let target = state.node(to)?.name.clone();
     let vm = vm_mut(state, id)?;
-    vm.moving = Some(Moving { to, resume: vm.power == Power::Running });
+    vm.moving = Some(Moving { to, resume: vm.power == Power::Running, quick });
     let text = format!("{} begins to move to {target}", vm.name);
     let subject = vm_subject(vm);
     cx.event(EventKind::VmMoved, Severity::Info, subject, text, None);

@@ -13,6 +13,7 @@ mod fence_tests;
 mod finish;
 mod forced;
 mod ha;
+mod migrate;
 mod nics;
 mod register;
 mod set;
@@ -111,7 +112,10 @@ fn apply_cluster(
         Command::VmTakeOver { vm, from, generation, to, start } => {
             ha::take_over(state, cx, *vm, *from, *generation, *to, *start)
         }
-        Command::VmMove { vm, to } => ha::vm_move(state, cx, *vm, *to),
+        Command::VmMove { vm, to, quick } => ha::vm_move(state, cx, *vm, *to, *quick),
+        Command::VmHandover { op, generation, report, by } => {
+            migrate::hand_over(state, cx, *op, *generation, report, *by)
+        }
         Command::VmRehome { vm, to } => ha::rehome(state, cx, *vm, *to),
         other => apply_members(state, cx, other),
     }

@@ -100,6 +100,7 @@ fn carry_out(spec: &mut VmSpec, change: &VmChange) {
         tags,
         keys,
         cloud_init,
+        migration,
     } = change.clone();
     spec.cpus.max = cpus_max.unwrap_or(spec.cpus.max);
     spec.cpus.count = cpus.unwrap_or(spec.cpus.count);
@@ -138,6 +139,7 @@ fn carry_out(spec: &mut VmSpec, change: &VmChange) {
             spec.keys.insert(key, value);
         }
     }
+    spec.migration = spec.migration.changed(&migration);
     if cloud_init.is_some() {
         spec.cloud_init = cloud_init;
     }

@@ -2,6 +2,7 @@
 
 mod forced;
 mod ha;
+mod migrate;
 
 use proptest::prelude::Strategy;
 use proptest::prelude::prop_assert;
@@ -443,6 +444,8 @@ enum Step {
     Rehome(u8, u8),
     Mode(u8, u8),
     Cluster(u8, u8),
+    Migrate(u8, u8),
+    HandOver(u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -463,6 +466,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..3_u8, 0..3_u8).prop_map(|(node, mode)| Step::Mode(node, mode)),
         (0..6_u8, 0..12_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
         (0..6_u8, 0..12_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
+        (0..6_u8, 0..3_u8).prop_map(|(vm, to)| Step::Migrate(vm, to)),
+        (0..6_u8).prop_map(Step::HandOver),
+        (0..6_u8).prop_map(Step::HandOver),
     ];
     proptest::collection::vec(one, 1..120)
 }
@@ -505,6 +511,9 @@ fn outcome(world: &World, vm: VmId, how: u8) -> Option<(OpId, OpOutcome)> {
                 memory: Bytes::mib(128),
             },
         },
+        OpRequest::VmMigrate { .. } => {
+            OpOutcome::Migrated { measured: crate::MigrateResult::default() }
+        }
         _ => OpOutcome::Done,
     };
     Some((
@@ -547,7 +556,9 @@ proptest! {
                         world.state.op(*op).is_ok_and(|op| op.is_running())
                     });
                 if vm.owner != old.owner && may_run {
-                    prop_assert!(fenced.contains(&old.owner));
+                    // Or it gives the VM away itself, once its guest stands for good.
+                    let handed = vm.arrived_by().is_some_and(|op| old.busy() == Some(op));
+                    prop_assert!(fenced.contains(&old.owner) || handed);
                     prop_assert!(vm.generation > old.generation);
                 }
             }
@@ -568,6 +579,18 @@ fn perform(world: &mut World, step: &Step) {
                 *volume = (n % 2 == 0).then_some(ha::VOLUME);
             }
             world.begin(request).map(drop)
+        }
+        Step::Migrate(n, to) => {
+            let policy = crate::MigratePolicy::default();
+            let to = [NODE, ha::OTHER, ha::THIRD][usize::from(to)];
+            world.begin(OpRequest::VmMigrate { vm: vm(n), to, policy }).map(drop)
+        }
+        Step::HandOver(n) => {
+            let busy = world.state.vm(vm(n)).ok().and_then(|vm| vm.busy());
+            match busy.filter(|op| world.state.op(*op).is_ok()) {
+                Some(op) => world.propose(migrate::handover(world, op)).map(drop),
+                None => Ok(()),
+            }
         }
         Step::Verb(n, v) => world.begin(verb(v, vm(n))).map(drop),
         Step::Finish(n, how) => match outcome(world, vm(n), how) {

@@ -58,6 +58,8 @@ use crate::cluster::join;
 use crate::cluster::status;
 use crate::config::Config;
 use crate::fencing;
+use crate::migrate;
+use crate::migrate::PROBE_STREAM;
 
 /// Name of the stream that carries requests of the API.
 pub(crate) const API_STREAM: &str = "api";
@@ -363,6 +365,10 @@ impl Handler for Port {
         }
         let answer = match method {
             Method::ECHO => return Ok(body),
+            Method::MIGRATE => {
+                let app = self.app()?;
+                return app.targets.serve(&app, from, &body).await.map(Bytes::from);
+            }
             Method::VALIDATE => return crate::validate::serve(&self.app()?, &body).await,
             Method::STATUS => {
                 let app = self.app()?;
@@ -394,7 +400,15 @@ impl Handler for Port {
                 crate::http::serve_connection(stream, router, crate::http::Peer::Member(from))
                     .await;
             }
-            _ => tracing::debug!(%from, name, "a stream that nobody takes"),
+            (PROBE_STREAM, _) => {
+                if let Ok(app) = self.app() {
+                    app.targets.probe(stream).await;
+                }
+            }
+            (name, _) => match (name.strip_prefix(migrate::STREAM), self.app()) {
+                (Some(op), Ok(app)) => app.targets.stream(from, op, stream).await,
+                _ => tracing::debug!(%from, name, "a stream that nobody takes"),
+            },
         }
     }
 

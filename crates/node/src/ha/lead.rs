@@ -6,7 +6,7 @@
 //!   isolated, self-fencing: it ends itself+--> FenceBegin --> (fencer) --> NodeFenced
 //!   isolated, proof: its time is over ---+                                    |
 //!                                                  VmTakeOver for each of its VMs, by the plan
-//!   mode drain ----> VmMove, a few at a time        (owner saves, gives away, new owner resumes)
+//!   mode drain ----> VmMove, a few at a time        (its owner carries it out: `moves`)
 //!   preferred node is back ----> VmMove
 //! ```
 //!
@@ -190,7 +190,7 @@ fn moves(state: &ClusterState, from: NodeId, plan: Plan, commands: &mut Vec<Comm
     let room = MOVES_AT_ONCE.saturating_sub(moving_from(state, from));
     let ready = |step: &Step| state.vms.get(&step.vm).is_some_and(|vm| vm.busy().is_none());
     for step in plan.steps.into_iter().filter(ready).take(room) {
-        commands.push(Command::VmMove { vm: step.vm, to: Some(step.to) });
+        commands.push(Command::VmMove { vm: step.vm, to: Some(step.to), quick: false });
     }
 }
 
@@ -201,7 +201,7 @@ fn stop_moves(state: &ClusterState, fit: &BTreeSet<NodeId>, commands: &mut Vec<C
         let takes = fit.contains(&moving.to)
             && state.nodes.get(&moving.to).is_some_and(|to| to.mode == NodeMode::Active);
         if vm.owner != moving.to && !takes {
-            commands.push(Command::VmMove { vm: vm.id, to: None });
+            commands.push(Command::VmMove { vm: vm.id, to: None, quick: false });
         }
     }
 }
@@ -221,7 +221,11 @@ fn fail_back(
     };
     let plan = placement::fail_back(state, fit);
     let first = plan.steps.into_iter().find(|step| calm(&step.to));
-    commands.extend(first.map(|step| Command::VmMove { vm: step.vm, to: Some(step.to) }));
+    commands.extend(first.map(|step| Command::VmMove {
+        vm: step.vm,
+        to: Some(step.to),
+        quick: false,
+    }));
 }
 
 #[cfg(test)]

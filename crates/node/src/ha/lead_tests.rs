@@ -169,9 +169,9 @@ fn a_node_that_is_drained_gives_its_vms_away_two_at_a_time() {
 fn a_move_to_a_node_that_is_lost_is_stopped() {
     let mut world = World::new(3);
     world.add(1, node(1), HaSpec::default());
-    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: false });
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
-    let stop = Command::VmMove { vm: vm(1), to: None };
+    let stop = Command::VmMove { vm: vm(1), to: None, quick: false };
     let commands = next_with(&world, DEAD, Certainty::Proof);
     assert_eq!(commands, [stop]);
     world.ok(commands[0].clone());
@@ -185,7 +185,7 @@ fn a_vm_goes_back_when_its_preferred_node_has_been_there_for_a_while() {
     world.add(1, node(3), ha);
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
     world.now = world.now.plus(CALM);
-    let back = Command::VmMove { vm: vm(1), to: Some(node(2)) };
+    let back = Command::VmMove { vm: vm(1), to: Some(node(2)), quick: false };
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), [back]);
     assert_eq!(next_with(&world, Verdict::Silent { since: SINCE }, Certainty::Proof), []);
 }

@@ -16,7 +16,7 @@ mod moves;
 pub(crate) mod pulse;
 mod watch;
 #[cfg(test)]
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -158,11 +158,11 @@ async fn lead(ledger: Arc<NodeLedger>, lease: LeaseSettings, watch: Arc<Watch>) 
         };
         moved.retain(|_, at| at.elapsed() < MOVE_AGAIN);
         commands.retain(|command| match command {
-            Command::VmMove { vm, to: Some(_) } => !moved.contains_key(vm),
+            Command::VmMove { vm, to: Some(_), .. } => !moved.contains_key(vm),
             _ => true,
         });
         for command in &commands {
-            if let Command::VmMove { vm, to: Some(_) } = command {
+            if let Command::VmMove { vm, to: Some(_), .. } = command {
                 moved.insert(*vm, Instant::now());
             }
         }

@@ -1,14 +1,18 @@
-//! What a node does about its own VMs that are being moved (before live migration: save and move).
+//! What a node does about its own VMs that are being moved.
 //!
 //! ```text
-//!   owner A, moving to B        running -> save -> saved -> VmRehome(B)
+//!   owner A, moving to B        running -> migrate -> running at B, and the move is over
+//!                               that fails, or the move is a quick one:
+//!                               running -> save -> saved -> VmRehome(B)
 //!   owner B, moving to B        saved -> resume -> running, and the move is over
 //! ```
 //!
 //! Level-triggered: each pass looks at the state alone, so a restart of the daemon in between changes
 //! nothing.
 
+use model::AtLimit;
 use model::ClusterState;
+use model::MigratePolicy;
 use model::NodeId;
 use model::OpRequest;
 use model::Power;
@@ -45,6 +49,11 @@ fn step(vm: &VmRecord, me: NodeId) -> Option<Next> {
         return resumes.then_some(Next::Begin(OpRequest::VmResume { vm: id }));
     }
     match vm.power {
+        Power::Running if !moving.quick => {
+            // It has to go: that its guest stands longer than it would like is the smaller evil.
+            let policy = MigratePolicy { at_limit: AtLimit::Force, ..vm.spec.migration };
+            Some(Next::Begin(OpRequest::VmMigrate { vm: id, to: moving.to, policy }))
+        }
         Power::Running | Power::Paused => Some(Next::Begin(OpRequest::VmSave { vm: id })),
         Power::Off | Power::Saved => Some(Next::Rehome { vm: id, to: moving.to }),
     }

@@ -41,7 +41,7 @@ fn a_running_vm_is_saved_given_away_and_resumed() {
     let mut world = World::new(2);
     world.add(1, node(1), HaSpec::default());
     assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
-    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: true });
     assert_eq!(only(&world, 2), None);
     let save = begin(&mut world, 1);
     // While that is under way there is nothing to do, whoever asks and however often.
@@ -63,7 +63,7 @@ fn a_vm_that_is_off_is_only_given_away() {
     let mut world = World::new(2);
     world.add(1, node(1), HaSpec::default());
     world.run(OpRequest::VmOff { vm: vm(1) }, node(1));
-    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: true });
     assert_eq!(only(&world, 1), Some(Next::Rehome { vm: vm(1), to: node(2) }));
     world.ok(Command::VmRehome { vm: vm(1), to: node(2) });
     assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
@@ -73,7 +73,7 @@ fn a_vm_that_is_off_is_only_given_away() {
 fn a_guest_that_shuts_itself_down_on_the_way_stays_off() {
     let mut world = World::new(2);
     world.add(1, node(1), HaSpec::default());
-    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: true });
     world.run(OpRequest::VmOff { vm: vm(1) }, node(1));
     world.ok(Command::VmRehome { vm: vm(1), to: node(2) });
     assert_eq!(only(&world, 2), None);
@@ -85,9 +85,25 @@ fn a_guest_that_shuts_itself_down_on_the_way_stays_off() {
 fn a_save_that_fails_ends_the_move() {
     let mut world = World::new(2);
     world.add(1, node(1), HaSpec::default());
-    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)) });
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: true });
     let save = begin(&mut world, 1);
     world.finish(save, node(1), OpOutcome::Cancelled { power: Some(Power::Running) });
     assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
     assert_eq!(world.owner(1), node(1));
+}
+
+#[test]
+fn a_running_vm_is_migrated_and_saved_only_if_that_fails() {
+    let mut world = World::new(2);
+    world.add(1, node(1), HaSpec::default());
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: false });
+    let Some(Next::Begin(request)) = only(&world, 1) else { panic!("it is migrated") };
+    let OpRequest::VmMigrate { to, policy, .. } = &request else { panic!("{request:?}") };
+    assert_eq!((*to, policy.at_limit), (node(2), AtLimit::Force), "it has to go");
+    let op = world.begin(request);
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+    let failure = model::OpFailure { code: "x".into(), message: "x".into(), hint: "x".into() };
+    world.finish(op, node(1), OpOutcome::Failed { failure, power: None });
+    let save = Next::Begin(OpRequest::VmSave { vm: vm(1) });
+    assert_eq!(only(&world, 1), Some(save), "the other way");
 }

@@ -26,27 +26,27 @@ use uuid::Uuid;
 
 const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(9));
 
-pub(super) fn node(n: u128) -> NodeId {
+pub(crate) fn node(n: u128) -> NodeId {
     NodeId::new(Uuid::from_u128(100 + n))
 }
 
-pub(super) fn vm(n: u128) -> VmId {
+pub(crate) fn vm(n: u128) -> VmId {
     VmId::new(Uuid::from_u128(1_000 + n))
 }
 
-pub(super) fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
-pub(super) struct World {
-    pub(super) state: ClusterState,
-    pub(super) now: UnixMillis,
+pub(crate) struct World {
+    pub(crate) state: ClusterState,
+    pub(crate) now: UnixMillis,
     ids: u128,
 }
 
 impl World {
     /// Nodes `n1`, `n2`... with room for eight VMs each, and a shared volume.
-    pub(super) fn new(nodes: u128) -> Self {
+    pub(crate) fn new(nodes: u128) -> Self {
         let now = UnixMillis::new(10_000_000);
         let mut world = Self { state: ClusterState::default(), now, ids: 50_000 };
         for n in 1..=nodes {
@@ -59,16 +59,16 @@ impl World {
         world
     }
 
-    pub(super) fn propose(&mut self, command: Command) -> Result<(), Refused> {
+    pub(crate) fn propose(&mut self, command: Command) -> Result<(), Refused> {
         let proposal = Proposal { at: self.now, actor: Actor::new("test"), command };
         self.state.apply(&proposal).map(drop)
     }
 
-    pub(super) fn ok(&mut self, command: Command) {
+    pub(crate) fn ok(&mut self, command: Command) {
         self.propose(command.clone()).unwrap_or_else(|error| panic!("{command:?}: {error}"));
     }
 
-    pub(super) fn begin(&mut self, request: OpRequest) -> OpId {
+    pub(crate) fn begin(&mut self, request: OpRequest) -> OpId {
         self.ids += 1;
         let op = OpId::new(Uuid::from_u128(self.ids));
         let limit = Millis::from_secs(1);
@@ -76,19 +76,19 @@ impl World {
         op
     }
 
-    pub(super) fn finish(&mut self, op: OpId, by: NodeId, outcome: OpOutcome) {
+    pub(crate) fn finish(&mut self, op: OpId, by: NodeId, outcome: OpOutcome) {
         let epoch = self.state.node(by).unwrap().epoch;
         let outcome = Box::new(outcome);
         self.ok(Command::FinishOp { op, outcome, by: Speaker { node: by, epoch } });
     }
 
-    pub(super) fn run(&mut self, request: OpRequest, by: NodeId) {
+    pub(crate) fn run(&mut self, request: OpRequest, by: NodeId) {
         let op = self.begin(request);
         self.finish(op, by, OpOutcome::Done);
     }
 
     /// Makes VM `n`, named `v<n>`, and starts it on a node.
-    pub(super) fn add(&mut self, n: u128, on: NodeId, ha: HaSpec) {
+    pub(crate) fn add(&mut self, n: u128, on: NodeId, ha: HaSpec) {
         let mut spec = VmSpec::new(1, Bytes::mib(128));
         spec.ha = ha;
         let request = OpRequest::VmCreate {
@@ -103,11 +103,11 @@ impl World {
         self.run(OpRequest::VmStart { vm: vm(n) }, on);
     }
 
-    pub(super) fn vm(&self, n: u128) -> &VmRecord {
+    pub(crate) fn vm(&self, n: u128) -> &VmRecord {
         self.state.vm(vm(n)).unwrap()
     }
 
-    pub(super) fn owner(&self, n: u128) -> NodeId {
+    pub(crate) fn owner(&self, n: u128) -> NodeId {
         self.vm(n).owner
     }
 }

@@ -15,11 +15,14 @@ use api::ha::PlanView;
 use api::ha::RuleView;
 use api::ha::UnplacedView;
 use api::ha::VmMoveView;
+use api::migrate::CheckView;
+use api::migrate::VmMigrateView;
 use model::ClusterState;
 use model::Command;
 use model::Name;
 use model::NodeId;
 use model::NodeRecord;
+use model::OpRequest;
 use model::RuleId;
 use model::RuleRecord;
 use model::VmId;
@@ -30,7 +33,9 @@ use crate::app::new_uuid;
 use crate::app::now;
 use crate::http::Call;
 use crate::http::Mounts;
+use crate::http::vms::begin;
 use crate::http::vms::find_vm;
+use crate::http::vms::time;
 
 pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::NodeSetMode, _, _>(set_mode);
@@ -40,6 +45,7 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::RuleCreate, _, _>(create_rule);
     mounts.json::<ep::RuleDelete, _, _>(delete_rule);
     mounts.json::<ep::VmMove, _, _>(move_vm);
+    mounts.json::<ep::VmMigrate, _, _>(migrate_vm);
 }
 
 async fn set_mode(call: Call<ep::NodeSetMode>) -> Result<PlanView, ApiError> {
@@ -130,23 +136,73 @@ async fn move_vm(call: Call<ep::VmMove>) -> Result<VmMoveView, ApiError> {
             ));
         }
         (Some(to), false) => Some(state.find_node(to)?.id),
-        (None, false) => {
-            let mut others = fit(&call, &state);
-            others.remove(&vm.owner);
-            let best = placement::choose(&state, &others, &vm).map_err(|problem| {
-                ApiError::new(
-                    ErrorKind::Conflict,
-                    "no_node",
-                    format!("{} can go nowhere else: {}", vm.name, problem.words()),
-                    "see what nodes have: muster node list",
-                )
-            })?;
-            Some(best)
-        }
+        (None, false) => Some(best(&call, &state, &vm)?),
     };
-    call.app.propose(&call.caller.actor, Command::VmMove { vm: vm.id, to }).await?;
+    call.app.propose(&call.caller.actor, Command::VmMove { vm: vm.id, to, quick: true }).await?;
     let to = to.and_then(|to| node_name(&state, to));
     Ok(VmMoveView { vm: vm.name.clone(), owner: vm.owner, to })
+}
+
+/// The best other node for a VM.
+fn best<E: Endpoint>(
+    call: &Call<E>,
+    state: &ClusterState,
+    vm: &Arc<VmRecord>,
+) -> Result<NodeId, ApiError> {
+    let mut others = fit(call, state);
+    others.remove(&vm.owner);
+    placement::choose(state, &others, vm).map_err(|problem| {
+        ApiError::new(
+            ErrorKind::Conflict,
+            "no_node",
+            format!("{} can go nowhere else: {}", vm.name, problem.words()),
+            "see what nodes have: muster node list",
+        )
+    })
+}
+
+async fn migrate_vm(call: Call<ep::VmMigrate>) -> Result<VmMigrateView, ApiError> {
+    let vm = find_vm(&call)?;
+    let state = call.app.truth.state();
+    let to = match &call.body.to {
+        Some(to) => state.find_node(to)?.id,
+        None => best(&call, &state, &vm)?,
+    };
+    if to == vm.owner {
+        let name = node_name(&state, to).map(|name| name.to_string()).unwrap_or_default();
+        return Err(ApiError::new(
+            ErrorKind::Conflict,
+            "there_already",
+            format!("{} is on {name} already", vm.name),
+            "name another node, or leave it out",
+        ));
+    }
+    let checks = crate::migrate::plan(&call.app, &vm, to).await;
+    let fits = checks.iter().all(|check| check.ok);
+    let policy = vm.spec.migration.changed(&call.body.policy);
+    policy.validate().map_err(model::Refused::Invalid)?;
+    if !fits && !call.body.dry_run {
+        return Err(unfit(&vm, &checks));
+    }
+    let op = match call.body.dry_run {
+        true => None,
+        false => {
+            let request = OpRequest::VmMigrate { vm: vm.id, to, policy };
+            Some(begin(&call, request, time::MIGRATE).await?)
+        }
+    };
+    let name = |node| node_name(&state, node).unwrap_or_else(|| vm.name.clone());
+    Ok(VmMigrateView { vm: vm.name.clone(), from: name(vm.owner), to: name(to), checks, fits, op })
+}
+
+/// All reasons at once: whoever mends them one by one wants to know how many there are.
+fn unfit(vm: &VmRecord, checks: &[CheckView]) -> ApiError {
+    let against: Vec<&CheckView> = checks.iter().filter(|check| !check.ok).collect();
+    let reasons: Vec<String> =
+        against.iter().map(|check| format!("{}: {}", check.what, check.detail)).collect();
+    let hint = against.first().map(|check| check.hint.clone()).unwrap_or_default();
+    let message = format!("{} cannot be migrated there: {}", vm.name, reasons.join("; "));
+    ApiError::new(ErrorKind::Conflict, "unfit", message, hint)
 }
 
 /// The nodes that could be given VMs, as this node hears them.

@@ -60,6 +60,8 @@ pub(crate) mod time {
     pub(crate) const LONG: Millis = Millis::from_secs(900);
     /// The guest has to do something: release a device, bring memory online.
     pub(crate) const GUEST: Millis = Millis::from_secs(90);
+    /// Sending memory while the guest runs: 256 GiB over 1 Gb/s, twice.
+    pub(crate) const MIGRATE: Millis = Millis::from_secs(5400);
     /// Beyond the guest's patience in a shutdown, for ending the process.
     pub(crate) const SHUTDOWN_SPARE: Millis = Millis::from_secs(30);
     /// Fetching and converting an image.

@@ -80,6 +80,8 @@ pub enum MachineEvent {
     AgentPort(bool),
     /// A save has ended: `Ok` or the reason why not.
     SaveEnded(Result<(), String>),
+    /// A live migration has come further: look at [`super::Machine::migrate_progress`].
+    MigrationMoved,
     /// The process has not answered a ping within the limit.
     Hung,
     /// The process answers again after [`MachineEvent::Hung`].

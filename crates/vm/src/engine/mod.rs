@@ -25,11 +25,13 @@ mod error;
 mod event;
 pub mod fake;
 mod layout;
+mod migrate;
 mod plan;
 pub mod qemu;
 mod state;
 
 use std::fs::File;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use model::Bytes;
@@ -45,6 +47,10 @@ pub use event::ExitInfo;
 pub use event::MachineEvent;
 pub use event::Origin;
 pub use layout::Layout;
+pub use migrate::MigratePhase;
+pub use migrate::MigrateProgress;
+pub use migrate::MigrateTuning;
+pub use migrate::Outgoing;
 pub use plan::AccelChoice;
 pub use plan::BalloonPlan;
 pub use plan::ClockPolicy;
@@ -140,7 +146,11 @@ pub trait Machine: Send + Sync {
     /// Whether the processors run, and if not why.
     async fn query_status(&self) -> Result<RunState, EngineError>;
 
-    /// Lets the processors run: after launch, pause, restore or a failed save.
+    /// Lets the processors run: after launch, pause, restore, a failed save, or a migration that has
+    /// arrived (or, at its source, that has arrived and was not wanted).
+    ///
+    /// # Errors
+    /// Of a machine that has not got all of a migration's state: [`EngineError::Command`].
     async fn cont(&self) -> Result<(), EngineError>;
 
     /// Stops the processors; memory is kept.
@@ -181,6 +191,40 @@ pub trait Machine: Send + Sync {
 
     /// Gives a save up. Idempotent.
     async fn save_cancel(&self) -> Result<(), EngineError>;
+
+    /// What keeps the machine from being migrated, in the engine's words; empty is nothing.
+    async fn migrate_blockers(&self) -> Result<Vec<String>, EngineError>;
+
+    /// Memory that the guest changes within `window` (50 ms to one minute), in bytes per second, each
+    /// page counted once. Takes as long.
+    async fn dirty_rate(&self, window: Duration) -> Result<Bytes, EngineError>;
+
+    /// Begins to send memory and device state of a running guest to a machine that waits (see
+    /// [`Outgoing`]). [`MachineEvent::MigrationMoved`] and [`Machine::migrate_progress`] tell how it
+    /// goes. When nobody carries its connections any more, it fails and the guest goes on.
+    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError>;
+
+    /// Changes a migration under way.
+    async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError>;
+
+    /// How far a migration is.
+    async fn migrate_progress(&self) -> Result<MigrateProgress, EngineError>;
+
+    /// Gives a migration up. Idempotent; without effect once it is done.
+    async fn migrate_cancel(&self) -> Result<(), EngineError>;
+
+    /// Lets a machine that was launched with [`RestorePlan::Stream`] wait for its connections.
+    async fn incoming(&self) -> Result<(), EngineError>;
+
+    /// The machine's end for one connection of the source.
+    async fn incoming_connect(&self) -> Result<UnixStream, EngineError>;
+
+    /// When it had all of a migration's state; none if it has not, or if an earlier process of ours
+    /// has seen that.
+    fn loaded_at(&self) -> Option<tokio::time::Instant>;
+
+    /// Tells switches and neighbours where the adapters are now. Repeated by itself for a second.
+    async fn announce(&self) -> Result<(), EngineError>;
 
     /// Attaches a disk. Returns when the guest can see it.
     ///

@@ -9,6 +9,7 @@ use model::DiskId;
 use model::Generation;
 use model::MacAddr;
 use model::NicId;
+use model::OpId;
 use model::VmId;
 use uuid::Uuid;
 
@@ -200,11 +201,16 @@ pub enum NicModel {
     E1000,
 }
 
-/// Saved state to continue from, as [`super::Machine::save`] has written it.
+/// Where the state comes from that a machine continues from. The plan's layout must be the one of
+/// the machine that the state is of.
 #[derive(Debug)]
-pub struct RestorePlan {
-    /// The file, opened for reading. The plan's layout must be the one stored with it.
-    pub file: File,
+pub enum RestorePlan {
+    /// A file that [`super::Machine::save`] has written, opened for reading. It has been read when
+    /// the machine is launched.
+    File(File),
+    /// A migration of that operation. The machine waits for it from [`super::Machine::incoming`] on,
+    /// and does not touch its disks before [`super::Machine::cont`].
+    Stream(OpId),
 }
 
 /// Limits of the machine's process.

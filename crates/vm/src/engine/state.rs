@@ -6,6 +6,7 @@ use model::Bytes;
 use model::DiskId;
 use model::Generation;
 use model::NicId;
+use model::OpId;
 use model::VmId;
 use serde::Deserialize;
 use serde::Serialize;
@@ -63,6 +64,9 @@ pub struct RunInfo {
     pub uid: u32,
     /// Limits that are not enforced for it, each with its reason.
     pub missing_limits: Vec<String>,
+    /// The migration that it was made for, if it was made for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arrival: Option<OpId>,
 }
 
 /// Answer to [`super::Engine::adopt`].
@@ -107,6 +111,8 @@ pub enum RunState {
     Running,
     /// Launched or restored, never run yet in this process.
     Prelaunch,
+    /// It waits for the state of another machine and has not got all of it.
+    Incoming,
     /// Stopped by us.
     Paused,
     /// The guest has shut down.

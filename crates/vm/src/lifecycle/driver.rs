@@ -7,6 +7,7 @@ use std::time::Duration;
 use model::Exit;
 use model::ExitKind;
 use model::Generation;
+use model::NicId;
 use model::OpId;
 use model::OpOutcome;
 use model::OpRecord;
@@ -91,6 +92,8 @@ pub(crate) struct Driver {
     copied: Option<Arc<VmRecord>>,
     copy_at: Option<Instant>,
     pub(crate) hung: hung::Watch,
+    /// The adapters that the VM had when it was known last: their ports go with it.
+    nics: Vec<NicId>,
 }
 
 /// A machine that is there.
@@ -122,6 +125,7 @@ impl Driver {
             copied: None,
             copy_at: None,
             hung: hung::Watch::default(),
+            nics: Vec::new(),
         }
     }
 
@@ -131,6 +135,9 @@ impl Driver {
         loop {
             let known = !self.unknown || self.look().await;
             let wanted = self.wanted.borrow_and_update().clone();
+            if let Some(wanted) = &wanted {
+                self.nics = wanted.record.spec.nics.iter().map(|nic| nic.id).collect();
+            }
             let Some(wanted) = wanted else {
                 // What does not go away now is a stray, and is ended as one.
                 let _ = self.end_machine().await;
@@ -191,15 +198,22 @@ impl Driver {
     /// Finds the machine that an earlier daemon has left, if it has. False if that is not known
     /// yet.
     async fn look(&mut self) -> bool {
+        if let Some(launched) = self.arrival() {
+            tracing::info!(vm = %self.vm, pid = launched.run.pid, "machine arrived");
+            self.take(launched);
+            self.unknown = false;
+            return true;
+        }
         match self.host.engine.adopt(self.vm).await {
             Ok(Adopted::Running(launched)) => {
                 tracing::info!(vm = %self.vm, pid = launched.run.pid, "machine adopted");
-                let theirs = launched.run.generation;
+                let theirs = (launched.run.generation, launched.run.arrival);
                 self.take(launched);
                 self.observe().await;
-                let ours = self.wanted.borrow().as_ref().map(|wanted| wanted.record.generation);
+                let record = self.record();
+                let ours = record.map(|record| (record.generation, record.arrived_by()));
                 if ours.is_some_and(|ours| ours != theirs) {
-                    tracing::warn!(vm = %self.vm, %theirs, ?ours, "a run without right is ended");
+                    tracing::warn!(vm = %self.vm, ?theirs, ?ours, "a run without right is ended");
                     if self.end_machine().await.is_err() {
                         return false;
                     }
@@ -217,6 +231,20 @@ impl Driver {
         }
         self.unknown = false;
         true
+    }
+
+    /// The machine in which the guest has arrived by a migration, if it just has.
+    fn arrival(&self) -> Option<Launched> {
+        let op = self.record()?.arrived_by()?;
+        self.host.arrivals.take(self.vm, op)
+    }
+
+    /// The machine in which the guest had arrived is not there.
+    pub(crate) fn note_lost_on_arrival(&mut self) {
+        if self.run.is_none() {
+            let detail = "the machine that it had arrived in is gone".to_owned();
+            self.lost.get_or_insert((ExitKind::HostRestart, detail));
+        }
     }
 
     /// The machine is gone since an earlier daemon saw it: notes how, if the state thinks that it
@@ -270,7 +298,7 @@ impl Driver {
                 self.publisher.phase_with_note(Phase::Paused, "its storage cannot be written");
                 self.services_paused(true);
             }
-            Ok(RunState::Prelaunch) => {
+            Ok(RunState::Prelaunch | RunState::Incoming) => {
                 self.publisher.phase(Phase::Starting);
                 self.services_paused(true);
             }
@@ -290,9 +318,14 @@ impl Driver {
 
     async fn actual(&mut self) -> Option<Actual> {
         let Some(run) = &self.run else { return Some(Actual::Absent) };
-        let generation = run.info.generation;
+        let mut generation = run.info.generation;
         let cpus = match run.machine.query_status().await {
             Ok(RunState::Running) => Cpus::Run,
+            // Half of a guest has no right to run, whatever its number.
+            Ok(RunState::Incoming) => {
+                generation = Generation::default();
+                Cpus::Stand
+            }
             Ok(RunState::ShutDown) => Cpus::ShutDown,
             Ok(RunState::IoError) => Cpus::StorageError,
             Ok(_) => Cpus::Stand,
@@ -407,7 +440,7 @@ impl Driver {
 
     async fn perform_and_report(&mut self, record: &Arc<VmRecord>, op: &Arc<OpRecord>) {
         tracing::info!(vm = %record.name, op = %op.id, verb = ?op.request.verb(), "op begins");
-        let outcome = self.perform(record, op).await;
+        let Some(outcome) = self.perform(record, op).await else { return };
         tracing::info!(vm = %record.name, op = %op.id, outcome = ?outcome, "op ended");
         self.report(op.id, &outcome).await;
         self.after(record, op, &outcome).await;
@@ -589,10 +622,10 @@ impl Driver {
                 self.retry_at = Some(Instant::now() + RETRY_AFTER);
             }
         }
-        let nics = self.wanted.borrow().as_ref().map(|wanted| wanted.record.spec.nics.clone());
+        let now = self.record().map(|record| record.spec.nics.iter().map(|nic| nic.id).collect());
+        let nics: Vec<NicId> = now.unwrap_or_else(|| self.nics.clone());
         // Together, so that they can be closed in one go.
-        let nics = nics.unwrap_or_default();
-        futures::future::join_all(nics.iter().map(|nic| self.host.ports.close(nic.id))).await;
+        futures::future::join_all(nics.iter().map(|nic| self.host.ports.close(*nic))).await;
         reaped
     }
 

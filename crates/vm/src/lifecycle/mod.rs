@@ -30,6 +30,7 @@ mod driver;
 mod files;
 mod hung;
 pub mod machine;
+mod migrate;
 mod online;
 mod ops;
 mod plan;
@@ -68,6 +69,16 @@ pub use files::VmFiles;
 pub use machine::Actual;
 pub use machine::Settle;
 pub use machine::settle;
+pub use migrate::Arrivals;
+pub use migrate::Handover;
+pub use migrate::HandoverNote;
+pub use migrate::Mover;
+pub use migrate::Nowhere;
+pub use migrate::Offer;
+pub use migrate::Ready;
+pub use migrate::Wire;
+pub use migrate::arrival::abandon as abandon_arrival;
+pub use migrate::arrival::prepare as prepare_arrival;
 pub use register::Found;
 pub use register::NotFound;
 pub use register::look;
@@ -92,6 +103,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// # Errors
     /// [`LedgerError`]; the state is as it was.
     async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError>;
+
+    /// The guest stands for good and the target of its migration has everything: gives the VM to it.
+    async fn hand_over(&self, note: HandoverNote) -> Handover;
 
     /// A run has ended without an operation that asked for it. Durable as [`Ledger::finish`].
     ///
@@ -168,6 +182,10 @@ pub struct Host {
     pub volume_ready: VolumeReady,
     /// The file of an image.
     pub image_path: Box<dyn Fn(ImageId) -> PathBuf + Send + Sync>,
+    /// The way to other hosts.
+    pub mover: Arc<dyn Mover>,
+    /// Machines that wait for guests of other hosts.
+    pub arrivals: Arc<Arrivals>,
     /// Facts about this host that guests may read.
     pub host_name: String,
 }
@@ -214,6 +232,11 @@ impl VmHandle {
     /// Follows what is seen of the VM.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.status.clone()
+    }
+
+    /// Whether nothing is done for the VM any more.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// The machine, for consoles and screenshots, while it runs.

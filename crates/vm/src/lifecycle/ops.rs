@@ -52,6 +52,9 @@ pub(crate) enum Stop {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The VM is another node's from here on, and so is the operation.
+    #[error("it goes on at another node")]
+    Left,
     /// The VM's volume is not there.
     #[error("{0}")]
     Volume(String),
@@ -76,8 +79,8 @@ pub(crate) struct Task<'a> {
 }
 
 impl Driver {
-    /// Performs an operation to its one outcome.
-    pub(crate) async fn perform(&mut self, record: &VmRecord, op: &OpRecord) -> OpOutcome {
+    /// Performs an operation to its one outcome; none, if that is another node's to tell.
+    pub(crate) async fn perform(&mut self, record: &VmRecord, op: &OpRecord) -> Option<OpOutcome> {
         let left = op.deadline.since(self.host.ledger.now());
         let deadline = Instant::now() + Duration::from_millis(left.get());
         let task = Task { op, deadline };
@@ -86,8 +89,9 @@ impl Driver {
             None => self.execute(record, &task).await,
         };
         match step {
-            Ok(outcome) => outcome,
-            Err(stop) => self.stopped(record, op, stop).await,
+            Ok(outcome) => Some(outcome),
+            Err(Stop::Left) => None,
+            Err(stop) => Some(self.stopped(record, op, stop).await),
         }
     }
 
@@ -108,6 +112,8 @@ impl Driver {
         };
         let too_late = match &op.request {
             OpRequest::VmShutdown { .. } => self.run.is_none() && !self.unknown,
+            // The VM is this node's already.
+            OpRequest::VmMigrate { .. } => record.arrived_by() == Some(op.id),
             OpRequest::VmStart { .. } | OpRequest::VmResume { .. } => match &self.run {
                 // The guest goes on since an earlier daemon.
                 Some(run) if run.info.generation == record.generation => {
@@ -142,6 +148,9 @@ impl Driver {
             }
             OpRequest::VmPause { .. } => self.pause(task).await,
             OpRequest::VmSave { .. } => self.save(record, task).await,
+            OpRequest::VmMigrate { to, policy, .. } => {
+                self.migrate(record, task, *to, *policy).await
+            }
             OpRequest::VmReset { .. } => self.reset(task).await,
             OpRequest::VmDelete { .. } => {
                 self.end_machine().await?;
@@ -191,6 +200,9 @@ impl Driver {
                 power = Some(self.undo_start(record).await);
             }
             OpRequest::VmSave { .. } => self.undo_save(record).await,
+            OpRequest::VmMigrate { to, .. } if record.arrived_by() != Some(op.id) => {
+                self.undo_migrate(op.id, *to).await;
+            }
             OpRequest::VmSet { change, .. } => self.undo_set(record, change).await,
             OpRequest::DiskAdd { disk, .. } => self.undo_add_disk(disk).await,
             OpRequest::NicAdd { nic, .. } => self.undo_add_nic(nic.id).await,
@@ -331,9 +343,10 @@ pub(crate) fn file(what: &'static str) -> impl FnOnce(std::io::Error) -> Stop {
     move |source| Stop::File { what, source }
 }
 
-fn failure_of(stop: &Stop) -> OpFailure {
+pub(crate) fn failure_of(stop: &Stop) -> OpFailure {
     let (code, hint): (&str, String) = match stop {
         Stop::Cancelled => ("cancelled", String::new()),
+        Stop::Left => ("left", String::new()),
         Stop::Deadline => ("deadline", "try it again, or look at: muster event list".to_owned()),
         Stop::Ended(_) => ("machine_ended", "see why: muster event list".to_owned()),
         Stop::Engine(error) => (engine_code(error), engine_hint(error)),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::path::PathBuf;
 
+use model::Bytes;
 use model::DeviceProfile;
 use model::DiskFormat;
 use model::DiskSource;
@@ -44,11 +45,30 @@ pub(crate) struct Parts {
     pub(crate) generation_id: uuid::Uuid,
 }
 
+/// Processors and memory that a machine begins with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) cpus: u32,
+    pub(crate) memory: Bytes,
+}
+
+impl Size {
+    /// What a machine on this host begins with: a saved guest comes back with what it had when it
+    /// was saved.
+    pub(crate) fn of(record: &VmRecord, restored: bool) -> Self {
+        match &record.saved {
+            Some(saved) if restored => Self { cpus: saved.cpus, memory: saved.boot_memory },
+            _ => Self { cpus: record.spec.cpus.count, memory: record.spec.memory.size },
+        }
+    }
+}
+
 pub(crate) fn launch(
     record: &VmRecord,
     files: &VmFiles,
     image_path: &dyn Fn(ImageId) -> PathBuf,
     parts: Parts,
+    size: Size,
 ) -> LaunchPlan {
     let spec = &record.spec;
     let mut disks: Vec<DiskPlan> = Vec::new();
@@ -59,11 +79,7 @@ pub(crate) fn launch(
     if let Some(seed) = &parts.seed {
         disks.push(seed_disc(record, seed));
     }
-    // A saved guest comes back with what it had when it was saved.
-    let (cpus, memory) = match (&record.saved, &parts.restore) {
-        (Some(saved), Some(_)) => (saved.cpus, saved.boot_memory),
-        _ => (spec.cpus.count, spec.memory.size),
-    };
+    let Size { cpus, memory } = size;
     LaunchPlan {
         vm: record.id,
         name: record.name.to_string(),

@@ -102,7 +102,8 @@ impl Driver {
                 .generation_id()
                 .map_err(file("its generation id cannot be written"))?,
         };
-        let plan = plan::launch(record, &self.files, &*self.host.image_path, parts);
+        let size = plan::Size::of(record, restored);
+        let plan = plan::launch(record, &self.files, &*self.host.image_path, parts, size);
         let host = self.host.clone();
         let launching = host.engine.launch(plan);
         let launched = match task {
@@ -168,7 +169,7 @@ impl Driver {
     fn open_memory(&self, record: &VmRecord) -> Step<Option<RestorePlan>> {
         let Some(saved) = &record.saved else { return Ok(None) };
         match std::fs::File::open(self.files.memory(saved.generation)) {
-            Ok(file) => Ok(Some(RestorePlan { file })),
+            Ok(file) => Ok(Some(RestorePlan::File(file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let text = "its saved memory was used once already, and it is started from its \
                             disks, as after a power cut";

@@ -239,6 +239,7 @@ mod tests {
             takeovers: Vec::new(),
             answered: None,
             moving: None,
+            arrival: None,
             created: UnixMillis::new(1),
             deleted: None,
         }

@@ -23,6 +23,8 @@ pub enum Phase {
     Paused,
     /// Its memory is being written to disk.
     Saving,
+    /// The guest runs, and its memory is being sent to another node.
+    Migrating,
     /// The guest shuts down or the process is being ended.
     Stopping,
     /// The process does not answer.

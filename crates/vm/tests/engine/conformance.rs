@@ -1,10 +1,17 @@
 //! What every engine must do, checked on the fake and on QEMU with the same code.
 
 use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
 
 use model::Bytes;
 use model::DiskId;
+use model::Generation;
+use model::Millis;
+use model::OpId;
 use model::VmId;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 use vm::engine::Adopted;
 use vm::engine::CpuLimits;
@@ -14,9 +21,13 @@ use vm::engine::EngineError;
 use vm::engine::ErrorClass;
 use vm::engine::GoneReason;
 use vm::engine::Launched;
+use vm::engine::Machine;
 use vm::engine::MachineEvent;
 use vm::engine::MemoryPlan;
+use vm::engine::MigratePhase;
+use vm::engine::MigrateTuning;
 use vm::engine::Origin;
+use vm::engine::Outgoing;
 use vm::engine::Profile;
 use vm::engine::RestorePlan;
 use vm::engine::RunState;
@@ -48,6 +59,8 @@ both!(
     a_machine_lives_from_launch_to_reap,
     a_machine_survives_its_engine,
     a_saved_machine_comes_back_where_it_was,
+    a_guest_goes_from_machine_to_machine,
+    a_migration_that_does_not_come_to_its_end_changes_nothing,
     devices_are_attached_and_told,
     processor_limits_change_while_it_runs,
     what_cannot_be_is_refused,
@@ -155,7 +168,7 @@ async fn a_saved_machine_comes_back_where_it_was(rig: Rig) {
     let mut plan = rig.plan().await;
     (plan.vm, plan.layout) = (vm, layout.clone());
     plan.disks = vec![again(&late), again(&root)];
-    plan.restore = Some(RestorePlan { file: File::open(&path).unwrap() });
+    plan.restore = Some(RestorePlan::File(File::open(&path).unwrap()));
     let Launched { machine, mut events, .. } = engine.launch(plan).await.unwrap();
     assert_ne!(machine.query_status().await.unwrap(), RunState::Running);
     assert_eq!(machine.inventory().await.unwrap().vcpus.plugged, 2);
@@ -169,15 +182,135 @@ async fn a_saved_machine_comes_back_where_it_was(rig: Rig) {
     let mut plan = rig.plan().await;
     (plan.vm, plan.layout) = (vm, layout.clone());
     plan.disks = vec![again(&root)];
-    plan.restore = Some(RestorePlan { file: File::open(&path).unwrap() });
+    plan.restore = Some(RestorePlan::File(File::open(&path).unwrap()));
     assert!(matches!(engine.launch(plan).await, Err(EngineError::Restore(_))));
     let mut plan = rig.plan().await;
     (plan.vm, plan.layout) = (vm, layout);
     plan.disks = vec![again(&late), again(&root)];
-    plan.restore = Some(RestorePlan { file: File::open(&image).unwrap() });
+    plan.restore = Some(RestorePlan::File(File::open(&image).unwrap()));
     let refused = engine.launch(plan).await;
     assert!(matches!(refused, Err(EngineError::Restore(_))), "{refused:?}");
     assert_eq!(engine.strays().await.unwrap(), []);
+}
+
+/// The machine of a plan, and one on another host that waits for its guest.
+async fn source_and_target(rig: &Rig, twin: &Rig) -> (Launched, Launched, OpId) {
+    let image = rig.blank("a.img", 8);
+    let mut plan = rig.plan().await;
+    plan.disks.push(disk(&image));
+    plan.memory.max = plan.memory.size;
+    let mut other = twin.plan().await;
+    (other.vm, other.generation) = (plan.vm, Generation::new(8));
+    other.memory = plan.memory;
+    other.disks.push(again(&plan.disks[0]));
+    let source = rig.engine().launch(plan).await.unwrap();
+    source.machine.cont().await.unwrap();
+    let op = OpId::new(Uuid::now_v7());
+    other.layout = source.machine.layout();
+    other.restore = Some(RestorePlan::Stream(op));
+    let target = twin.engine().launch(other).await.unwrap();
+    assert_eq!((source.run.arrival, target.run.arrival), (None, Some(op)));
+    target.machine.incoming().await.unwrap();
+    (source, target, op)
+}
+
+const QUICK: MigrateTuning = MigrateTuning { budget: Millis::new(300), throttle_max: 1 };
+
+/// Carries what the source sends, as a network does.
+fn carry(mut outgoing: Outgoing, target: &Arc<dyn Machine>) -> JoinSet<()> {
+    let target = target.clone();
+    let mut carriers = JoinSet::new();
+    carriers.spawn(async move {
+        let mut all = JoinSet::new();
+        while let Some(mut ours) = outgoing.connections.recv().await {
+            let mut theirs = target.incoming_connect().await.unwrap();
+            all.spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
+            });
+        }
+        all.join_all().await;
+    });
+    carriers
+}
+
+/// Waits for the end of a migration.
+async fn ended(machine: &Arc<dyn Machine>) -> MigratePhase {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = machine.migrate_progress().await.unwrap();
+        if !matches!(seen.phase, MigratePhase::Running | MigratePhase::Idle) {
+            return seen.phase;
+        }
+        assert!(Instant::now() < end, "it does not end: {seen:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn a_guest_goes_from_machine_to_machine(rig: Rig) {
+    let twin = rig.twin();
+    let (mut source, target, op) = source_and_target(&rig, &twin).await;
+    assert_eq!(target.machine.query_status().await.unwrap(), RunState::Incoming);
+    let early = target.machine.cont().await;
+    assert!(matches!(early, Err(EngineError::Command { .. })), "half of a guest: {early:?}");
+    assert_eq!(source.machine.migrate_blockers().await.unwrap(), [""; 0]);
+    source.machine.dirty_rate(Duration::from_millis(100)).await.unwrap();
+    let outgoing = source.machine.migrate(QUICK).await.unwrap();
+    let _carriers = carry(outgoing, &target.machine);
+    event(&mut source.events, |event| *event == MachineEvent::MigrationMoved).await;
+    assert_eq!(ended(&source.machine).await, MigratePhase::Done);
+    // It says so only when the other side has everything; neither runs.
+    assert_eq!(source.machine.query_status().await.unwrap(), RunState::Saved);
+    assert_eq!(target.machine.query_status().await.unwrap(), RunState::Paused);
+    let at = |launched: &Launched| launched.machine.loaded_at();
+    assert!(at(&target).is_some() && at(&source).is_none());
+    let sent = source.machine.migrate_progress().await.unwrap();
+    assert!(sent.pass > 0 && sent.sent > Bytes::ZERO, "{sent:?}");
+    // A daemon that dies here leaves a machine that the next one knows for what it is.
+    let vm = target.run.vm;
+    drop(target);
+    let Adopted::Running(target) = twin.engine().adopt(vm).await.unwrap() else {
+        panic!("it is there");
+    };
+    assert_eq!(target.run.arrival, Some(op));
+    // Two images cannot be written to by both: the source has let its own go.
+    target.machine.cont().await.unwrap();
+    target.machine.announce().await.unwrap();
+    assert_eq!(target.machine.query_status().await.unwrap(), RunState::Running);
+    assert_eq!(source.machine.query_status().await.unwrap(), RunState::Saved);
+}
+
+async fn a_migration_that_does_not_come_to_its_end_changes_nothing(rig: Rig) {
+    let twin = rig.twin();
+    let (source, target, _) = source_and_target(&rig, &twin).await;
+    let machine = &source.machine;
+    // Nobody carries it.
+    drop(machine.migrate(QUICK).await.unwrap());
+    let phase = ended(machine).await;
+    assert!(matches!(phase, MigratePhase::Failed(_)), "{phase:?}");
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    // It is given up before anything has come through.
+    let outgoing = machine.migrate(QUICK).await.unwrap();
+    machine.migrate_cancel().await.unwrap();
+    assert_eq!(ended(machine).await, MigratePhase::Cancelled);
+    machine.migrate_cancel().await.unwrap();
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    drop(outgoing);
+    // The other side dies.
+    let outgoing = machine.migrate(QUICK).await.unwrap();
+    target.machine.kill().await.unwrap();
+    drop(outgoing);
+    assert!(matches!(ended(machine).await, MigratePhase::Failed(_)));
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    // And what it had before works as before.
+    let path = rig.blank("memory", 0);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    machine.save(file).await.unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while machine.save_progress().await.unwrap().phase == SavePhase::Running {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(machine.save_progress().await.unwrap().phase, SavePhase::Done);
 }
 
 async fn devices_are_attached_and_told(rig: Rig) {

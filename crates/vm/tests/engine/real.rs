@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use model::Bytes;
 use model::MacAddr;
+use model::Millis;
 use model::NicId;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
@@ -28,6 +29,7 @@ use vm::engine::LaunchPlan;
 use vm::engine::Launched;
 use vm::engine::Machine;
 use vm::engine::MachineEvent;
+use vm::engine::MigrateTuning;
 use vm::engine::NicModel;
 use vm::engine::NicPlan;
 use vm::engine::Origin;
@@ -276,7 +278,7 @@ async fn a_guest_boots_changes_sleeps_and_goes() {
     (plan.vm, plan.layout) = (vm, layout);
     plan.disks = vec![root, again(&extra)];
     plan.nics.push(nic(tap()));
-    plan.restore = Some(RestorePlan { file: File::open(&path).unwrap() });
+    plan.restore = Some(RestorePlan::File(File::open(&path).unwrap()));
     let Launched { machine, mut events, .. } = engine.launch(plan).await.unwrap();
     assert_eq!(machine.memory_state().await.unwrap().present, Bytes::mib(224));
     machine.cont().await.unwrap();
@@ -391,4 +393,19 @@ async fn processors_come_and_go() {
     assert!(matches!(back, Err(EngineError::Unsupported { .. })), "{back:?}");
     assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
     assert_eq!(machine.inventory().await.unwrap().vcpus.plugged, 1);
+}
+
+#[tokio::test]
+async fn an_emulated_machine_with_room_for_memory_is_not_migrated() {
+    let rig = Rig::qemu();
+    let plan = rig.plan().await;
+    assert!(plan.memory.max > plan.memory.size);
+    let launched = rig.engine().launch(plan).await.unwrap();
+    launched.machine.cont().await.unwrap();
+    let blockers = launched.machine.migrate_blockers().await.unwrap();
+    assert!(blockers.iter().any(|why| why.contains("--memory-max")), "{blockers:?}");
+    let tuning = MigrateTuning { budget: Millis::new(50), throttle_max: 1 };
+    let begun = launched.machine.migrate(tuning).await;
+    assert!(matches!(begun, Err(EngineError::Unsupported { .. })), "{begun:?}");
+    assert_eq!(launched.machine.query_status().await.unwrap(), RunState::Running);
 }

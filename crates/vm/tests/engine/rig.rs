@@ -63,6 +63,14 @@ impl Rig {
         Self::new(Kind::Qemu(tag))
     }
 
+    /// Another host of the same kind.
+    pub(crate) fn twin(&self) -> Self {
+        match &self.kind {
+            Kind::Fake(_) => Self::fake(),
+            Kind::Qemu(_) => Self::qemu(),
+        }
+    }
+
     fn new(kind: Kind) -> Self {
         let slot = NEXT.fetch_add(1, Ordering::Relaxed) + (std::process::id() % 50_000) * 100;
         Self { dir: tempfile::tempdir().unwrap(), kind, slot }

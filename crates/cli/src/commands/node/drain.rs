@@ -29,8 +29,8 @@ const ROOM_AFTER: Duration = Duration::from_secs(10);
 
 /// Empty a node for maintenance: its machines move to other nodes, and it gets no new ones.
 ///
-/// Machines on a volume are saved, moved and resumed, two at a time; machines on the node's own
-/// disks stay, and are named. The node stays empty until `muster node resume`. Ctrl-C leaves the
+/// Machines on a volume are migrated while they run, two at a time; what cannot be is saved, moved and
+/// resumed. Machines on the node's own disks stay, and are named. The node stays empty until `muster node resume`. Ctrl-C leaves the
 /// drain to itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -8,6 +8,7 @@ mod freeze;
 mod guest;
 mod ha;
 mod list;
+mod migrate;
 mod moving;
 mod nic;
 mod off;
@@ -44,6 +45,7 @@ noun! {
     Save(save),
     Reset(reset),
     Set(set),
+    Migrate(migrate),
     Move(moving),
     Delete(delete),
     Undelete(undelete),
@@ -60,9 +62,12 @@ noun! {
 pub(crate) const fn phase_tone(phase: Phase) -> Tone {
     match phase {
         Phase::Running => Tone::Good,
-        Phase::Creating | Phase::Starting | Phase::Saving | Phase::Stopping | Phase::Paused => {
-            Tone::Busy
-        }
+        Phase::Creating
+        | Phase::Starting
+        | Phase::Saving
+        | Phase::Migrating
+        | Phase::Stopping
+        | Phase::Paused => Tone::Busy,
         Phase::Hung | Phase::Failed => Tone::Bad,
         Phase::Off | Phase::Saved | Phase::Deleted => Tone::Faint,
     }

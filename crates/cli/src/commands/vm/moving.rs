@@ -7,10 +7,10 @@ use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
 
-/// Move a machine on a volume to another node.
+/// Move a machine on a volume to another node, off or saved (quick migration).
 ///
 /// A running machine is saved, given to the other node and resumed there: it stands still for that
-/// time, and its guest goes on where it was. Without `--to`, the best node is taken. The command
+/// time, and its guest goes on where it was; `muster vm migrate` moves it while it runs. Without `--to`, the best node is taken. The command
 /// returns when the move has begun; `muster vm show` tells where the machine is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\

@@ -14,6 +14,7 @@ use clap::ValueEnum;
 
 use crate::commands::vm::guest::GuestArgs;
 use crate::commands::vm::ha::HaArgs;
+use crate::commands::vm::migrate::PolicyOfVm;
 use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
@@ -76,6 +77,8 @@ pub(crate) struct Args {
     on_crash: Option<CrashWord>,
     #[command(flatten)]
     ha: HaArgs,
+    #[command(flatten)]
+    migration: PolicyOfVm,
     /// Free text.
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -179,6 +182,7 @@ fn change(args: Args) -> Result<VmChange, CliError> {
         }),
         services,
         ha: args.ha.change(),
+        migration: args.migration.change(),
         on_crash: args.on_crash.map(|word| match word {
             CrashWord::Restart => CrashPolicy::Restart,
             CrashWord::Stop => CrashPolicy::Stop,

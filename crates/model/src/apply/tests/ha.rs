@@ -73,7 +73,9 @@ pub(super) fn command(world: &World, step: &Step) -> Command {
             let start = n % 3 != 0;
             Command::VmTakeOver { vm: vm(n), from: node(from), generation, to: node(to), start }
         }
-        Step::Move(n, to) => Command::VmMove { vm: vm(n), to: (to < 3).then(|| node(to)) },
+        Step::Move(n, to) => {
+            Command::VmMove { vm: vm(n), to: (to < 3).then(|| node(to)), quick: false }
+        }
         Step::Rehome(n, to) => Command::VmRehome { vm: vm(n), to: node(to) },
         Step::Mode(n, mode) => {
             let modes = [NodeMode::Active, NodeMode::Drain, NodeMode::Standby];
@@ -92,7 +94,7 @@ pub(super) fn shared_vm(world: &mut World, n: u128, name: &str) -> VmId {
     vm_id(n)
 }
 
-pub(super) fn fence(world: &mut World, node: NodeId) {
+fn fence(world: &mut World, node: NodeId) {
     let epoch = world.state.node(node).unwrap().epoch;
     world
         .propose(Command::NodeFenced { node, epoch, reign: 0, proof: FenceProof::Statement })
@@ -133,7 +135,7 @@ fn a_vm_on_its_nodes_own_disks_stays_there() {
     world.run(OpRequest::VmStart { vm });
     fence(&mut world, NODE);
     assert!(take_over(&mut world, vm, OTHER).is_err());
-    assert!(world.propose(Command::VmMove { vm, to: Some(OTHER) }).is_err());
+    assert!(world.propose(Command::VmMove { vm, to: Some(OTHER), quick: false }).is_err());
 }
 
 #[test]
@@ -201,7 +203,7 @@ fn a_running_vm_moves_by_its_saved_memory() {
     let mut world = cluster();
     let vm = shared_vm(&mut world, 1, "a");
     world.run(OpRequest::VmStart { vm });
-    world.propose(Command::VmMove { vm, to: Some(OTHER) }).unwrap();
+    world.propose(Command::VmMove { vm, to: Some(OTHER), quick: false }).unwrap();
     assert!(world.propose(Command::VmRehome { vm, to: OTHER }).is_err(), "it still runs");
     let save = world.begin(OpRequest::VmSave { vm }).unwrap();
     assert!(world.propose(Command::VmRehome { vm, to: OTHER }).is_err(), "it is being saved");

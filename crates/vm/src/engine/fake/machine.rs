@@ -25,6 +25,8 @@ use tokio::sync::mpsc;
 use super::FakeHost;
 use super::Fault;
 use super::lock;
+use super::migrate;
+use super::migrate::Migration;
 use crate::engine::BalloonPlan;
 use crate::engine::BalloonStats;
 use crate::engine::CpuLimits;
@@ -39,8 +41,12 @@ use crate::engine::Layout;
 use crate::engine::Machine;
 use crate::engine::MachineEvent;
 use crate::engine::MemoryState;
+use crate::engine::MigratePhase;
+use crate::engine::MigrateProgress;
+use crate::engine::MigrateTuning;
 use crate::engine::NicPlan;
 use crate::engine::Origin;
+use crate::engine::Outgoing;
 use crate::engine::Profile;
 use crate::engine::RunInfo;
 use crate::engine::RunState;
@@ -72,12 +78,22 @@ pub(super) struct SavedDoc {
     vcpus: u32,
 }
 
+impl SavedDoc {
+    pub(super) fn of(vm: &FakeVm) -> Self {
+        Self { layout: vm.layout.clone(), present: vm.memory.present, vcpus: vm.vcpus.plugged }
+    }
+}
+
 /// The "process" of a machine.
 pub(super) struct FakeVm {
     pub(super) run: RunInfo,
     pub(super) exit: Option<ExitInfo>,
     profile: Profile,
-    state: RunState,
+    pub(super) state: RunState,
+    pub(super) migration: Migration,
+    loaded_at: Option<tokio::time::Instant>,
+    /// Whether its disks are its own: not before a migrated machine goes on.
+    holds_disks: bool,
     layout: Layout,
     ports: Ports,
     disks: BTreeMap<DiskId, FakeDisk>,
@@ -122,7 +138,8 @@ impl FakeVm {
     ) -> Result<Self, EngineError> {
         let LaunchPlan { profile, disks, nics, layout, memory, cpus, balloon, isolation, .. } =
             plan;
-        let ports = Ports::place(&layout, profile, &disks, &nics, saved.is_some())?;
+        let incoming = run.arrival.is_some();
+        let ports = Ports::place(&layout, profile, &disks, &nics, saved.is_some() || incoming)?;
         let block = match profile {
             Profile::Virtio if memory.max > memory.size => Bytes::mib(2),
             Profile::Virtio | Profile::Legacy => Bytes::ZERO,
@@ -133,7 +150,10 @@ impl FakeVm {
             run,
             exit: None,
             profile,
-            state: RunState::Prelaunch,
+            state: if incoming { RunState::Incoming } else { RunState::Prelaunch },
+            migration: Migration::default(),
+            loaded_at: None,
+            holds_disks: !incoming,
             layout: ports.layout((memory.size, memory.max), (plugged, cpus.max)),
             ports,
             disks: BTreeMap::new(),
@@ -206,8 +226,28 @@ impl FakeVm {
     }
 
     pub(super) fn writers(&self) -> Vec<PathBuf> {
+        if !self.holds_disks {
+            return Vec::new();
+        }
         let writable = self.disks.values().filter(|disk| !disk.read_only);
         writable.filter_map(|disk| disk.image.clone()).collect()
+    }
+
+    pub(super) fn present(&self) -> Bytes {
+        self.memory.present
+    }
+
+    /// Takes over what another machine was. False if it was built in another way.
+    pub(super) fn load(&mut self, doc: &SavedDoc) -> bool {
+        let alike = doc.layout.disks == self.layout.disks && doc.layout.nics == self.layout.nics;
+        if alike && self.exit.is_none() && self.state == RunState::Incoming {
+            self.vcpus.plugged = doc.vcpus;
+            self.memory.present = doc.present;
+            self.state = RunState::Paused;
+            self.loaded_at = Some(tokio::time::Instant::now());
+            return true;
+        }
+        false
     }
 
     fn insert_disk(&mut self, disk: DiskPlan) {
@@ -293,7 +333,12 @@ impl Machine for FakeMachine {
                     let why = "the guest has shut down: reset it first".to_owned();
                     return Err(EngineError::Command { command: "cont".to_owned(), why });
                 }
+                RunState::Incoming => {
+                    let why = "it has not got all of its state".to_owned();
+                    return Err(EngineError::Command { command: "cont".to_owned(), why });
+                }
                 _ => {
+                    vm.holds_disks = true;
                     vm.state = RunState::Running;
                     vm.emit(MachineEvent::Resumed);
                 }
@@ -381,11 +426,7 @@ impl Machine for FakeMachine {
                 vm.save.phase = SavePhase::Running;
                 return Ok(());
             }
-            let doc = SavedDoc {
-                layout: vm.layout.clone(),
-                present: vm.memory.present,
-                vcpus: vm.vcpus.plugged,
-            };
+            let doc = SavedDoc::of(vm);
             let written = match fails {
                 Some(why) => Err(why),
                 None => serde_json::to_vec(&doc)
@@ -418,6 +459,54 @@ impl Machine for FakeMachine {
             }
             Ok(())
         })
+    }
+
+    async fn migrate_blockers(&self) -> Result<Vec<String>, EngineError> {
+        self.with("query-migrate", |_| Ok(Vec::new()))
+    }
+
+    async fn dirty_rate(&self, window: Duration) -> Result<Bytes, EngineError> {
+        tokio::time::sleep(window).await;
+        let dirties = self.fault(&Fault::MigrateDirties);
+        self.with("calc-dirty-rate", |_| Ok(if dirties { Bytes::gib(2) } else { Bytes::ZERO }))
+    }
+
+    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError> {
+        self.with("migrate", |vm| migrate::begin(&self.host, &self.vm, vm, tuning))
+    }
+
+    async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError> {
+        self.with("migrate-set-parameters", |vm| {
+            vm.migration.tune(tuning);
+            Ok(())
+        })
+    }
+
+    async fn migrate_progress(&self) -> Result<MigrateProgress, EngineError> {
+        self.with("query-migrate", |vm| Ok(vm.migration.progress()))
+    }
+
+    async fn migrate_cancel(&self) -> Result<(), EngineError> {
+        self.with("migrate_cancel", |vm| {
+            vm.end_migration(MigratePhase::Cancelled);
+            Ok(())
+        })
+    }
+
+    async fn incoming(&self) -> Result<(), EngineError> {
+        self.with("migrate-incoming", |_| Ok(()))
+    }
+
+    async fn incoming_connect(&self) -> Result<UnixStream, EngineError> {
+        self.with("connect", |vm| migrate::connect(&self.host, &self.vm, vm))
+    }
+
+    fn loaded_at(&self) -> Option<tokio::time::Instant> {
+        lock(&self.vm).loaded_at
+    }
+
+    async fn announce(&self) -> Result<(), EngineError> {
+        self.with("announce-self", |_| Ok(()))
     }
 
     async fn plug_disk(&self, disk: DiskPlan) -> Result<(), EngineError> {

@@ -8,6 +8,7 @@
 //! once and takes the memory it is given, unless a [`Fault`] says otherwise.
 
 mod machine;
+mod migrate;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -39,6 +40,7 @@ use super::LaunchPlan;
 use super::Launched;
 use super::MachineEvent;
 use super::Origin;
+use super::RestorePlan;
 use super::RunInfo;
 use super::Stray;
 use machine::FakeMachine;
@@ -75,6 +77,12 @@ pub enum Fault {
     SaveStalls,
     /// A save fails with these words.
     SaveFails(String),
+    /// The guest changes its memory faster than it can be sent.
+    MigrateDirties,
+    /// A migration never gets on.
+    MigrateStalls,
+    /// A machine that waits for a migration does not take it.
+    IncomingFails,
     /// Attaching fails with these words.
     PlugFails(String),
     /// The guest agent does not answer.
@@ -274,9 +282,10 @@ impl FakeEngine {
     }
 
     fn read_saved(plan: &LaunchPlan) -> Result<Option<SavedDoc>, EngineError> {
-        let Some(restore) = &plan.restore else { return Ok(None) };
+        let Some(RestorePlan::File(file)) = &plan.restore else { return Ok(None) };
         let mut text = String::new();
-        (&restore.file)
+        let mut file = file;
+        std::io::Read::by_ref(&mut file)
             .take(SAVED_MAX)
             .read_to_string(&mut text)
             .map_err(|error| EngineError::Restore(error.to_string()))?;
@@ -324,6 +333,10 @@ impl Engine for FakeEngine {
             let (what, why) = ("KVM".to_owned(), "the fake has no processor".to_owned());
             return Err(EngineError::Unsupported { what, why });
         }
+        let arrival = match &plan.restore {
+            Some(RestorePlan::Stream(op)) => Some(*op),
+            Some(RestorePlan::File(_)) | None => None,
+        };
         let mut writers = self.host.writers();
         for disk in &plan.disks {
             self.host.check_disk(disk, &writers)?;
@@ -346,6 +359,7 @@ impl Engine for FakeEngine {
             started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
             uid: 2_000_000_000 + plan.isolation.slot,
             missing_limits: Vec::new(),
+            arrival,
         };
         let fake = Arc::new(Mutex::new(FakeVm::new(run, plan, saved)?));
         vms.insert(vm, Arc::clone(&fake));

@@ -97,10 +97,9 @@ impl QemuEngine {
     pub(super) async fn start(&self, mut plan: LaunchPlan) -> Result<Launched, EngineError> {
         let accel = self.choose_accel(plan.accel).await?;
         check_memory(&plan)?;
-        let restore = plan.restore.take();
-        let ports =
-            Ports::place(&plan.layout, plan.profile, &plan.disks, &plan.nics, restore.is_some())?;
-        let cpus = cpus_at_start(&plan, restore.is_some())?;
+        let restored = plan.restore.is_some();
+        let ports = Ports::place(&plan.layout, plan.profile, &plan.disks, &plan.nics, restored)?;
+        let cpus = cpus_at_start(&plan, restored)?;
         let mut fds = FdTable::default();
         let disks = open_disks(&plan, &mut fds)?;
         let uefi = open_uefi(&plan.firmware, &mut fds)?;
@@ -108,6 +107,7 @@ impl QemuEngine {
         let dir = self.dir(plan.vm);
         dir.make()?;
         let mut record = self.first_record(&plan, accel)?;
+        let restore = plan.restore.take();
         record.layout = ports.layout((plan.memory.size, plan.memory.max), (cpus, plan.cpus.max));
         record.cpus_peak = cpus;
         dir.write(&record)?;
@@ -128,7 +128,7 @@ impl QemuEngine {
             let (disks, taps, uefi) = (&disks, &taps, uefi.as_ref());
             args::build(&args::Parts { plan, accel, ports, cpus, channels, disks, taps, uefi })?
         };
-        if restore.is_some() {
+        if restored {
             line.extend(["-incoming".to_owned(), "defer".to_owned()]);
         }
         let (output, output_fd) = dir.output()?;
@@ -159,8 +159,8 @@ impl QemuEngine {
                 shared.run("set_link", json!({ "name": name, "up": false })).await?;
             }
         }
-        if let Some(restore) = restore {
-            read_state(&shared, restore).await?;
+        if let Some(RestorePlan::File(file)) = restore {
+            read_state(&shared, file).await?;
         }
         Ok(Self::launched(shared, qmp_events, events))
     }
@@ -231,6 +231,10 @@ impl QemuEngine {
             started_ms: u64::try_from(started.as_millis()).unwrap_or(u64::MAX),
             uid: self.config.uid_base.saturating_add(plan.isolation.slot),
             missing_limits: Vec::new(),
+            arrival: match &plan.restore {
+                Some(RestorePlan::Stream(op)) => Some(*op),
+                Some(RestorePlan::File(_)) | None => None,
+            },
         };
         let boot_id = process::boot_id().map_err(EngineError::io("read the boot id"))?;
         let mut record = Record::new(run, boot_id, plan.profile, plan.memory);
@@ -347,11 +351,11 @@ fn copy_vars(vars: &Path) -> io::Result<()> {
 }
 
 /// Reads a saved state into a machine that waits for it.
-async fn read_state(shared: &Shared, restore: RestorePlan) -> Result<(), EngineError> {
+async fn read_state(shared: &Shared, file: fs::File) -> Result<(), EngineError> {
     let refuse = |error: EngineError| EngineError::Restore(error.to_string());
     verbs::prepare_state(shared).await?;
     let set = json!({ "fdset-id": FDSET_STATE });
-    shared.run_with_fd("add-fd", set.clone(), restore.file.into()).await.map_err(refuse)?;
+    shared.run_with_fd("add-fd", set.clone(), file.into()).await.map_err(refuse)?;
     let uri = json!({ "uri": format!("file:/dev/fdset/{FDSET_STATE}") });
     shared.run("migrate-incoming", uri).await.map_err(refuse)?;
     let end = tokio::time::Instant::now() + RESTORE_LIMIT;

@@ -84,6 +84,10 @@ pub(super) struct Inner {
     pub(super) going_disks: BTreeSet<DiskId>,
     pub(super) going_nics: BTreeSet<NicId>,
     pub(super) save: Save,
+    /// Whether a live migration was begun, by this or an earlier daemon.
+    pub(super) migrating: bool,
+    /// When the state of another machine was all there.
+    pub(super) loaded_at: Option<tokio::time::Instant>,
     pub(super) agent: Option<std::os::unix::net::UnixStream>,
 }
 
@@ -279,10 +283,24 @@ impl Shared {
             "VSERPORT_CHANGE" if text("id") == "agent0" => {
                 MachineEvent::AgentPort(data["open"] == true)
             }
-            "MIGRATION" => return self.save_moved(text("status")).await,
+            "MIGRATION" | "MIGRATION_PASS" if self.lock().migrating => MachineEvent::MigrationMoved,
+            "MIGRATION" => {
+                if text("status") == "completed" {
+                    self.note_loaded();
+                }
+                return self.save_moved(text("status")).await;
+            }
             _ => return,
         };
         self.events.emit(told);
+    }
+
+    /// A migration that ends while none was begun here is one that has come.
+    fn note_loaded(&self) {
+        let mut inner = self.lock();
+        if inner.record.run.arrival.is_some() && inner.save == Save::Idle {
+            inner.loaded_at.get_or_insert_with(tokio::time::Instant::now);
+        }
     }
 
     fn disk_of_node(&self, node: &str) -> Option<DiskId> {

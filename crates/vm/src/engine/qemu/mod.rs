@@ -19,6 +19,7 @@ pub mod jail;
 mod jit;
 mod launch;
 mod machine;
+mod migrate;
 mod process;
 mod qmp;
 mod record;
@@ -194,6 +195,8 @@ impl QemuEngine {
                 going_disks: std::collections::BTreeSet::new(),
                 going_nics: std::collections::BTreeSet::new(),
                 save: Save::Idle,
+                migrating: false,
+                loaded_at: None,
                 agent: None,
             }),
         });
@@ -363,6 +366,13 @@ async fn prune(shared: &Shared) -> Result<(), EngineError> {
     let plugged = cpus.as_array().map_or(1, |all| all.iter().filter(here).count());
     shared.lock().cpus.0 = u32::try_from(plugged).unwrap_or(1);
     let status = shared.run("query-migrate", json!({})).await?;
+    // A migration's connections have ended with the daemon that carried them, and so will it.
+    let capabilities = shared.run("query-migrate-capabilities", json!({})).await?;
+    let to_file = |one: &Value| one["capability"] == "mapped-ram" && one["state"] == true;
+    if !capabilities.as_array().is_some_and(|all| all.iter().any(to_file)) {
+        shared.lock().migrating = status["status"].is_string();
+        return shared.store();
+    }
     shared.lock().save = match status["status"].as_str() {
         Some("setup" | "active" | "device" | "cancelling") => Save::Running,
         Some("completed") if status["ram"].is_object() => Save::Done,

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::io::Seek;
 use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use model::Bytes;
@@ -21,6 +22,7 @@ use super::jit;
 use super::machine::FDSET_STATE;
 use super::machine::QemuMachine;
 use super::machine::Save;
+use super::migrate;
 use crate::engine::Accel;
 use crate::engine::BalloonStats;
 use crate::engine::CpuLimits;
@@ -32,7 +34,10 @@ use crate::engine::Inventory;
 use crate::engine::Layout;
 use crate::engine::Machine;
 use crate::engine::MemoryState;
+use crate::engine::MigrateProgress;
+use crate::engine::MigrateTuning;
 use crate::engine::NicPlan;
+use crate::engine::Outgoing;
 use crate::engine::Profile;
 use crate::engine::RunInfo;
 use crate::engine::RunState;
@@ -192,7 +197,8 @@ impl Machine for QemuMachine {
         let status = self.shared.run("query-status", json!({})).await?;
         Ok(match status["status"].as_str().unwrap_or_default() {
             "running" => RunState::Running,
-            "prelaunch" | "inmigrate" => RunState::Prelaunch,
+            "prelaunch" => RunState::Prelaunch,
+            "inmigrate" => RunState::Incoming,
             "shutdown" => RunState::ShutDown,
             "postmigrate" | "finish-migrate" | "save-vm" => RunState::Saved,
             "io-error" => RunState::IoError,
@@ -203,6 +209,12 @@ impl Machine for QemuMachine {
     }
 
     async fn cont(&self) -> Result<(), EngineError> {
+        // QEMU would take it for a wish to go on as soon as it can.
+        let arrival = self.shared.lock().record.run.arrival.is_some();
+        if arrival && self.query_status().await? == RunState::Incoming {
+            let why = "it has not got all of its state".to_owned();
+            return Err(EngineError::Command { command: "cont".to_owned(), why });
+        }
         self.shared.run("cont", json!({})).await.map(drop)
     }
 
@@ -263,7 +275,11 @@ impl Machine for QemuMachine {
         let set = json!({ "fdset-id": FDSET_STATE });
         let _ = self.shared.run("remove-fd", set.clone()).await;
         self.shared.run_with_fd("add-fd", set, reopen(&dst, true)?).await?;
-        self.shared.lock().save = Save::Running;
+        {
+            let mut inner = self.shared.lock();
+            inner.save = Save::Running;
+            inner.migrating = false;
+        }
         let uri = json!({ "uri": format!("file:/dev/fdset/{FDSET_STATE}") });
         let begun = self.shared.run("migrate", uri).await;
         if let Err(error) = &begun {
@@ -291,6 +307,49 @@ impl Machine for QemuMachine {
             return Ok(());
         }
         self.shared.run("migrate_cancel", json!({})).await.map(drop)
+    }
+
+    async fn migrate_blockers(&self) -> Result<Vec<String>, EngineError> {
+        migrate::blockers(&self.shared).await
+    }
+
+    async fn dirty_rate(&self, window: Duration) -> Result<Bytes, EngineError> {
+        migrate::dirty_rate(&self.shared, window).await
+    }
+
+    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError> {
+        migrate::begin(&self.shared, tuning).await
+    }
+
+    async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError> {
+        migrate::tune(&self.shared, tuning).await
+    }
+
+    async fn migrate_progress(&self) -> Result<MigrateProgress, EngineError> {
+        migrate::progress(&self.shared).await
+    }
+
+    async fn migrate_cancel(&self) -> Result<(), EngineError> {
+        if !self.shared.lock().migrating {
+            return Ok(());
+        }
+        self.shared.run("migrate_cancel", json!({})).await.map(drop)
+    }
+
+    async fn incoming(&self) -> Result<(), EngineError> {
+        migrate::listen(&self.shared).await
+    }
+
+    async fn incoming_connect(&self) -> Result<UnixStream, EngineError> {
+        migrate::connect(&self.shared).await
+    }
+
+    fn loaded_at(&self) -> Option<tokio::time::Instant> {
+        self.shared.lock().loaded_at
+    }
+
+    async fn announce(&self) -> Result<(), EngineError> {
+        migrate::announce(&self.shared).await
     }
 
     async fn plug_disk(&self, disk: DiskPlan) -> Result<(), EngineError> {
@@ -579,8 +638,12 @@ impl Machine for QemuMachine {
 
 /// Sets how state is written to and read from files: pages at fixed places, several streams.
 pub(super) async fn prepare_state(shared: &super::machine::Shared) -> Result<(), EngineError> {
-    let on = |name: &str| json!({ "capability": name, "state": true });
-    let capabilities = json!({ "capabilities": [on("mapped-ram"), on("multifd"), on("events")] });
+    let set = |name: &str, state: bool| json!({ "capability": name, "state": state });
+    // Some are left from a migration that did not come to its end.
+    let capabilities = json!({ "capabilities": [
+        set("return-path", false), set("auto-converge", false), set("late-block-activate", false),
+        set("mapped-ram", true), set("multifd", true), set("events", true),
+    ] });
     shared.run("migrate-set-capabilities", capabilities).await?;
     let parameters = json!({ "multifd-channels": STATE_CHANNELS });
     shared.run("migrate-set-parameters", parameters).await.map(drop)

@@ -12,6 +12,7 @@ mod cancel;
 mod fails;
 mod hung;
 mod kill;
+mod migrate;
 mod probe;
 mod settling;
 mod verbs;
@@ -58,6 +59,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::Host;
+use super::Nowhere;
 use super::Status;
 use super::VmFiles;
 use super::VmHandle;
@@ -191,8 +193,12 @@ impl World {
     /// Starts a daemon. VMs that are not in the state have no driver.
     fn spawn(&mut self, gate: Arc<Gate>) {
         assert!(self.daemon.is_none(), "two daemons");
-        let ledger =
-            ProbeLedger { truth: self.truth.clone(), seen: self.seen.clone(), gate: gate.clone() };
+        let ledger = ProbeLedger {
+            truth: self.truth.clone(),
+            seen: self.seen.clone(),
+            gate: gate.clone(),
+            speaker: model::Speaker { node: NODE, epoch: 0 },
+        };
         let engine = ProbeEngine {
             engine: FakeEngine::new(&self.fake),
             truth: self.truth.clone(),
@@ -210,6 +216,8 @@ impl World {
             },
             volume_ready: Box::new(|_| Ok(())),
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
+            mover: Arc::new(Nowhere),
+            arrivals: Arc::default(),
             host_name: "h1".to_owned(),
         });
         // The switch keeps the ports of VMs that may have a machine, when a daemon begins.

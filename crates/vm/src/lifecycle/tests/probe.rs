@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use model::Bytes;
@@ -43,12 +44,18 @@ use crate::engine::Launched;
 use crate::engine::Layout;
 use crate::engine::Machine;
 use crate::engine::MemoryState;
+use crate::engine::MigrateProgress;
+use crate::engine::MigrateTuning;
 use crate::engine::NicPlan;
+use crate::engine::Outgoing;
+use crate::engine::RestorePlan;
 use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::engine::SaveProgress;
 use crate::engine::Stray;
 use crate::engine::fake::FakeEngine;
+use crate::lifecycle::Handover;
+use crate::lifecycle::HandoverNote;
 use crate::lifecycle::Ledger;
 use crate::lifecycle::LedgerError;
 use crate::lifecycle::Ports;
@@ -121,10 +128,8 @@ pub(super) struct ProbeLedger {
     pub(super) truth: Arc<Truth>,
     pub(super) seen: Arc<Seen>,
     pub(super) gate: Arc<Gate>,
+    pub(super) speaker: model::Speaker,
 }
-
-/// The node of these tests, in its first epoch.
-const SPEAKER: model::Speaker = model::Speaker { node: super::NODE, epoch: 0 };
 
 impl ProbeLedger {
     async fn propose(&self, call: &'static str, command: Command) -> Result<(), LedgerError> {
@@ -141,8 +146,22 @@ impl ProbeLedger {
 #[async_trait]
 impl Ledger for ProbeLedger {
     async fn finish(&self, op: OpId, outcome: OpOutcome) -> Result<(), LedgerError> {
-        self.propose("finish", Command::FinishOp { op, outcome: Box::new(outcome), by: SPEAKER })
-            .await
+        self.propose(
+            "finish",
+            Command::FinishOp { op, outcome: Box::new(outcome), by: self.speaker },
+        )
+        .await
+    }
+
+    async fn hand_over(&self, note: HandoverNote) -> Handover {
+        let HandoverNote { op, generation, report } = note;
+        let by = self.speaker;
+        let report = Box::new(report);
+        match self.propose("hand over", Command::VmHandover { op, generation, report, by }).await {
+            Ok(()) => Handover::Done,
+            Err(LedgerError::Refused(refused)) => Handover::Refused(refused.to_string()),
+            Err(LedgerError::Unavailable(why)) => Handover::NotSent(why),
+        }
     }
 
     async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError> {
@@ -213,6 +232,13 @@ impl ProbeEngine {
             return self.seen.violation("a VM is launched that is not in the state".to_owned());
         };
         let ours = plan.generation;
+        if let Some(RestorePlan::Stream(op)) = &plan.restore {
+            let next = record.generation.next();
+            if ours != next && record.arrived_by() != Some(*op) {
+                self.seen.violation(format!("run {ours} waits for a guest, and {next} is next"));
+            }
+            return;
+        }
         if ours != record.generation {
             let is = record.generation;
             self.seen.violation(format!("run {ours} is launched and the present one is {is}"));
@@ -361,6 +387,46 @@ impl Machine for ProbeMachine {
 
     async fn save_cancel(&self) -> Result<(), EngineError> {
         through!(self, "save_cancel", self.machine.save_cancel())
+    }
+
+    async fn migrate_blockers(&self) -> Result<Vec<String>, EngineError> {
+        self.machine.migrate_blockers().await
+    }
+
+    async fn dirty_rate(&self, window: Duration) -> Result<Bytes, EngineError> {
+        through!(self, "dirty_rate", self.machine.dirty_rate(window))
+    }
+
+    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError> {
+        through!(self, "migrate", self.machine.migrate(tuning))
+    }
+
+    async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError> {
+        through!(self, "migrate_tune", self.machine.migrate_tune(tuning))
+    }
+
+    async fn migrate_progress(&self) -> Result<MigrateProgress, EngineError> {
+        through!(self, "migrate_progress", self.machine.migrate_progress())
+    }
+
+    async fn migrate_cancel(&self) -> Result<(), EngineError> {
+        through!(self, "migrate_cancel", self.machine.migrate_cancel())
+    }
+
+    async fn incoming(&self) -> Result<(), EngineError> {
+        self.machine.incoming().await
+    }
+
+    async fn incoming_connect(&self) -> Result<UnixStream, EngineError> {
+        self.machine.incoming_connect().await
+    }
+
+    fn loaded_at(&self) -> Option<tokio::time::Instant> {
+        self.machine.loaded_at()
+    }
+
+    async fn announce(&self) -> Result<(), EngineError> {
+        through!(self, "announce", self.machine.announce())
     }
 
     async fn plug_disk(&self, disk: DiskPlan) -> Result<(), EngineError> {

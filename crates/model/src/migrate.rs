@@ -1,0 +1,151 @@
+//! Live migration: what a VM allows for it, what was foretold, and what came true.
+
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::Bytes;
+use crate::Generation;
+use crate::Millis;
+use crate::OpId;
+
+/// The word of a failure that says: the guest changes its memory faster than it can be sent.
+pub const NO_CONVERGENCE: &str = "no_convergence";
+
+/// What to do with a guest that changes its memory faster than it can be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AtLimit {
+    /// Give up; the guest goes on where it is.
+    #[default]
+    Cancel,
+    /// Send the rest while the guest stands, however long that takes.
+    Force,
+    /// Quick migration instead: save it, move it, let it go on there.
+    Quick,
+}
+
+/// How far a live migration of a VM may go (FEATURES.md D1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MigratePolicy {
+    /// Longest pause of the guest that is accepted after ten passes, 50 ms to 60 s. A guest that
+    /// can be moved with a shorter one gets a shorter one.
+    pub max_pause: Millis,
+    /// Whether the guest's processors may be slowed, to 30 % at the least, from the fifth pass on.
+    pub throttle: bool,
+    /// What to do when even that pause is not enough.
+    pub at_limit: AtLimit,
+}
+
+/// A change of [`MigratePolicy`]; what is absent stays as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateChange {
+    /// Longest pause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_pause: Option<Millis>,
+    /// Whether processors may be slowed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub throttle: Option<bool>,
+    /// What to do at the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_limit: Option<AtLimit>,
+}
+
+/// What is expected of a live migration, from what was measured before its first byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrateForecast {
+    /// From the first byte to a guest that runs at the target, in milliseconds.
+    pub total_ms: u64,
+    /// How long the guest stands, in milliseconds.
+    pub pause_ms: u64,
+    /// What the way between the nodes carries, in bytes per second.
+    pub bandwidth: Bytes,
+    /// Memory that the guest changes, in bytes per second, each page counted once.
+    pub dirty_rate: Bytes,
+    /// Whether the guest changes less than the way carries.
+    pub converges: bool,
+}
+
+/// What a live migration took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct MigrateResult {
+    /// From the first byte to a guest that runs at the target, in milliseconds.
+    pub total_ms: u64,
+    /// How long the guest stood, in milliseconds.
+    pub pause_ms: u64,
+    /// Of the pause: from the moment at which the target had everything to the decision of the cluster,
+    /// as the target learnt it. In milliseconds.
+    pub commit_ms: u64,
+    /// Passes over the guest's memory.
+    pub passes: u64,
+    /// What was sent.
+    pub bytes: Bytes,
+}
+
+/// What an operation of this kind leaves behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct MigrateReport {
+    /// What was expected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<MigrateForecast>,
+    /// What came true.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<MigrateResult>,
+}
+
+/// That a run came from another node by a live migration: a process of that run may go on only if
+/// it was made by this very operation. (A takeover gives the same number to a run that starts from
+/// the disks; a machine that had waited for a migration must never go on under that.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Arrival {
+    /// The run.
+    pub generation: Generation,
+    /// The migration.
+    pub op: OpId,
+}
+
+/// Limits of [`MigratePolicy::max_pause`], in milliseconds.
+const PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
+
+impl Default for MigratePolicy {
+    fn default() -> Self {
+        Self { max_pause: Millis::new(2_000), throttle: true, at_limit: AtLimit::default() }
+    }
+}
+
+impl MigratePolicy {
+    /// Whether this is what every VM has that nobody said anything about.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// A sentence on the first limit that does not hold.
+    pub fn validate(&self) -> Result<(), String> {
+        match PAUSE_MS.contains(&self.max_pause.get()) {
+            true => Ok(()),
+            false => Err("the longest pause must be 50 ms to 60 s".to_owned()),
+        }
+    }
+
+    /// The policy with a change.
+    #[must_use]
+    pub fn changed(self, change: &MigrateChange) -> Self {
+        Self {
+            max_pause: change.max_pause.unwrap_or(self.max_pause),
+            throttle: change.throttle.unwrap_or(self.throttle),
+            at_limit: change.at_limit.unwrap_or(self.at_limit),
+        }
+    }
+}
+
+impl MigrateChange {
+    /// Whether nothing would change.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}

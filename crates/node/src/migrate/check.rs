@@ -1,0 +1,229 @@
+//! Whether a VM can be migrated, before a byte moves: yes, or no with every reason.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use api::migrate::CheckView;
+use model::ClusterState;
+use model::Name;
+use model::NodeId;
+use model::UnixMillis;
+use model::VmId;
+use model::VmRecord;
+use peer::Method;
+use serde::Deserialize;
+use serde::Serialize;
+use vm::engine::Accel;
+
+use super::ASK_MAX;
+use super::Answer;
+use super::Question;
+use crate::app::App;
+use crate::app::now;
+
+/// How far the clocks of two nodes may be apart (FEATURES.md D1), beside what the question took.
+const CLOCKS_MAX_MS: u64 = 100;
+
+/// What a target says of itself.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Found {
+    checks: Vec<CheckView>,
+    /// What carries processors out there.
+    accel: Option<Accel>,
+    /// Its clock.
+    now: UnixMillis,
+}
+
+fn check(what: &str, result: Result<String, (String, &str)>) -> CheckView {
+    let (ok, detail, hint) = match result {
+        Ok(detail) => (true, detail, String::new()),
+        Err((detail, hint)) => (false, detail, hint.to_owned()),
+    };
+    CheckView { what: what.to_owned(), ok, detail, hint }
+}
+
+/// Every reason for and against a migration of a VM, asked of whoever can tell.
+pub(crate) async fn plan(app: &App, vm: &VmRecord, to: NodeId) -> Vec<CheckView> {
+    if vm.owner == app.node {
+        return as_owner(app, vm.id, to).await;
+    }
+    let question = Question::Plan { vm: vm.id, to };
+    match app.peers.ask(vm.owner, Method::MIGRATE, &question, ASK_MAX * 2).await {
+        Ok(Answer::Planned { checks }) => checks,
+        Ok(_) => vec![not_understood("its node")],
+        Err(error) => {
+            vec![check("source", Err((error.to_string(), "see: muster cluster status")))]
+        }
+    }
+}
+
+fn not_understood(who: &str) -> CheckView {
+    let hint = "give all nodes the same version of Muster";
+    check("version", Err((format!("{who} does not understand"), hint)))
+}
+
+/// The same for a VM that this node owns.
+pub(super) async fn as_owner(app: &App, vm: VmId, to: NodeId) -> Vec<CheckView> {
+    let state = app.truth.state();
+    let Some(vm) = state.vms.get(&vm) else {
+        let missing = ("its node does not know it".to_owned(), "try it again");
+        return vec![check("source", Err(missing))];
+    };
+    let mut checks = vec![machine(app, vm).await];
+    let asked = Instant::now();
+    let answer = app.peers.ask(to, Method::MIGRATE, &Question::Check { vm: vm.id }, ASK_MAX).await;
+    let name = state.nodes.get(&to).map_or_else(|| to.to_string(), |node| node.name.to_string());
+    match answer {
+        Ok(Answer::Found { found }) => {
+            checks.push(clocks(&found, asked.elapsed()));
+            checks.push(accelerator(app, vm, &found));
+            checks.extend(found.checks);
+        }
+        Ok(_) => checks.push(not_understood(&name)),
+        Err(error) => checks.push(check(
+            "target",
+            Err((error.to_string(), "see the nodes: muster cluster status")),
+        )),
+    }
+    checks
+}
+
+async fn machine(app: &App, vm: &VmRecord) -> CheckView {
+    let off = "start it, or move it as it is: muster vm move";
+    let Some(machine) = app.hub.machine(vm.id) else {
+        return check("machine", Err((format!("{} does not run", vm.name), off)));
+    };
+    let blockers = match machine.migrate_blockers().await {
+        Ok(blockers) => blockers,
+        Err(error) => vec![error.to_string()],
+    };
+    match blockers.is_empty() {
+        true => check("machine", Ok("nothing in it keeps it here".to_owned())),
+        false => {
+            let hint = "take away what is named, or move it saved: muster vm move";
+            check("machine", Err((blockers.join("; "), hint)))
+        }
+    }
+}
+
+fn clocks(found: &Found, took: Duration) -> CheckView {
+    let took = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    let apart = now().get().abs_diff(found.now.get());
+    match apart <= CLOCKS_MAX_MS.saturating_add(took) {
+        true => check("clocks", Ok(format!("at most {apart} ms apart"))),
+        false => check(
+            "clocks",
+            Err((format!("{apart} ms apart"), "let both hosts keep time (chrony, ntpd)")),
+        ),
+    }
+}
+
+fn accelerator(app: &App, vm: &VmRecord, found: &Found) -> CheckView {
+    let ours = app.hub.status(vm.id).and_then(|status| status.run).map(|run| run.info.accel);
+    match (ours, found.accel) {
+        (Some(ours), Some(theirs)) if ours == theirs => {
+            check("accelerator", Ok(format!("{ours:?} on both").to_lowercase()))
+        }
+        (ours, theirs) => check(
+            "accelerator",
+            Err((
+                format!("here {ours:?}, there {theirs:?}").to_lowercase(),
+                "move it off or saved, or mend KVM on one of them: muster node show",
+            )),
+        ),
+    }
+}
+
+/// What this node says as the target.
+pub(super) async fn as_target(app: &App, vm: VmId) -> Found {
+    // What the source knows may not have come here yet; a check that is a moment old is one.
+    let _ = app.truth.barrier().await;
+    let state = app.truth.state();
+    let Some(vm) = state.vms.get(&vm) else {
+        let missing = ("the target does not know it".to_owned(), "try it again");
+        return Found { checks: vec![check("target", Err(missing))], accel: None, now: now() };
+    };
+    let ability = app.engine.ability().await;
+    let engine = match &ability {
+        Ok(ability) => {
+            machine_type(&vm.pinned.machine_type, &ability.machine_virtio, &ability.engine)
+        }
+        Err(error) => check("engine", Err((error.to_string(), "see: muster node show"))),
+    };
+    let checks =
+        vec![place(&state, app.node, vm), engine, volume(app, vm), networks(app, &state, vm)];
+    Found { checks, accel: ability.ok().map(|ability| ability.accel), now: now() }
+}
+
+/// Room, rules, mode: what the planner says of this node alone.
+fn place(state: &ClusterState, node: NodeId, vm: &Arc<VmRecord>) -> CheckView {
+    match placement::choose(state, &BTreeSet::from([node]), vm) {
+        Ok(_) => check("place", Ok("room, rules and mode allow it".to_owned())),
+        Err(problem) => {
+            let hint = "see what nodes have: muster node list";
+            check("place", Err((problem.words().to_owned(), hint)))
+        }
+    }
+}
+
+/// The version of a machine type such as `pc-q35-10.0`.
+fn version(machine: &str) -> Option<(u32, u32)> {
+    let (_, version) = machine.rsplit_once('-')?;
+    let (major, minor) = version.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn machine_type(wanted: &str, newest: &str, engine: &str) -> CheckView {
+    let fits = version(wanted).zip(version(newest)).is_some_and(|(ours, theirs)| ours <= theirs);
+    match fits {
+        true => check("engine", Ok(format!("{engine} knows {wanted}"))),
+        false => check(
+            "engine",
+            Err((format!("{engine} does not know {wanted}"), "give that node a newer QEMU")),
+        ),
+    }
+}
+
+fn volume(app: &App, vm: &VmRecord) -> CheckView {
+    match (vm.volume, app.volumes.ready(vm)) {
+        (None, _) => check(
+            "volume",
+            Err(("it lies on its node's own disks".to_owned(), "only VMs on a volume can go")),
+        ),
+        (Some(_), Ok(())) => check("volume", Ok("its volume is there".to_owned())),
+        (Some(_), Err(error)) => {
+            check("volume", Err((error.to_string(), "see on that node: muster volume list")))
+        }
+    }
+}
+
+fn networks(app: &App, state: &ClusterState, vm: &VmRecord) -> CheckView {
+    let problem = |name: &Name| {
+        let network = state.find_network(name.as_str()).ok()?;
+        app.ports.problem(network.id).map(|problem| format!("{name}: {problem}"))
+    };
+    let problems: Vec<String> =
+        vm.spec.nics.iter().filter_map(|nic| problem(&nic.network)).collect();
+    match problems.is_empty() {
+        true => check("networks", Ok("its networks are there".to_owned())),
+        false => {
+            check("networks", Err((problems.join("; "), "see on that node: muster network list")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_machine_type_fits_a_newer_engine_only() {
+        assert!(machine_type("pc-q35-9.2", "pc-q35-10.0", "QEMU 10.0.2").ok);
+        assert!(machine_type("pc-q35-10.0", "pc-q35-10.0", "QEMU 10.0.2").ok);
+        let newer = machine_type("pc-q35-10.1", "pc-q35-10.0", "QEMU 10.0.2");
+        assert!(!newer.ok && !newer.hint.is_empty());
+        assert!(!machine_type("nonsense", "pc-q35-10.0", "QEMU 10.0.2").ok);
+    }
+}

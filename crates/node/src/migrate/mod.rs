@@ -1,0 +1,155 @@
+//! Live migration between nodes: what goes over the wire beside the guest's memory.
+//!
+//! ```text
+//!   call MIGRATE   Plan     may this VM of yours go there? (asked by whoever has an API call for it)
+//!                  Check    may this VM come to you? reasons, not just yes or no
+//!                  Prepare  make a machine that waits for it
+//!                  Abandon  it is not needed
+//!   stream "migrate:<op>"   one connection of the machine's, byte for byte
+//!   stream "migrate-probe"  measures the way
+//! ```
+//!
+//! All of it runs in TLS with the cluster's certificates; the receiving node believes nothing that
+//! the replicated state does not say: a machine is made only for a migration that is under way there,
+//! from its present owner to this node, and goes on only when the state says that it is this node's.
+
+mod check;
+mod probe;
+mod target;
+
+use std::time::Duration;
+
+use api::migrate::CheckView;
+use async_trait::async_trait;
+use model::NodeId;
+use model::OpFailure;
+use model::OpId;
+use model::VmId;
+use peer::CallError;
+use peer::Method;
+use serde::Deserialize;
+use serde::Serialize;
+use vm::lifecycle::Mover;
+use vm::lifecycle::Offer;
+use vm::lifecycle::Ready;
+use vm::lifecycle::Wire;
+
+use crate::cluster::peers::Peers;
+
+pub(crate) use check::plan;
+pub(crate) use probe::PROBE_STREAM;
+pub(crate) use target::Targets;
+
+/// Begin of the name of a stream that carries a migration's connection.
+pub(crate) const STREAM: &str = "migrate:";
+
+/// How long a node may take to make a machine: QEMU on a busy host, and what is left of an earlier
+/// machine of the same VM goes first.
+const PREPARE_MAX: Duration = Duration::from_secs(60);
+
+/// How long it may take to answer a question.
+const ASK_MAX: Duration = Duration::from_secs(5);
+
+/// A question of one node to another.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub(crate) enum Question {
+    /// To the owner: whether a VM of its could go to a node.
+    Plan {
+        /// Which.
+        vm: VmId,
+        /// Where to.
+        to: NodeId,
+    },
+    /// To the target: whether a VM could come.
+    Check {
+        /// Which.
+        vm: VmId,
+    },
+    /// Make a machine for it.
+    Prepare {
+        /// What it is like.
+        offer: Box<Offer>,
+    },
+    /// It is not needed.
+    Abandon {
+        /// For which migration it was made.
+        op: OpId,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// What the owner and the target have found.
+    Planned {
+        /// All of it.
+        checks: Vec<CheckView>,
+    },
+    /// What the target has found.
+    Found {
+        /// All of it.
+        found: check::Found,
+    },
+    /// It waits.
+    Ready,
+    /// It cannot be.
+    Cannot {
+        /// Why.
+        failure: OpFailure,
+    },
+    /// It was heard.
+    Done,
+}
+
+/// The way to other nodes, as drivers use it.
+pub(crate) struct PeerMover {
+    peers: Peers,
+}
+
+impl PeerMover {
+    pub(crate) fn new(peers: Peers) -> Self {
+        Self { peers }
+    }
+}
+
+fn unreachable(error: &CallError) -> OpFailure {
+    OpFailure {
+        code: "unreachable".to_owned(),
+        message: error.to_string(),
+        hint: "see the nodes: muster cluster status".to_owned(),
+    }
+}
+
+#[async_trait]
+impl Mover for PeerMover {
+    async fn prepare(&self, to: NodeId, offer: Offer) -> Result<Ready, OpFailure> {
+        let question = Question::Prepare { offer: Box::new(offer) };
+        let ask = self.peers.ask(to, Method::MIGRATE, &question, PREPARE_MAX);
+        let (answer, bandwidth) = tokio::join!(ask, probe::measure(&self.peers, to));
+        match answer.map_err(|error| unreachable(&error))? {
+            Answer::Ready => Ok(Ready { bandwidth }),
+            Answer::Cannot { failure } => Err(failure),
+            Answer::Planned { .. } | Answer::Found { .. } | Answer::Done => Err(OpFailure {
+                code: "protocol".to_owned(),
+                message: "the other node answered something else than it was asked".to_owned(),
+                hint: "give both nodes the same version of Muster".to_owned(),
+            }),
+        }
+    }
+
+    async fn connect(&self, to: NodeId, op: OpId) -> Result<Box<dyn Wire>, String> {
+        let links = self.peers.links().ok_or("this host is in no cluster")?;
+        let stream = links.stream(to, &format!("{STREAM}{op}")).await;
+        Ok(Box::new(stream.map_err(|error| error.to_string())?))
+    }
+
+    async fn abandon(&self, to: NodeId, op: OpId) {
+        let asked: Result<Answer, _> =
+            self.peers.ask(to, Method::MIGRATE, &Question::Abandon { op }, ASK_MAX).await;
+        if let Err(error) = asked {
+            tracing::info!(%op, %error, "the target of a migration was not told of its end");
+        }
+    }
+}

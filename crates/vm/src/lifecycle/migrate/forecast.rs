@@ -1,0 +1,104 @@
+//! Pure: how long a migration will take, from what is known before its first byte.
+
+use model::Bytes;
+use model::MigrateForecast;
+use model::MigratePolicy;
+
+/// Passes that are counted on (see [`super::ladder`]).
+const PASSES_MAX: u32 = 10;
+
+/// The pause that is tried for, in milliseconds.
+const BUDGET_MS: f64 = 50.0;
+
+/// What stands beside the memory: connections at the begin, device state, the decision of the
+/// cluster and the first instruction at the end. In milliseconds; a first guess, still to be set by
+/// `cargo xtask bench migrate`.
+const SET_UP_MS: f64 = 60.0;
+const SWITCH_MS: f64 = 25.0;
+
+/// What is known before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    /// Memory of the guest that is not free or empty.
+    pub(super) memory: Bytes,
+    /// What the way carries, in bytes per second.
+    pub(super) bandwidth: Bytes,
+    /// What the guest changes, in bytes per second, each page counted once.
+    pub(super) dirty_rate: Bytes,
+}
+
+/// The forecast: each pass sends what the one before has left, until that can be sent within the
+/// accepted pause.
+pub(super) fn forecast(known: Known, policy: MigratePolicy) -> MigrateForecast {
+    let per_ms = float(known.bandwidth) / 1000.0;
+    let per_ms = per_ms.max(1.0);
+    let dirty_per_ms = float(known.dirty_rate) / 1000.0;
+    let mut left = float(known.memory);
+    let mut total = SET_UP_MS;
+    for _ in 0..PASSES_MAX {
+        let pass = left / per_ms;
+        total += pass;
+        left = (dirty_per_ms * pass).min(float(known.memory));
+        if left / per_ms <= BUDGET_MS {
+            break;
+        }
+    }
+    let pause = (left / per_ms).min(float(Bytes::new(policy.max_pause.get()))) + SWITCH_MS;
+    MigrateForecast {
+        total_ms: whole(total + pause),
+        pause_ms: whole(pause),
+        bandwidth: known.bandwidth,
+        dirty_rate: known.dirty_rate,
+        converges: known.dirty_rate < known.bandwidth,
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes of memories and times, far below 2^52")]
+fn float(bytes: Bytes) -> f64 {
+    bytes.get() as f64
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rounded, never negative, and a cast of something larger gives the largest number"
+)]
+fn whole(ms: f64) -> u64 {
+    ms.round().max(0.0) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(memory: u64, bandwidth: u64, dirty_rate: u64) -> MigrateForecast {
+        let known = Known {
+            memory: Bytes::mib(memory),
+            bandwidth: Bytes::mib(bandwidth),
+            dirty_rate: Bytes::mib(dirty_rate),
+        };
+        forecast(known, MigratePolicy::default())
+    }
+
+    #[test]
+    fn an_idle_guest_takes_one_pass() {
+        let found = of(1000, 1000, 0);
+        assert_eq!((found.total_ms, found.pause_ms, found.converges), (1085, 25, true));
+    }
+
+    #[test]
+    fn what_is_changed_is_sent_again() {
+        // One second, then half a second for what was changed in it, a quarter, an eighth, a
+        // sixteenth; what is changed in that takes less than 50 ms.
+        let found = of(1000, 1000, 500);
+        assert!((1_990..2_090).contains(&found.total_ms), "{found:?}");
+        assert!((50..=75).contains(&found.pause_ms), "{found:?}");
+    }
+
+    #[test]
+    fn one_that_is_too_quick_is_said_to_be() {
+        let found = of(1000, 100, 200);
+        assert!(!found.converges);
+        assert_eq!(found.pause_ms, 2025, "the longest that is allowed");
+    }
+}

@@ -1,0 +1,158 @@
+//! Live migration of one VM (FEATURES.md D1).
+//!
+//! ```text
+//!   source (its driver, the operation's performer)              target
+//!     prepare ------------ Mover::prepare(offer) ------------->  arrival::prepare: a machine that waits
+//!     engine sends ------- Mover::connect, byte for byte ----->  its connections
+//!     passes, ladder ...                                         loads
+//!     guest stands, target has everything
+//!     hand over: one command in the replicated state
+//!     driver ends its machine                                    driver finds itself the owner: the
+//!                                                                machine that arrived goes on
+//! ```
+//!
+//! Who runs the guest is decided by the state alone. Until the handover the VM is the source's, and
+//! whatever happens before it, at either end or between them, leaves the guest running there. After
+//! it the VM is the target's; if its machine is lost, that is a crash like any other. The source
+//! proposes the handover only when its engine says that the target has everything and its own guest
+//! stands for good, and does not let the guest go on before it knows that no handover can happen any
+//! more: either none was sent, or the end of the operation is in the state.
+//!
+//! Trust boundary: the stream is made by the source's engine process, which a guest may have taken
+//! over; it goes into the target's engine process for the same guest, in the same kind of jail, and
+//! nowhere else.
+
+pub(crate) mod arrival;
+mod carry;
+mod forecast;
+mod ladder;
+mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use model::Bytes;
+use model::Generation;
+use model::MigrateReport;
+use model::NodeId;
+use model::OpFailure;
+use model::OpId;
+use model::VmId;
+use serde::Deserialize;
+use serde::Serialize;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+
+use crate::engine::Layout;
+
+pub use arrival::Arrivals;
+
+/// What the target must know of the machine, beside the VM's record: it is built alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The migration.
+    pub op: OpId,
+    /// The VM.
+    pub vm: VmId,
+    /// The run at the source.
+    pub generation: Generation,
+    /// Addresses of its devices.
+    pub layout: Layout,
+    /// Processors that the guest has.
+    pub cpus: u32,
+    /// Memory that it had at its start.
+    pub boot_memory: Bytes,
+}
+
+/// What the target says when its machine waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Ready {
+    /// What the way to it carries, in bytes per second, where that was measured.
+    #[serde(default)]
+    pub bandwidth: Option<Bytes>,
+}
+
+/// A connection to another node: bytes both ways, as they are.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
+/// The way to other nodes. Implemented by the daemon.
+#[async_trait]
+pub trait Mover: Send + Sync + 'static {
+    /// Lets a node make a machine that waits for the guest.
+    ///
+    /// # Errors
+    /// Why it cannot; nothing of it is left there.
+    async fn prepare(&self, to: NodeId, offer: Offer) -> Result<Ready, OpFailure>;
+
+    /// A connection to the machine that waits there.
+    ///
+    /// # Errors
+    /// A sentence.
+    async fn connect(&self, to: NodeId, op: OpId) -> Result<Box<dyn Wire>, String>;
+
+    /// The machine that waits there is not needed. It is not found out whether that was heard: the
+    /// node sees the end of the operation in the state, too.
+    async fn abandon(&self, to: NodeId, op: OpId);
+}
+
+/// A host that reaches no other one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Nowhere;
+
+#[async_trait]
+impl Mover for Nowhere {
+    async fn prepare(&self, _: NodeId, _: Offer) -> Result<Ready, OpFailure> {
+        Err(OpFailure {
+            code: "no_way".to_owned(),
+            message: "this host reaches no other one".to_owned(),
+            hint: "see the cluster: muster cluster status".to_owned(),
+        })
+    }
+
+    async fn connect(&self, _: NodeId, _: OpId) -> Result<Box<dyn Wire>, String> {
+        Err("this host reaches no other one".to_owned())
+    }
+
+    async fn abandon(&self, _: NodeId, _: OpId) {}
+}
+
+/// What became of a handover that was proposed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Handover {
+    /// The VM is the target's.
+    Done,
+    /// It is not, and this proposal will not make it so.
+    Refused(String),
+    /// The proposal has surely reached nobody.
+    NotSent(String),
+    /// It may or may not have been taken in, now or later.
+    Unknown(String),
+}
+
+/// What a driver hands over.
+#[derive(Debug, Clone, Copy)]
+pub struct HandoverNote {
+    /// The migration.
+    pub op: OpId,
+    /// The run that ends.
+    pub generation: Generation,
+    /// What was foretold and measured.
+    pub report: MigrateReport,
+}
+
+/// How long the guest may stand for a handover that nobody takes in, before it goes on where it is.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Until a handover of which nothing is known is proposed again.
+const HANDOVER_AGAIN: Duration = Duration::from_millis(20);
+
+/// Milliseconds, for records.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is shared by the connections of one migration.
+type Shared<T> = Arc<std::sync::Mutex<T>>;

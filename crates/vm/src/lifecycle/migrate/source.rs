@@ -1,0 +1,350 @@
+//! The source's side, and the first steps of the guest at the target: what a driver does for a
+//! migration of its VM.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::Bytes;
+use model::MigrateForecast;
+use model::MigratePolicy;
+use model::MigrateReport;
+use model::MigrateResult;
+use model::NO_CONVERGENCE;
+use model::NodeId;
+use model::OpId;
+use model::OpOutcome;
+use model::Severity;
+use model::VmRecord;
+use tokio::time::Instant;
+
+use super::HANDOVER_AGAIN;
+use super::HANDOVER_PATIENCE;
+use super::Handover;
+use super::HandoverNote;
+use super::Offer;
+use super::carry::Carriers;
+use super::forecast;
+use super::ladder::Ladder;
+use super::ladder::Measure;
+use super::millis;
+use crate::engine::Machine;
+use crate::engine::MachineEvent;
+use crate::engine::MigratePhase;
+use crate::engine::MigrateProgress;
+use crate::engine::RunState;
+use crate::lifecycle::Phase;
+use crate::lifecycle::driver::Driver;
+use crate::lifecycle::ops::Step;
+use crate::lifecycle::ops::Stop;
+use crate::lifecycle::ops::Task;
+use crate::lifecycle::ops::failed;
+use crate::lifecycle::ops::race;
+
+/// How long the guest's changes are looked at before: as long as the target needs to get ready.
+const SAMPLE: Duration = Duration::from_millis(200);
+
+/// How often progress is looked at, beside events.
+const LOOK_EVERY: Duration = Duration::from_millis(40);
+
+/// How long a migration of an earlier daemon may take to notice that nobody carries it.
+const OLD_ONE_MAX: Duration = Duration::from_secs(10);
+
+/// What is taken for the way's bandwidth where it was not measured: 1 Gb/s.
+const BANDWIDTH_UNKNOWN: Bytes = Bytes::new(125_000_000);
+
+/// What happened to a machine that is being sent.
+enum Moved {
+    Stopped,
+    Resumed,
+    ShutDown,
+    Look,
+}
+
+impl Driver {
+    /// Sends the guest to another node; at the target, lets it go on. Ends by [`Stop::Left`] when the
+    /// VM is no longer this node's.
+    pub(crate) async fn migrate(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        to: NodeId,
+        policy: MigratePolicy,
+    ) -> Step<OpOutcome> {
+        if record.arrived_by() == Some(task.op.id) {
+            return self.arrived(record, task).await;
+        }
+        let machine = self.machine()?;
+        self.end_old_migration(task, &machine).await?;
+        self.progress(task, "preparing", 0, 0);
+        let forecast = self.prepare(record, task, to, policy, &machine).await?;
+        self.publisher.phase(Phase::Migrating);
+        let begun = Instant::now();
+        let mut ladder = Ladder::new(policy);
+        let outgoing = machine.migrate(ladder.first()).await?;
+        let mover = self.host.mover.clone();
+        let carriers = Carriers::start(mover, to, task.op.id, outgoing.connections);
+        let sent = self.send(task, &machine, &mut ladder, &carriers, begun).await;
+        let (seen, stopped) = sent.map_err(|stop| explain(stop, &carriers))?;
+        // As far as the source can know; what follows is measured by the target.
+        let measured = MigrateResult {
+            total_ms: millis(begun.elapsed()),
+            pause_ms: millis(stopped.elapsed()),
+            passes: seen.pass,
+            bytes: seen.sent,
+            ..MigrateResult::default()
+        };
+        let report = MigrateReport { predicted: Some(forecast), measured: Some(measured) };
+        let (op, generation) = (task.op.id, record.generation);
+        self.hand_over(HandoverNote { op, generation, report }).await?;
+        tracing::info!(vm = %record.name, pause = ?stopped.elapsed(), "handed over");
+        Err(Stop::Left)
+    }
+
+    /// What an earlier daemon has begun is over: its connections have ended with it. A guest that
+    /// stands at the end of one may have been handed over by a proposal that is still on its way;
+    /// only the end of the operation makes sure that it was not.
+    async fn end_old_migration(&self, task: &Task<'_>, machine: &Arc<dyn Machine>) -> Step<()> {
+        let interrupted = || {
+            failed(
+                "interrupted",
+                "the daemon was started again in the middle of it",
+                "the guest goes on where it was; migrate it again",
+            )
+        };
+        if machine.query_status().await? == RunState::Saved {
+            return Err(interrupted());
+        }
+        if machine.migrate_progress().await?.phase != MigratePhase::Running {
+            return Ok(());
+        }
+        machine.migrate_cancel().await?;
+        let end = (Instant::now() + OLD_ONE_MAX).min(task.deadline);
+        while machine.migrate_progress().await?.phase == MigratePhase::Running {
+            if Instant::now() > end {
+                return Err(interrupted());
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Lets the target get ready, and looks at the guest meanwhile.
+    async fn prepare(
+        &mut self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        to: NodeId,
+        policy: MigratePolicy,
+        machine: &Arc<dyn Machine>,
+    ) -> Step<MigrateForecast> {
+        let memory = machine.memory_state().await?;
+        let offer = Offer {
+            op: task.op.id,
+            vm: record.id,
+            generation: record.generation,
+            layout: machine.layout(),
+            cpus: machine.inventory().await?.vcpus.plugged,
+            boot_memory: memory.boot,
+        };
+        let mover = self.host.mover.clone();
+        let both = async { tokio::join!(mover.prepare(to, offer), machine.dirty_rate(SAMPLE)) };
+        let (ready, dirty_rate) = race(&mut self.wanted, task, both).await?;
+        let ready = ready.map_err(|failure| Stop::Failed {
+            code: "target",
+            message: failure.message,
+            hint: failure.hint,
+        })?;
+        let known = forecast::Known {
+            memory: resident(machine.run().pid).unwrap_or(memory.present).min(memory.present),
+            bandwidth: ready.bandwidth.unwrap_or(BANDWIDTH_UNKNOWN),
+            // A guest of which nothing is known is taken for an idle one; the ladder sees more.
+            dirty_rate: dirty_rate.unwrap_or(Bytes::ZERO),
+        };
+        Ok(forecast::forecast(known, policy))
+    }
+
+    /// Sends until the target has everything. Gives what was seen last, and when the guest stopped.
+    async fn send(
+        &mut self,
+        task: &Task<'_>,
+        machine: &Arc<dyn Machine>,
+        ladder: &mut Ladder,
+        carriers: &Carriers,
+        begun: Instant,
+    ) -> Step<(MigrateProgress, Instant)> {
+        let mut stopped = None;
+        loop {
+            let seen = machine.migrate_progress().await?;
+            let done = seen.total.saturating_sub(seen.remaining);
+            let step = format!("sending memory, pass {}", seen.pass);
+            self.progress(task, &step, done.get(), seen.total.get());
+            match &seen.phase {
+                MigratePhase::Done => return Ok((seen, stopped.unwrap_or_else(Instant::now))),
+                MigratePhase::Failed(why) => return Err(broken(why)),
+                MigratePhase::Cancelled => return Err(Stop::Cancelled),
+                MigratePhase::Idle | MigratePhase::Running => {}
+            }
+            match ladder.step(&seen, begun.elapsed()) {
+                Some(Measure::Tune(tuning, words)) => {
+                    machine.migrate_tune(tuning).await?;
+                    self.note(
+                        Severity::Info,
+                        format!("pass {} of its migration: {words}", seen.pass),
+                    );
+                }
+                Some(Measure::GiveUp(words)) => return Err(too_quick(&words)),
+                Some(Measure::Stalled) => {
+                    let why = carriers.problem();
+                    return Err(broken(why.as_deref().unwrap_or("nothing moves any more")));
+                }
+                None => {}
+            }
+            match self.moved(task).await? {
+                Some(Moved::Stopped) => {
+                    stopped = Some(Instant::now());
+                    // The engine has its hands full now; the next word from it is the last.
+                    let _ = self.moved(task).await?;
+                }
+                Some(Moved::Resumed) => stopped = None,
+                Some(Moved::ShutDown) => {
+                    return Err(failed(
+                        "guest_shut_down",
+                        "the guest shut itself down meanwhile",
+                        "it stays where it is",
+                    ));
+                }
+                Some(Moved::Look) | None => {}
+            }
+        }
+    }
+
+    async fn moved(&mut self, task: &Task<'_>) -> Step<Option<Moved>> {
+        self.event(task, Instant::now() + LOOK_EVERY, |event| match event {
+            MachineEvent::Stopped => Some(Moved::Stopped),
+            MachineEvent::Resumed => Some(Moved::Resumed),
+            MachineEvent::ShutDown(_) => Some(Moved::ShutDown),
+            MachineEvent::MigrationMoved | MachineEvent::Lagged(_) => Some(Moved::Look),
+            _ => None,
+        })
+        .await
+    }
+
+    /// The one decision. The guest stands until it is known: it must not go on here while the state
+    /// may still give it to the target.
+    async fn hand_over(&mut self, note: HandoverNote) -> Step<()> {
+        let begun = Instant::now();
+        let mut unsure = false;
+        loop {
+            let why = match self.host.ledger.hand_over(note).await {
+                Handover::Done => return Ok(()),
+                // One that was sent before may still be on its way. The guest goes on only when the
+                // end of the operation is in the state, and that refuses whatever comes later.
+                Handover::Refused(why) => return Err(handover_failed(&why)),
+                Handover::NotSent(why) => why,
+                Handover::Unknown(why) => {
+                    unsure = true;
+                    why
+                }
+            };
+            tracing::warn!(vm = %self.vm, why, "a handover is proposed again");
+            if !unsure && begun.elapsed() > HANDOVER_PATIENCE {
+                // Surely nobody has heard of it.
+                self.go_on().await?;
+                return Err(handover_failed(&why));
+            }
+            tokio::time::sleep(HANDOVER_AGAIN).await;
+        }
+    }
+
+    /// The VM is this node's since the handover: lets its guest go on.
+    async fn arrived(&mut self, record: &VmRecord, task: &Task<'_>) -> Step<OpOutcome> {
+        let machine = match self.machine() {
+            Ok(machine) if machine.run().arrival == Some(task.op.id) => machine,
+            _ => {
+                self.note_lost_on_arrival();
+                return Err(failed(
+                    "lost_on_arrival",
+                    "the machine that it had arrived in is not there any more",
+                    "it is started again from its disks, as after a crash",
+                ));
+            }
+        };
+        // A daemon that was started since does not know, and counts from here.
+        let loaded = machine.loaded_at().unwrap_or_else(Instant::now);
+        let commit_ms = millis(loaded.elapsed());
+        let memory = machine.memory_state().await?;
+        if memory.block != Bytes::ZERO && memory.requested != record.spec.memory.size {
+            // Before the guest goes on: it would take the machine's own figure for a wish.
+            machine.set_memory(record.spec.memory.size).await?;
+        }
+        machine.cont().await?;
+        let more = millis(loaded.elapsed());
+        if let Err(error) = machine.announce().await {
+            self.note(Severity::Warning, format!("the network was not told of its move: {error}"));
+        }
+        self.observe().await;
+        self.keep_layout_if_it_can().await;
+        let before = task.op.migration.as_ref().and_then(|report| report.measured);
+        let before = before.unwrap_or_default();
+        let measured = MigrateResult {
+            total_ms: before.total_ms.saturating_add(more),
+            pause_ms: before.pause_ms.saturating_add(more),
+            commit_ms,
+            ..before
+        };
+        Ok(OpOutcome::Migrated { measured })
+    }
+
+    /// After a migration that stopped: nothing is left at the target, and the guest goes on here as
+    /// soon as the state knows that it stays (see [`super`]).
+    pub(crate) async fn undo_migrate(&mut self, op: OpId, to: NodeId) {
+        if let Ok(machine) = self.machine()
+            && let Err(error) = machine.migrate_cancel().await
+        {
+            tracing::warn!(vm = %self.vm, %error, "a migration could not be given up");
+        }
+        // A target that does not answer must not keep the guest waiting.
+        let mover = self.host.mover.clone();
+        tokio::spawn(async move { mover.abandon(to, op).await });
+    }
+}
+
+/// Memory that a process has on this host.
+fn resident(pid: u32) -> Option<Bytes> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(Bytes::new(pages.saturating_mul(4096)))
+}
+
+fn broken(why: &str) -> Stop {
+    failed(
+        "migration",
+        format!("it could not be sent: {why}"),
+        "the guest goes on where it was; see: muster event list",
+    )
+}
+
+/// The engine only knows that its connection has ended; who carried it may know why.
+fn explain(stop: Stop, carriers: &Carriers) -> Stop {
+    match (&stop, carriers.problem()) {
+        (Stop::Failed { code: "migration", .. }, Some(why)) => broken(&why),
+        _ => stop,
+    }
+}
+
+fn too_quick(words: &str) -> Stop {
+    failed(
+        NO_CONVERGENCE,
+        format!("the guest changes its memory faster than it can be sent: {words}"),
+        "allow a longer pause (muster vm set NAME --migrate-max-pause 5s) or let it stand \
+         (--migrate-at-limit force)",
+    )
+}
+
+fn handover_failed(why: &str) -> Stop {
+    failed(
+        "handover",
+        format!("the cluster did not take the handover: {why}"),
+        "the guest goes on where it was; see: muster cluster status",
+    )
+}

@@ -1,0 +1,200 @@
+//! Live migration in a lab: real daemons, QEMU, guests and networks. The guest's memory and disks are
+//! checked by the guest itself, and that it never stood for long by its ticks and by pings from
+//! another host.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall end")]
+
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::BOOT;
+use e2e::GUEST;
+use e2e::Pings;
+use e2e::Serial;
+use e2e::TestLab;
+use e2e::eventually;
+use e2e::ha::Auditor;
+use e2e::ha::TAKEOVER;
+use e2e::ha::answers_on;
+use e2e::ha::boot;
+use e2e::ha::cluster;
+use e2e::ha::generation;
+use e2e::ha::show;
+use e2e::ha::unique;
+use serde_json::Value;
+
+/// That the guest's load is still there.
+const WORKS: &str = "grep -q guestload /proc/[0-9]*/comm";
+
+async fn migrate(lab: &TestLab, by: &str, vm: &str, to: &str) -> Value {
+    lab.muster(by, &["vm", "migrate", vm, "--to", to, "--json"]).await.ok().json()
+}
+
+/// A machine with an adapter in the network that all nodes share, and a disk for patterns.
+async fn with_network(lab: &TestLab, node: &str, vm: &str) {
+    lab.muster(node, &["network", "create", "lan", "--bridge", "lan0"]).await.ok();
+    let create = [
+        "vm", "create", vm, "--image", "tiny", "--memory", "192M", "--volume", "shared", "--nic",
+        "lan", "--start",
+    ];
+    lab.muster(node, &create).await.ok();
+    answers_on(lab, node, vm, node).await;
+    lab.muster(node, &["vm", "disk", "add", vm, "--size", "16M"]).await.ok();
+}
+
+/// What guests of this test do all the time: change memory at a rate, and look after what must not
+/// change.
+async fn load(serial: &mut Serial) {
+    serial.run("mkdir -p /tmp && mount -t tmpfs none /tmp").await;
+    serial
+        .run("dd if=/dev/urandom of=/tmp/kept bs=1M count=24 && md5sum /tmp/kept > /tmp/sum")
+        .await;
+    serial.run("(guestload dirty 16 40 > /tmp/dirty 2>&1 &)").await;
+}
+
+async fn unharmed(serial: &mut Serial, round: u32) {
+    serial.run("md5sum -c /tmp/sum").await;
+    serial.run(WORKS).await;
+    if round > 0 {
+        serial.run(&format!("guestload verify /dev/vdb 512 {}", round - 1)).await;
+    }
+    serial.run(&format!("guestload write /dev/vdb 512 {round} && sync")).await;
+}
+
+#[tokio::test]
+async fn a_guest_under_load_moves_back_and_forth_and_loses_nothing() {
+    let lab = cluster("2", "").await;
+    let vm = unique("roams");
+    with_network(&lab, "n1", &vm).await;
+    let mut serial = lab.serial("n1", &vm).await;
+    serial.expect("MUSTER-GUEST-READY", BOOT).await;
+    load(&mut serial).await;
+    unharmed(&mut serial, 0).await;
+    serial.run("ip link set eth0 up; ip addr add 10.90.3.200/24 dev eth0 || true").await;
+    let run = generation(&lab, "n1", &vm).await;
+    let auditor = Auditor::start(&vm);
+    let pings = Pings::start(&lab.world(), "10.90.3.200".parse().unwrap());
+    for (round, to) in (1..=4_u32).zip(["n2", "n1"].into_iter().cycle()) {
+        // Asked of either node: who is asked has nothing to do with it.
+        let by = if round % 2 == 0 { "n1" } else { "n2" };
+        let told = migrate(&lab, by, &vm, to).await;
+        eprintln!("round {round}: {} {}", told["measured"], told["predicted"]);
+        assert!(told["measured"]["passes"].as_u64().unwrap() <= 11, "{told}");
+        let (pause, commit) = (&told["measured"]["pause_ms"], &told["measured"]["commit_ms"]);
+        assert!(pause.as_u64() > commit.as_u64(), "{told}");
+        let view = show(&lab, by, &vm).await.unwrap();
+        assert_eq!((&view["node"], &view["power"]), (&to.into(), &"running".into()));
+        serial = lab.serial(to, &vm).await;
+        unharmed(&mut serial, round).await;
+    }
+    assert_eq!(generation(&lab, "n1", &vm).await, run + 4, "each run has its own number");
+    let (answers, longest) = pings.end();
+    eprintln!("{answers} answers, longest silence {longest:?}");
+    assert!(answers > 100, "{answers} answers");
+    assert!(longest < Duration::from_secs(5), "nobody answered for {longest:?}");
+    assert_eq!(auditor.verdict(), 1, "two could write at once");
+    eventually("one process is left", GUEST, async || (count(&vm) == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_or_is_stopped_leaves_the_guest_where_it_was() {
+    let lab = cluster("2", "").await;
+    let vm = unique("stays");
+    with_network(&lab, "n1", &vm).await;
+    let mut serial = lab.serial("n1", &vm).await;
+    serial.expect("MUSTER-GUEST-READY", BOOT).await;
+    serial.run("mkdir -p /tmp && mount -t tmpfs none /tmp").await;
+    // More than a way of this width carries: it never ends by itself.
+    lab.muster("n1", &["vm", "set", &vm, "--migrate-max-pause", "100ms"]).await.ok();
+    lab.muster("n1", &["vm", "set", &vm, "--migrate-throttle", "off"]).await.ok();
+    serial.run("(guestload dirty 96 4000 > /tmp/dirty 2>&1 &)").await;
+    let run = generation(&lab, "n1", &vm).await;
+    let told = lab.muster("n1", &["vm", "migrate", &vm, "--to", "n2", "--json"]).await;
+    if told.code == 0 {
+        // This machine was quick enough for it after all.
+        assert!(told.json()["measured"]["passes"].as_u64().unwrap() <= 13, "{told:?}");
+    } else {
+        assert!(told.err.contains("faster than it can be sent"), "{told:?}");
+        assert!(told.err.contains("--migrate-max-pause"), "it says what to do: {told:?}");
+        assert_eq!(generation(&lab, "n1", &vm).await, run);
+    }
+    // The same is always possible when the guest may stand for it.
+    let force = ["vm", "migrate", &vm, "--to", "n2", "--at-limit", "force", "--json"];
+    if show(&lab, "n1", &vm).await.unwrap()["node"] == "n1" {
+        let told = lab.muster("n1", &force).await.ok().json();
+        assert!(told["measured"]["passes"].as_u64().unwrap() <= 13, "{told}");
+    }
+    let here = show(&lab, "n1", &vm).await.unwrap()["node"].as_str().unwrap().to_owned();
+    let there = if here == "n1" { "n2" } else { "n1" };
+    let run = generation(&lab, "n1", &vm).await;
+    // The target's machine is killed in the middle.
+    let before: Vec<u32> = processes(&vm).into_iter().map(|(pid, _)| pid).collect();
+    let begun = lab.muster("n1", &["--no-wait", "vm", "migrate", &vm, "--to", there]).await;
+    begun.ok();
+    let killed = eventually("a machine waits", GUEST, async || {
+        processes(&vm).into_iter().map(|(pid, _)| pid).find(|pid| !before.contains(pid))
+    })
+    .await;
+    let _ = Command::new("kill").args(["-9", &killed.to_string()]).status();
+    eventually("it runs where it was", TAKEOVER, async || {
+        let view = show(&lab, "n1", &vm).await?;
+        (view["op"].is_null() && view["phase"] == "running").then_some(())
+    })
+    .await;
+    let view = show(&lab, "n1", &vm).await.unwrap();
+    if view["node"] == here.as_str() {
+        assert_eq!(generation(&lab, "n1", &vm).await, run);
+        lab.serial(&here, &vm).await.run(WORKS).await;
+    }
+    eventually("one process is left", GUEST, async || (count(&vm) == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_stands_against_a_migration_is_said_before_a_byte_moves() {
+    let lab = cluster("2", "").await;
+    let vm = unique("checked");
+    boot(&lab, "n1", &vm).await;
+    let fine = lab.muster("n2", &["vm", "migrate", &vm, "--dry-run", "--json"]).await.ok().json();
+    assert_eq!(
+        (&fine["fits"], &fine["to"], &fine["op"]),
+        (&true.into(), &"n2".into(), &Value::Null)
+    );
+    lab.muster("n1", &["vm", "set", &vm, "--only-on", "n1"]).await.ok();
+    let refused = lab.muster("n1", &["vm", "migrate", &vm, "--to", "n2"]).await;
+    assert_ne!(refused.code, 0);
+    assert!(refused.err.contains("possible nodes"), "{refused:?}");
+    lab.muster("n1", &["vm", "set", &vm, "--anywhere"]).await.ok();
+    lab.muster("n1", &["node", "standby", "n2"]).await.ok();
+    let dry = lab.muster("n1", &["vm", "migrate", &vm, "--to", "n2", "--dry-run"]).await;
+    assert_ne!(dry.code, 0, "a dry run says no by its exit code, too");
+    assert!(dry.out.contains("no node is left that takes VMs"), "{dry:?}");
+    lab.muster("n1", &["node", "resume", "n2"]).await.ok();
+    let local = unique("local");
+    lab.muster("n1", &["vm", "create", &local, "--memory", "64M", "--start"]).await.ok();
+    let refused = lab.muster("n1", &["vm", "migrate", &local, "--to", "n2"]).await;
+    assert_ne!(refused.code, 0);
+    assert!(refused.err.contains("own disks"), "{refused:?}");
+    // A node that is silent is named.
+    lab.run(&["freeze", "n2"]).await.ok();
+    let refused = lab.muster("n1", &["vm", "migrate", &vm, "--to", "n2"]).await;
+    lab.run(&["thaw", "n2"]).await.ok();
+    assert_ne!(refused.code, 0, "{refused:?}");
+}
+
+/// Processes of a machine, by their command lines.
+fn processes(vm: &str) -> Vec<(u32, String)> {
+    let mark = format!("guest={vm},");
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            (line.contains("qemu-system") && line.contains(&mark)).then_some((pid, line))
+        })
+        .collect()
+}
+
+fn count(vm: &str) -> usize {
+    processes(vm).len()
+}
