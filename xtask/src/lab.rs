@@ -70,6 +70,11 @@ impl Lab {
         self.dir.join("share")
     }
 
+    /// The file that holds the network of the world, where the nodes' switches are.
+    pub(crate) fn world(&self) -> PathBuf {
+        self.dir.join("ns/world.net")
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(["lab", "--dir"]).arg(&self.dir).args(args).env_remove("MUSTER_LAB");

@@ -8,6 +8,7 @@ mod daemon;
 mod ha;
 mod host;
 mod http;
+mod migrate;
 mod process;
 mod report;
 mod stop;
@@ -28,6 +29,8 @@ enum Which {
     Host(host::Args),
     /// A lab that loses hosts, machines and leaders.
     Ha(ha::Args),
+    /// Live migration: raw QEMU by default, raw QEMU at its best, and Muster in a lab.
+    Migrate(migrate::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -35,5 +38,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.which {
         Which::Host(args) => host::run(args),
         Which::Ha(args) => ha::run(args),
+        Which::Migrate(args) => migrate::run(args),
     }
 }

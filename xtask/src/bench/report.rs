@@ -46,6 +46,18 @@ impl Report {
         self.push(metric.into(), value, unit, Some(target), None);
     }
 
+    /// Something and the same of a peer, with the most that it may be.
+    pub(super) fn within(
+        &mut self,
+        metric: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        peer: f64,
+        target: f64,
+    ) {
+        self.push(metric.into(), value, unit, Some(target), Some(peer));
+    }
+
     /// Something and the same of a peer, with the most that it may be of the peer's.
     pub(super) fn against(
         &mut self,
@@ -93,8 +105,12 @@ impl Report {
         fs::write(&path, serde_json::to_string_pretty(&self.rows)? + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());
-        let missed = self.rows.iter().filter(|row| row.met == Some(false));
-        Ok(missed.map(line).collect())
+        Ok(self.missed())
+    }
+
+    /// The metrics whose targets were missed so far.
+    pub(super) fn missed(&self) -> Vec<String> {
+        self.rows.iter().filter(|row| row.met == Some(false)).map(line).collect()
     }
 
     fn table(&self) -> String {

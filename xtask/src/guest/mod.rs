@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! target/guests/tiny.img          raw; BIOS and UEFI; boots in seconds under TCG with 128 MiB
+//! target/guests/bench.img         the tiny guest with a load, for the bench of migration
 //! target/guests/debian12.qcow2    a Debian 12 with cloud-init and the guest agent
 //! target/guests/host12.qcow2      a Debian 12 with QEMU 10, for the test of our package
 //! target/guests/*.recipe          the recipe hash an image was built by
@@ -11,6 +12,7 @@
 //! and renamed into place, so a VM that uses the old one keeps it, and two builds at once wait for
 //! each other on a lock file.
 
+mod bench;
 mod debian;
 pub(crate) mod ticker;
 mod tiny;
@@ -40,6 +42,8 @@ const SUITE: &str = "bookworm";
 pub(crate) enum Which {
     /// Kernel, busybox and the real guest agent.
     Tiny,
+    /// The tiny guest with the load of a guest that is migrated.
+    Bench,
     /// Debian 12 with cloud-init.
     Debian,
     /// Debian 12 with what our package depends on.
@@ -50,6 +54,7 @@ impl Which {
     fn file(self) -> &'static str {
         match self {
             Which::Tiny => "tiny.img",
+            Which::Bench => "bench.img",
             Which::Debian => "debian12.qcow2",
             Which::DebianHost => "host12.qcow2",
         }
@@ -58,6 +63,7 @@ impl Which {
     fn recipe(self) -> Vec<&'static [u8]> {
         match self {
             Which::Tiny => tiny::recipe(),
+            Which::Bench => bench::recipe(),
             Which::Debian | Which::DebianHost => debian::recipe(),
         }
     }
@@ -65,6 +71,7 @@ impl Which {
     fn build(self, work: &Path, image: &Path) -> Result<()> {
         match self {
             Which::Tiny => tiny::build(work, image),
+            Which::Bench => bench::build(work, image),
             Which::Debian => debian::build(debian::Role::Guest, work, image),
             Which::DebianHost => debian::build(debian::Role::Host, work, image),
         }

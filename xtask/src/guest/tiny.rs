@@ -106,7 +106,12 @@ fn make_initrd(debian: &Path, tree: &Path, initrd: &Path) -> Result<()> {
     compile_guestload(&tree.join("bin/guestload"))?;
     copy_agent(debian, tree)?;
     copy_modules(debian, tree)?;
-    let (from, to) = (tree.to_string_lossy(), initrd.to_string_lossy());
+    pack(tree, initrd)
+}
+
+/// Packs a tree as an archive that the kernel unpacks at its start.
+pub(super) fn pack(tree: &Path, archive: &Path) -> Result<()> {
+    let (from, to) = (tree.to_string_lossy(), archive.to_string_lossy());
     let pack = "cd \"$0\" && find . | LC_ALL=C sort | cpio -o -H newc -R 0:0 --quiet | \
                 zstd -q -9 -o \"$1\"";
     tool("sh", &["-c", pack, &from, &to]).map(drop)
@@ -212,7 +217,7 @@ fn make_disk(debian: &Path, initrd: &Path, work: &Path, image: &Path) -> Result<
     tool("mkfs.vfat", &args)?;
     tool("syslinux", &["--install", "--offset", &offset, &disk])?;
 
-    let partition = format!("{disk}@@{offset}");
+    let partition = partition(image);
     for dir in ["::/EFI", "::/EFI/BOOT", "::/EFI/debian"] {
         tool("mmd", &["-i", &partition, dir])?;
     }
@@ -229,6 +234,11 @@ fn make_disk(debian: &Path, initrd: &Path, work: &Path, image: &Path) -> Result<
         tool("mcopy", &["-i", &partition, &from.to_string_lossy(), to])?;
     }
     Ok(())
+}
+
+/// The partition of an image, as mtools call it.
+pub(super) fn partition(image: &Path) -> String {
+    format!("{}@@{}", image.display(), PARTITION_MIB << 20)
 }
 
 fn text_file(work: &Path, name: &str, text: &str) -> Result<PathBuf> {
