@@ -126,26 +126,37 @@ fn tests(filter: Option<&str>) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// Runs a command, shows all it says, and keeps the lines in which a test runner sums up.
+/// Longest line of a failed test that is repeated at the end, in characters.
+const WHY_MAX: usize = 400;
+
+/// Runs a command, shows all it says, and keeps the lines in which a test runner sums up; if it
+/// fails, also those in which tests say why.
 fn totals(mut command: Command) -> Result<Vec<String>> {
     // nextest reports on standard error; both go the same way, in order.
     let (reader, writer) = std::io::pipe()?;
-    command.current_dir(root()).stdin(Stdio::null());
+    // What a test says is worth more than where it was called from.
+    command.current_dir(root()).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
     command.stdout(writer.try_clone()?).stderr(writer);
     let mut child = command.spawn().context("cannot start cargo")?;
     // The command holds the pipe's writing end; the reader would wait for it forever.
     drop(command);
-    let mut kept = Vec::new();
+    let (mut kept, mut why) = (Vec::new(), Vec::new());
+    let mut says_why = false;
     for line in BufReader::new(reader).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
         println!("{line}");
         if is_total(&line) {
             kept.push(line.trim().to_owned());
         }
+        let place = line.contains(" panicked at ");
+        if place || says_why {
+            why.push(line.trim().chars().take(WHY_MAX).collect::<String>());
+        }
+        says_why = place;
     }
     let status = child.wait()?;
     if !status.success() {
-        bail!("{status}\n{}", kept.join("\n"));
+        bail!("{status}\n{}", [why, kept].concat().join("\n"));
     }
     Ok(kept)
 }
@@ -201,7 +212,10 @@ mod tests {
         let say = "echo 'test result: ok. 1 passed'; echo 'Summary [ 1s] 2 tests run' >&2";
         let kept = totals(cmd("sh", ["-c", say])).expect("it succeeds");
         assert_eq!(kept, ["test result: ok. 1 passed", "Summary [ 1s] 2 tests run"]);
-        let error = totals(cmd("sh", ["-c", &format!("{say}; exit 3")])).expect_err("it fails");
-        assert!(error.to_string().contains("2 tests run"), "{error}");
+        let why = "echo \"thread 't' panicked at a.rs:1:2:\"; echo 'it is late'; echo 'and so on'";
+        let error = totals(cmd("sh", ["-c", &format!("{why}; {say}; exit 3")])).expect_err("fails");
+        let error = error.to_string();
+        assert!(error.contains("2 tests run") && error.contains("it is late"), "{error}");
+        assert!(!error.contains("and so on"), "{error}");
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::GUEST;
+use crate::BOOT;
 use crate::TestLab;
 use crate::eventually;
 use crate::guest_image;
@@ -21,6 +21,10 @@ const AUDIT_EVERY: Duration = Duration::from_millis(100);
 
 /// Long enough for a lease, its margins and a boot, on a busy machine.
 pub const TAKEOVER: Duration = Duration::from_secs(180);
+
+/// For labs in which a node that is cut off must not be taken for dead: its beats wait for a disk that
+/// other tests keep busy, now and then for longer than half a minute.
+pub const PATIENT: &str = "beatless_ms = 120000";
 
 /// Counts the processes of a machine that could write, again and again.
 #[derive(Debug)]
@@ -160,7 +164,7 @@ pub async fn answers_elsewhere(lab: &TestLab, by: &str, vm: &str, not: &str) -> 
 
 /// Waits until a machine's guest answers on that node; asked of `by`.
 pub async fn answers_on(lab: &TestLab, by: &str, vm: &str, node: &str) {
-    eventually(&format!("{vm} answers on {node}"), GUEST, async || {
+    eventually(&format!("{vm} answers on {node}"), BOOT, async || {
         let view = show(lab, by, vm).await?;
         (view["node"] == node && view["guest"]["heartbeat"] == "ok").then_some(())
     })

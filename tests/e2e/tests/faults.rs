@@ -9,6 +9,7 @@ use std::time::Duration;
 use e2e::TestLab;
 use e2e::eventually;
 use e2e::ha::Auditor;
+use e2e::ha::PATIENT;
 use e2e::ha::TAKEOVER;
 use e2e::ha::answers_on;
 use e2e::ha::boot;
@@ -34,7 +35,7 @@ async fn leader(lab: &TestLab, by: &str) -> Option<String> {
 #[tokio::test]
 async fn cuts_a_lying_fence_device_a_lost_leader_and_a_clock_cost_no_machine() {
     // A node that is cut off keeps its machines for 45 s; then its device is asked.
-    let lab = cluster("3", "beatless_ms = 20000\nresiliency_s = 45").await;
+    let lab = cluster("3", &format!("{PATIENT}\nresiliency_s = 45")).await;
     with_fence_device(&lab, &["n1", "n2", "n3"]).await;
     let vm = unique("faults");
     boot(&lab, "n2", &vm).await;
