@@ -16,6 +16,7 @@ mod run;
 mod sim;
 mod test;
 mod tidy;
+mod trouble;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,8 @@ enum Verb {
     Tidy,
     /// Run schedules of the cluster simulator: many, or one seed with its trace.
     Sim(sim::Args),
+    /// Migrate guests in labs with faults by lot in the middle, and look after them.
+    Trouble(trouble::Args),
     /// Make a Debian package of the release build.
     Deb(deb::Args),
     /// Install, upgrade and remove the Debian package on a real Debian under systemd.
@@ -85,6 +88,7 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Fix => check::fix(),
         Verb::Test(args) => test::run(&args),
         Verb::Sim(args) => sim::run(&args),
+        Verb::Trouble(args) => trouble::run(&args),
         Verb::Deb(args) => {
             install::run()?;
             deb::run(&args)

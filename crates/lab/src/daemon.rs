@@ -31,6 +31,10 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// Lines of the log that are shown when it does not start.
 const LOG_LINES: usize = 12;
 
+/// What a node runs, each in a control group of that name.
+pub(crate) const DAEMON: &str = "daemon";
+const GUARD: &str = "guard";
+
 /// First joins the group that it is given, then becomes the program: whoever is in the group from
 /// its first instruction on cannot escape a loss of power. Where the group is gone, nothing starts.
 const JOIN: &str = r#"echo 0 > "$0/cgroup.procs" && exec "$@""#;
@@ -55,16 +59,24 @@ impl Lab {
 
     /// Starts a node's processes; does not wait for them.
     pub(crate) fn start_daemon(&self, state: &LabState, node: NodeName) -> Result<(), LabError> {
-        // Each in a group of its own, so that one can be hit without the other.
-        for (role, log) in [("guard", self.guard_log(node)), ("daemon", self.log(node))] {
-            let mut args = self.inside(node, role)?;
-            args.extend(["setsid", "--fork"].map(str::to_owned));
-            args.push(state.exe.display().to_string());
-            args.extend([role, "--config", "/muster/etc/config.toml"].map(str::to_owned));
-            let mut command = program("sh", &args);
-            self.detached(&mut command, &log)?;
-        }
-        Ok(())
+        self.start_role(state, node, GUARD)?;
+        self.start_role(state, node, DAEMON)
+    }
+
+    /// Starts one of them, in a group of its own, so that one can be hit without the other.
+    pub(crate) fn start_role(
+        &self,
+        state: &LabState,
+        node: NodeName,
+        role: &str,
+    ) -> Result<(), LabError> {
+        let log = if role == GUARD { self.guard_log(node) } else { self.log(node) };
+        let mut args = self.inside(node, role)?;
+        args.extend(["setsid", "--fork"].map(str::to_owned));
+        args.push(state.exe.display().to_string());
+        args.extend([role, "--config", "/muster/etc/config.toml"].map(str::to_owned));
+        let mut command = program("sh", &args);
+        self.detached(&mut command, &log)
     }
 
     /// Starts a program that outlives this one, with its words in a file.
@@ -85,7 +97,7 @@ impl Lab {
 
     /// Waits until a node's daemon answers.
     pub(crate) fn wait_ready(&self, node: NodeName, cancel: &Cancel) -> Result<(), LabError> {
-        let group = self.node_group(node)?.child("daemon");
+        let group = self.node_group(node)?.child(DAEMON);
         let started = Instant::now();
         while !self.answers(node) {
             cancel.check()?;

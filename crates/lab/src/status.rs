@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::daemon::DAEMON;
 use crate::error::LabError;
 use crate::layout::Lab;
 use crate::names::NodeName;
@@ -125,7 +126,7 @@ impl Lab {
         Ok(NodeStatus {
             name: node,
             power,
-            daemon: group.child("daemon").populated(),
+            daemon: group.child(DAEMON).populated(),
             answers: power == NodePower::On && self.answers(node),
             machines: machines.filter(|it| is_machine(&it.name()) && it.populated()).count(),
             processes: group.processes(),

@@ -12,6 +12,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::Say;
+use crate::daemon::DAEMON;
 use crate::error::LabError;
 use crate::layout::Lab;
 use crate::names::LabNet;
@@ -193,7 +194,7 @@ impl Lab {
     }
 
     fn is_running(&self, node: NodeName) -> bool {
-        self.node_group(node).is_ok_and(|group| group.child("daemon").populated())
+        self.node_group(node).is_ok_and(|group| group.child(DAEMON).populated())
     }
 
     /// A directory with something else in it is not ours to use.

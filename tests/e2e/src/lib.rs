@@ -20,6 +20,7 @@ mod cli;
 pub mod ha;
 mod host;
 mod lab;
+pub mod migrate;
 mod netns;
 mod ping;
 mod serial;

@@ -10,56 +10,22 @@ use std::time::Duration;
 use e2e::BOOT;
 use e2e::GUEST;
 use e2e::Pings;
-use e2e::Serial;
-use e2e::TestLab;
 use e2e::eventually;
 use e2e::ha::Auditor;
 use e2e::ha::TAKEOVER;
-use e2e::ha::answers_on;
 use e2e::ha::boot;
 use e2e::ha::cluster;
 use e2e::ha::generation;
 use e2e::ha::show;
 use e2e::ha::unique;
+use e2e::migrate::WORKS;
+use e2e::migrate::count;
+use e2e::migrate::load;
+use e2e::migrate::migrate;
+use e2e::migrate::processes;
+use e2e::migrate::unharmed;
+use e2e::migrate::with_network;
 use serde_json::Value;
-
-/// That the guest's load is still there.
-const WORKS: &str = "grep -q guestload /proc/[0-9]*/comm";
-
-async fn migrate(lab: &TestLab, by: &str, vm: &str, to: &str) -> Value {
-    lab.muster(by, &["vm", "migrate", vm, "--to", to, "--json"]).await.ok().json()
-}
-
-/// A machine with an adapter in the network that all nodes share, and a disk for patterns.
-async fn with_network(lab: &TestLab, node: &str, vm: &str) {
-    lab.muster(node, &["network", "create", "lan", "--bridge", "lan0"]).await.ok();
-    let create = [
-        "vm", "create", vm, "--image", "tiny", "--memory", "192M", "--volume", "shared", "--nic",
-        "lan", "--start",
-    ];
-    lab.muster(node, &create).await.ok();
-    answers_on(lab, node, vm, node).await;
-    lab.muster(node, &["vm", "disk", "add", vm, "--size", "16M"]).await.ok();
-}
-
-/// What guests of this test do all the time: change memory at a rate, and look after what must not
-/// change.
-async fn load(serial: &mut Serial) {
-    serial.run("mkdir -p /tmp && mount -t tmpfs none /tmp").await;
-    serial
-        .run("dd if=/dev/urandom of=/tmp/kept bs=1M count=24 && md5sum /tmp/kept > /tmp/sum")
-        .await;
-    serial.run("(guestload dirty 16 40 > /tmp/dirty 2>&1 &)").await;
-}
-
-async fn unharmed(serial: &mut Serial, round: u32) {
-    serial.run("md5sum -c /tmp/sum").await;
-    serial.run(WORKS).await;
-    if round > 0 {
-        serial.run(&format!("guestload verify /dev/vdb 512 {}", round - 1)).await;
-    }
-    serial.run(&format!("guestload write /dev/vdb 512 {round} && sync")).await;
-}
 
 #[tokio::test]
 async fn a_guest_under_load_moves_back_and_forth_and_loses_nothing() {
@@ -179,22 +145,4 @@ async fn what_stands_against_a_migration_is_said_before_a_byte_moves() {
     let refused = lab.muster("n1", &["vm", "migrate", &vm, "--to", "n2"]).await;
     lab.run(&["thaw", "n2"]).await.ok();
     assert_ne!(refused.code, 0, "{refused:?}");
-}
-
-/// Processes of a machine, by their command lines.
-fn processes(vm: &str) -> Vec<(u32, String)> {
-    let mark = format!("guest={vm},");
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| {
-            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-            let line = String::from_utf8_lossy(&line).into_owned();
-            (line.contains("qemu-system") && line.contains(&mark)).then_some((pid, line))
-        })
-        .collect()
-}
-
-fn count(vm: &str) -> usize {
-    processes(vm).len()
 }

@@ -15,6 +15,7 @@ mod node_root;
 mod power_off;
 mod power_on;
 mod probe;
+mod restart;
 mod shell;
 mod slow;
 mod status;
@@ -61,6 +62,7 @@ enum Verb {
     Exec(exec::Args),
     PowerOff(power_off::Args),
     PowerOn(power_on::Args),
+    Restart(restart::Args),
     Freeze(freeze::Args),
     Thaw(thaw::Args),
     Cut(cut::Args),
@@ -93,6 +95,7 @@ pub(crate) fn run(args: Args, wait: bool, out: Output) -> Result<(), CliError> {
         Verb::Exec(args) => exec::run(&args, &lab),
         Verb::PowerOff(args) => power_off::run(&args, &lab, out),
         Verb::PowerOn(args) => power_on::run(&args, &lab, wait, out),
+        Verb::Restart(args) => restart::run(&args, &lab, out),
         Verb::Freeze(args) => freeze::run(&args, &lab, out),
         Verb::Thaw(args) => thaw::run(&args, &lab, out),
         Verb::Cut(args) => cut::run(&args, &lab, out),
