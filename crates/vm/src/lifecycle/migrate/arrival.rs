@@ -158,8 +158,10 @@ async fn make(host: &Host, record: &VmRecord, offer: &Offer) -> Step<()> {
     let size = plan::Size { cpus: offer.cpus, memory: offer.boot_memory };
     let mut launch = plan::launch(record, &files, &*host.image_path, parts, size);
     launch.generation = run;
+    let begun = tokio::time::Instant::now();
     let launched = host.engine.launch(launch).await?;
     launched.machine.incoming().await?;
+    tracing::info!(vm = %record.name, launch = ?begun.elapsed(), "a machine waits for its guest");
     host.arrivals.put(record.id, offer.op, launched);
     Ok(())
 }

@@ -41,7 +41,7 @@ use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::race;
 
 /// How long the guest's changes are looked at before: as long as the target needs to get ready.
-const SAMPLE: Duration = Duration::from_millis(200);
+const SAMPLE: Duration = Duration::from_millis(150);
 
 /// How often progress is looked at, beside events.
 const LOOK_EVERY: Duration = Duration::from_millis(40);
@@ -76,6 +76,7 @@ impl Driver {
         let machine = self.machine()?;
         self.end_old_migration(task, &machine).await?;
         self.progress(task, "preparing", 0, 0);
+        let asked = Instant::now();
         let forecast = self.prepare(record, task, to, policy, &machine).await?;
         self.publisher.phase(Phase::Migrating);
         let begun = Instant::now();
@@ -96,7 +97,10 @@ impl Driver {
         let report = MigrateReport { predicted: Some(forecast), measured: Some(measured) };
         let (op, generation) = (task.op.id, record.generation);
         self.hand_over(HandoverNote { op, generation, report }).await?;
-        tracing::info!(vm = %record.name, pause = ?stopped.elapsed(), "handed over");
+        tracing::info!(
+            vm = %record.name, preparing = ?begun - asked, sending = ?stopped - begun,
+            pause = ?stopped.elapsed(), "handed over"
+        );
         Err(Stop::Left)
     }
 
