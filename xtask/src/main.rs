@@ -11,9 +11,11 @@ mod demo;
 mod guest;
 mod install;
 mod lab;
+mod outside;
 mod package;
 mod run;
 mod sim;
+mod stop;
 mod test;
 mod tidy;
 

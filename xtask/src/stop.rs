@@ -1,5 +1,5 @@
-//! Ctrl-C: remembered, and turned into an error at the next wait, so that everything a bench made
-//! is taken down by the same destructors as after any other failure.
+//! Ctrl-C: remembered, and turned into an error at the next wait, so that everything a bench or a
+//! demo made is taken down by the same destructors as after any other failure.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -19,7 +19,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Begins to listen for signals that end programs. Children do not inherit the blocked ones: the
 /// standard library gives them an empty set.
-pub(super) fn listen() -> Result<()> {
+pub(crate) fn listen() -> Result<()> {
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
@@ -35,7 +35,7 @@ pub(super) fn listen() -> Result<()> {
 }
 
 /// An error as soon as somebody wants the bench to end.
-pub(super) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     if ASKED.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
@@ -43,7 +43,7 @@ pub(super) fn check() -> Result<()> {
 }
 
 /// Waits until something is there.
-pub(super) fn until<T>(
+pub(crate) fn until<T>(
     what: &str,
     limit: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
@@ -62,7 +62,7 @@ pub(super) fn until<T>(
 }
 
 /// Lets time pass.
-pub(super) fn pass(time: Duration) -> Result<()> {
+pub(crate) fn pass(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {
         check()?;
