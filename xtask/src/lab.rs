@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::guest;
 use crate::run::quiet;
+use crate::run::show;
 use crate::stop;
 
 /// How long anything in a lab may take, on a busy machine.
@@ -99,6 +100,14 @@ impl Lab {
         }
         serde_json::from_str(&said)
             .with_context(|| format!("muster {} said no JSON", args.join(" ")))
+    }
+
+    /// `muster ...`, typed at a node: the command and what it says are shown.
+    pub(crate) fn typed(&self, node: &str, args: &[&str]) -> Result<()> {
+        println!("  {node}$ muster {}", args.join(" "));
+        let mut command = Command::new(&self.binary);
+        command.arg("--socket").arg(self.socket(node)).args(args);
+        show(command)
     }
 
     /// Makes a machine on a node, starts it and waits for its guest. Returns how long that took.

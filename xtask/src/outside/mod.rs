@@ -1,17 +1,21 @@
-//! A guest as it is seen from outside of its machine, by somebody in its network: for the bench of
-//! live migration.
+//! A guest as it is seen from outside of its machine, by somebody in its network: for the bench and
+//! the demo of live migration.
 //!
 //! ```text
 //!   the world of a lab, or a namespace of a bench          (space)
 //!     10.90.3.1  --- switch ---  10.90.3.200  the guest of xtask/guests/bench, on whichever node
 //!        takes its ticks         every 5 ms   UDP, stamped as they come             (ticks, stamp)
+//!        pings it                every 10 ms                                        (ping, stamp)
+//!        asks for a page         every 50 ms  HTTP, each request by itself          (web)
 //! ```
 //!
 //! All of it is done by threads inside the namespace; nothing of it is in the machine's own network.
 
+pub(crate) mod ping;
 pub(crate) mod space;
 mod stamp;
 pub(crate) mod ticks;
+pub(crate) mod web;
 
 use std::net::Ipv4Addr;
 use std::path::Path;

@@ -206,6 +206,24 @@ pub(crate) fn longest_gap_ms(ticks: &[Tick], from: Instant, to: Instant) -> f64 
         .fold(0.0, f64::max)
 }
 
+/// How long the guest's clock stood within a span, in milliseconds: by how much more the host's clock
+/// went on than the guest's. None if the guest was not heard on both sides of it.
+///
+/// A tick may come late, but never early: of those on a side, the earliest by the guest's clock has
+/// least of the network and of a busy host in it.
+pub(crate) fn stood_ms(ticks: &[Tick], from: Instant, to: Instant, aside: Duration) -> Option<f64> {
+    let origin = ticks.first()?;
+    let late_ms = |tick: &Tick| {
+        let guest_us = tick.guest_us.saturating_sub(origin.guest_us);
+        tick.came.duration_since(origin.came).as_secs_f64() * 1e3 - guest_us as f64 / 1e3
+    };
+    let least = |from: Instant, to: Instant| {
+        let side = ticks.iter().filter(|tick| tick.came >= from && tick.came <= to);
+        side.map(late_ms).reduce(f64::min)
+    };
+    Some(least(to, to + aside)? - least(from.checked_sub(aside)?, from)?)
+}
+
 /// What the guest dirtied in a span, in MiB per second of its own time.
 pub(crate) fn dirtied_mib_s(ticks: &[Tick], from: Instant, to: Instant) -> f64 {
     let mut span = ticks.iter().filter(|tick| tick.came >= from && tick.came <= to);
@@ -225,6 +243,7 @@ mod tests {
     use super::in_order;
     use super::longest_gap_ms;
     use super::parse;
+    use super::stood_ms;
 
     fn ticks(began: Instant, at_ms: &[(u64, u64)]) -> Vec<Tick> {
         let tick = |(number, ms): &(u64, u64)| {
@@ -242,6 +261,22 @@ mod tests {
         assert_eq!(longest_gap_ms(&all, at(60), at(99)).round(), 40.0);
         assert_eq!(longest_gap_ms(&all, at(60), at(101)).round(), 300.0);
         assert_eq!(dirtied_mib_s(&all, at(0), at(100)).round(), 1000.0);
+    }
+
+    #[test]
+    fn a_clock_that_stood_is_behind_however_late_ticks_come() {
+        let began = Instant::now();
+        // By the host's clock, by the guest's: 12 late, 300 stood, up to 40 late.
+        let ms = [(0, 0), (17, 5), (110, 110), (440, 100), (500, 200), (601, 300), (702, 400)];
+        let tick = |(number, (host, guest)): (usize, &(u64, u64))| {
+            let text = format!("T {number} {} 1 0 0 0 0", guest * 1000);
+            parse(&text, began + Duration::from_millis(*host)).unwrap()
+        };
+        let all: Vec<Tick> = ms.iter().enumerate().map(tick).collect();
+        let at = |ms| began + Duration::from_millis(ms);
+        let aside = Duration::from_millis(300);
+        assert_eq!(stood_ms(&all, at(200), at(410), aside).map(f64::round), Some(300.0));
+        assert_eq!(stood_ms(&all, at(200), at(900), aside), None);
     }
 
     #[test]
