@@ -107,7 +107,10 @@ impl Lab {
         println!("  {node}$ muster {}", args.join(" "));
         let mut command = Command::new(&self.binary);
         command.arg("--socket").arg(self.socket(node)).args(args);
-        show(command)
+        let shown = show(command);
+        // Ctrl-C is for the command, too; that it was interrupted is not its failure.
+        stop::check()?;
+        shown
     }
 
     /// Makes a machine on a node, starts it and waits for its guest. Returns how long that took.
