@@ -15,6 +15,8 @@ use serde_json::Value;
 
 use crate::guest;
 use crate::run::quiet;
+use crate::run::show;
+use crate::stop;
 
 /// How long anything in a lab may take, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -100,6 +102,17 @@ impl Lab {
             .with_context(|| format!("muster {} said no JSON", args.join(" ")))
     }
 
+    /// `muster ...`, typed at a node: the command and what it says are shown.
+    pub(crate) fn typed(&self, node: &str, args: &[&str]) -> Result<()> {
+        println!("  {node}$ muster {}", args.join(" "));
+        let mut command = Command::new(&self.binary);
+        command.arg("--socket").arg(self.socket(node)).args(args);
+        let shown = show(command);
+        // Ctrl-C is for the command, too; that it was interrupted is not its failure.
+        stop::check()?;
+        shown
+    }
+
     /// Makes a machine on a node, starts it and waits for its guest. Returns how long that took.
     pub(crate) fn boot(&self, node: &str, vm: &str) -> Result<Duration> {
         let create =
@@ -120,6 +133,7 @@ impl Lab {
     ) -> Result<String> {
         let until = Instant::now() + LIMIT;
         loop {
+            stop::check()?;
             if let Ok(view) = self.muster(by, &["vm", "show", vm])
                 && view["guest"]["heartbeat"] == "ok"
                 && let Some(node) = view["node"].as_str().filter(|node| wanted(node))
@@ -135,6 +149,7 @@ impl Lab {
     pub(crate) fn whole(&self, by: &str, node: &str) -> Result<()> {
         let until = Instant::now() + LIMIT;
         loop {
+            stop::check()?;
             let fencing = self.muster(by, &["node", "fencing", node]);
             let status = self.muster(by, &["cluster", "status"]);
             if fencing.is_ok_and(|it| it["fenced"].is_null() && it["wish"].is_null())
@@ -151,6 +166,7 @@ impl Lab {
     pub(crate) fn votes(&self, by: &str, voters: u64) -> Result<()> {
         let until = Instant::now() + LIMIT;
         loop {
+            stop::check()?;
             let status = self.muster(by, &["cluster", "status"]);
             if status.is_ok_and(|it| it["health"] == "healthy" && it["voters"] == voters) {
                 return Ok(());
@@ -164,6 +180,7 @@ impl Lab {
     pub(crate) fn another_process(&self, vm: &str, before: &[u32]) -> Result<u32> {
         let until = Instant::now() + LIMIT;
         loop {
+            stop::check()?;
             if let Some(pid) = processes(vm)?.into_iter().find(|pid| !before.contains(pid)) {
                 return Ok(pid);
             }

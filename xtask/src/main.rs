@@ -11,9 +11,11 @@ mod demo;
 mod guest;
 mod install;
 mod lab;
+mod outside;
 mod package;
 mod run;
 mod sim;
+mod stop;
 mod test;
 mod tidy;
 mod trouble;
@@ -43,7 +45,7 @@ enum Verb {
         #[arg(long)]
         force: bool,
     },
-    /// Show the main job: a Debian guest that never stops, and a cluster that loses a host.
+    /// Show the main job: a Debian guest that never stops, a cluster that loses a host, a migration.
     Demo(demo::Args),
     /// The gate: formatting, lints, tidy and documentation. Changes nothing.
     Check,

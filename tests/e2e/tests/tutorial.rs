@@ -1,5 +1,6 @@
-//! The tutorial of two nodes and a witness, word for word: its commands are typed as they stand
-//! there, and what it shows must appear.
+//! The tutorials of two nodes and a witness, and of a machine that moves, word for word: their
+//! commands are typed as they stand there, and what they show must appear. What differs from run to
+//! run, and what a hand on a keyboard does, is in blocks of the kind `console`, which are only read.
 //!
 //! What the test does beyond typing: `cargo ...` is left out (the test command has done it, and has
 //! built a binary of its own); the lab has a directory of its own; and the last command of a block is
@@ -33,6 +34,7 @@ fn blocks(text: &str) -> Vec<Block> {
         let Some(kind) = line.strip_prefix("```") else { continue };
         let body = lines.by_ref().take_while(|line| *line != "```").map(str::to_owned);
         match (kind, blocks.last_mut()) {
+            ("console", _) => body.for_each(drop),
             ("sh", _) => blocks.push(Block { commands: body.collect(), shown: Vec::new() }),
             ("text", Some(last)) if last.shown.is_empty() => last.shown = body.collect(),
             _ => panic!("a block of {kind:?} where none can be"),
@@ -91,7 +93,17 @@ async fn typed(lab: &TestLab, place: &Place, line: &str) -> Result<String, Strin
 
 #[tokio::test]
 async fn two_nodes_and_a_witness_as_the_tutorial_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operate/tutorial-cluster.md");
+    follow("tutorial-cluster.md").await;
+}
+
+#[tokio::test]
+async fn a_machine_that_moves_as_the_tutorial_says() {
+    follow("tutorial-migrate.md").await;
+}
+
+/// Does all that a page says.
+async fn follow(page: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operate").join(page);
     let blocks = blocks(&fs::read_to_string(path).unwrap());
     assert!(blocks.len() >= 8 && blocks.iter().filter(|it| !it.shown.is_empty()).count() >= 6);
     let lab = TestLab::new();

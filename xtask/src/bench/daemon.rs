@@ -24,8 +24,8 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::http::Client;
-use super::stop;
 use crate::run::target;
+use crate::stop;
 
 /// How long a daemon may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(120);

@@ -21,7 +21,6 @@ use super::process;
 use super::report::Report;
 use super::report::median;
 use super::report::quantile;
-use super::stop;
 use crate::install;
 use crate::lab::Lab;
 use crate::lab::processes;
@@ -29,6 +28,7 @@ use crate::run::cmd;
 use crate::run::is_root;
 use crate::run::show;
 use crate::run::target;
+use crate::stop;
 
 /// The machine that is lost again and again.
 const VM: &str = "bench-ha";

@@ -18,7 +18,7 @@ use anyhow::bail;
 use anyhow::ensure;
 use serde_json::Value;
 
-use super::stop;
+use crate::stop;
 
 /// How long an answer may take; the daemon's own longest wait is shorter.
 const ANSWER_LIMIT: Duration = Duration::from_secs(90);

@@ -11,10 +11,11 @@ mod http;
 mod migrate;
 mod process;
 mod report;
-mod stop;
 
 use anyhow::Result;
 use clap::Subcommand;
+
+use crate::stop;
 
 /// Options of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]

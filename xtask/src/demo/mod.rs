@@ -12,12 +12,16 @@
 //!   a lab of three nodes, one cluster            module `cluster`
 //!   the host under a machine loses power         its guest answers on another one
 //!   the host comes back; the other one is drained
+//!
+//!   a lab of two nodes, a guest under load       module `migrate`
+//!   it migrates back and forth, by a drain too   a client loses no request, the guest no byte
 //! ```
 //!
 //! Each step ends in something that was seen from outside; the steps with their figures go to
 //! `target/demo/report.json`, and one that fails is the exit code.
 
 mod cluster;
+mod migrate;
 mod muster;
 mod watch;
 
@@ -42,6 +46,7 @@ use crate::run::quiet;
 use crate::run::root;
 use crate::run::show;
 use crate::run::target;
+use crate::stop;
 use muster::Muster;
 use watch::Pulse;
 
@@ -83,6 +88,8 @@ enum Scene {
     Host,
     /// Three nodes, and one of them loses power.
     Cluster,
+    /// Two nodes, and a guest under load that moves between them while a client counts.
+    Migrate,
 }
 
 /// One step of the demo.
@@ -101,6 +108,12 @@ struct Report {
     steps: Vec<Step>,
 }
 
+impl Args {
+    fn plays(&self, scene: Scene) -> bool {
+        self.scene.is_none_or(|only| only == scene)
+    }
+}
+
 struct Demo {
     dir: PathBuf,
     muster: Muster,
@@ -115,6 +128,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.stop {
         return Muster::new(&dir, PathBuf::new()).stop_all();
     }
+    stop::listen()?;
     install::run()?;
     println!("Building Muster (a few minutes the first time) ...");
     let profile = if args.dev { "dev" } else { "release" };
@@ -135,11 +149,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")?;
     println!("\nReport: {}", path.display());
     if let Err(error) = result {
-        eprintln!("\nThe daemon's last words:\n{}", demo.muster.log_tail());
+        if args.plays(Scene::Host) {
+            eprintln!("\nThe daemon's last words:\n{}", demo.muster.log_tail());
+        }
         demo.muster.stop_all()?;
         return Err(error.context("the demo failed"));
     }
-    if args.scene == Some(Scene::Cluster) {
+    if !args.plays(Scene::Host) {
         return Ok(());
     }
     if args.unattended {
@@ -152,13 +168,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn play_all(args: &Args, demo: &mut Demo, binary: &Path) -> Result<()> {
-    if args.scene != Some(Scene::Cluster) {
+    if args.plays(Scene::Host) {
         println!("Building the Debian guest (cached) ...");
         let image = guest::ensure(guest::Which::Debian, false)?;
         demo.play(&image)?;
     }
-    if args.scene != Some(Scene::Host) {
+    if args.plays(Scene::Cluster) {
         cluster::play(binary, &mut demo.steps)?;
+    }
+    if args.plays(Scene::Migrate) {
+        migrate::play(binary, &mut demo.steps)?;
     }
     Ok(())
 }
@@ -317,7 +336,7 @@ impl Demo {
                 said if Instant::now() > until => {
                     bail!("the guest did not show it in {limit:?}; its last answer: {said:?}")
                 }
-                _ => std::thread::sleep(Duration::from_secs(1)),
+                _ => stop::pass(Duration::from_secs(1))?,
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -20,6 +21,7 @@ use serde_json::Value;
 use crate::run::cmd;
 use crate::run::quiet;
 use crate::run::show;
+use crate::stop;
 
 /// How long a daemon may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -56,7 +58,9 @@ impl Muster {
             .args(["--run-dir".as_ref(), self.dir.join("run").as_os_str()])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log);
+            .stderr(log)
+            // Ctrl-C is for the demo, which ends the machines before their daemon.
+            .process_group(0);
         let child = command.spawn().context("the daemon cannot be started")?;
         fs::write(self.pid_file(), child.id().to_string())?;
         *self.daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
@@ -65,7 +69,7 @@ impl Muster {
             if Instant::now() > until {
                 bail!("the daemon does not answer; its log is {}", self.log().display());
             }
-            std::thread::sleep(LOOK_EVERY);
+            stop::pass(LOOK_EVERY)?;
         }
         Ok(())
     }
@@ -111,7 +115,7 @@ impl Muster {
             if Instant::now() > until {
                 bail!("{vm}: {what} was not seen within {limit:?}; the last look: {seen:#}");
             }
-            std::thread::sleep(LOOK_EVERY);
+            stop::pass(LOOK_EVERY)?;
         }
     }
 

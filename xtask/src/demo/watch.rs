@@ -16,6 +16,8 @@ use anyhow::Result;
 use anyhow::anyhow;
 use anyhow::bail;
 
+use crate::stop;
+
 /// How long one question may take.
 const ASK_LIMIT: Duration = Duration::from_secs(5);
 
@@ -39,7 +41,7 @@ impl Pulse {
                 Err(error) if Instant::now() > until => {
                     bail!("{address} does not answer within {limit:?}: {error}")
                 }
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(_) => stop::pass(PAUSE)?,
             }
         };
         let ended = Arc::new(AtomicBool::new(false));

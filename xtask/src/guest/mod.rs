@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! target/guests/tiny.img          raw; BIOS and UEFI; boots in seconds under TCG with 128 MiB
-//! target/guests/bench.img         the tiny guest with a load, for the bench of migration
+//! target/guests/bench.img         the tiny guest with a load and a page, to be migrated
 //! target/guests/debian12.qcow2    a Debian 12 with cloud-init and the guest agent
 //! target/guests/host12.qcow2      a Debian 12 with QEMU 10, for the test of our package
 //! target/guests/*.recipe          the recipe hash an image was built by

@@ -27,9 +27,9 @@ use crate::bench::process;
 use crate::bench::report::Report;
 use crate::bench::report::median;
 use crate::bench::report::quantile;
-use crate::bench::stop;
 use crate::guest;
 use crate::run::target;
+use crate::stop;
 
 /// Memory of a guest.
 const MEMORY_MIB: u64 = 128;

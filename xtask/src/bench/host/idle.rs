@@ -12,7 +12,7 @@ use crate::bench::daemon::Daemon;
 use crate::bench::daemon::Engine;
 use crate::bench::process;
 use crate::bench::report::Report;
-use crate::bench::stop;
+use crate::stop;
 
 /// Memory of each fake VM: the least there is.
 const MEMORY_MIB: u64 = 32;

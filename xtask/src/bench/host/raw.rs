@@ -30,9 +30,9 @@ use anyhow::bail;
 use anyhow::ensure;
 use serde_json::Value;
 
-use crate::bench::stop;
 use crate::run::cmd;
 use crate::run::quiet;
+use crate::stop;
 
 /// How long an agent that does not answer is left alone before it is asked again. The question
 /// stands in the port until the agent comes, and each one more has to be answered, too: a guest of

@@ -16,8 +16,6 @@ mod muster;
 mod passage;
 mod qmp;
 mod raw;
-mod space;
-mod ticks;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -32,17 +30,18 @@ use self::muster::Muster;
 use self::passage::Passage;
 use self::raw::Plan;
 use self::raw::Raw;
-use self::ticks::Load;
 use super::process;
 use super::report::Report;
-use super::stop;
 use crate::guest;
 use crate::install;
 use crate::lab::Lab;
+use crate::outside;
+use crate::outside::ticks::Load;
 use crate::run::cmd;
 use crate::run::is_root;
 use crate::run::show;
 use crate::run::target;
+use crate::stop;
 
 /// Options of `cargo xtask bench migrate`.
 #[derive(Debug, clap::Args)]
@@ -174,7 +173,7 @@ fn lab(args: &Args, image: &Path) -> Result<Lab> {
         }
     };
     let lab = Lab::up(&binary, "migrate", 2)?;
-    muster::prepare(&lab, &image.display().to_string())?;
+    outside::prepare(&lab, image)?;
     Ok(lab)
 }
 

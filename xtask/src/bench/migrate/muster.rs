@@ -15,17 +15,9 @@ use super::passage::MIB;
 use super::passage::Passage;
 use super::passage::Predicted;
 use super::passage::observe;
-use super::raw::MAC;
-use super::space::Space;
-use super::ticks::Watch;
 use crate::lab::Lab;
-
-/// The image, and the network, of all machines of this bench.
-const IMAGE: &str = "bench";
-const NETWORK: &str = "lan";
-
-/// A lab's node puts its guests into the network that all nodes share by this bridge.
-const BRIDGE: &str = "lan0";
+use crate::outside;
+use crate::outside::ticks::Watch;
 
 /// The machine; off and gone when it is dropped with its lab, or by [`Muster::end`].
 pub(super) struct Muster<'lab> {
@@ -34,14 +26,6 @@ pub(super) struct Muster<'lab> {
     name: String,
     on: String,
     watch: Watch,
-}
-
-/// Brings what all machines need into a lab.
-pub(super) fn prepare(lab: &Lab, image: &str) -> Result<()> {
-    let import = ["image", "import", IMAGE, image, "--format", "raw", "--volume", "shared"];
-    lab.muster("n1", &import)?;
-    lab.muster("n1", &["network", "create", NETWORK, "--bridge", BRIDGE])?;
-    Ok(())
 }
 
 /// What runs guests on the nodes, by QEMU's word.
@@ -54,17 +38,8 @@ pub(super) fn accelerator(lab: &Lab) -> Result<String> {
 impl<'lab> Muster<'lab> {
     /// Boots the guest. It rests.
     pub(super) fn boot(lab: &'lab Lab, kind: Kind) -> Result<Self> {
-        let (name, memory) = (format!("bench-{}", kind.name), format!("{}M", kind.memory_mib));
-        // The same in all machines, as they have the same address one after the other.
-        let nic = format!("network={NETWORK},mac={MAC}");
-        let create = [
-            "vm", "create", &name, "--image", IMAGE, "--memory", &memory, "--volume", "shared",
-            "--nic", &nic,
-        ];
-        lab.muster("n1", &create)?;
-        lab.muster("n1", &["vm", "start", &name])?;
-        let on = lab.answers("n1", &name, |_| true)?;
-        let watch = Watch::new(&Space::open(&lab.world())?)?;
+        let name = format!("bench-{}", kind.name);
+        let (on, watch) = outside::boot(lab, &name, kind.memory_mib)?;
         watch.run(kind.load)?;
         watch.rest()?;
         Ok(Self { lab, kind, name, on, watch })
@@ -97,10 +72,7 @@ impl<'lab> Muster<'lab> {
 
 /// What `muster vm migrate --json` says.
 fn read(said: &Value, wall_ms: f64, ended: Instant) -> Result<Done> {
-    let figure = |part: &str, what: &str| {
-        let value = said[part][what].as_f64();
-        value.with_context(|| format!("vm migrate says no {part}.{what}: {said}"))
-    };
+    let figure = |part: &str, what: &str| outside::told(said, part, what);
     Ok(Done {
         ended,
         total_ms: figure("measured", "total_ms")?,

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::ticks::Load;
-use super::ticks::Watch;
-use super::ticks::dirtied_mib_s;
-use super::ticks::longest_gap_ms;
-use crate::bench::stop;
+use crate::outside::ticks::Load;
+use crate::outside::ticks::Watch;
+use crate::outside::ticks::dirtied_mib_s;
+use crate::outside::ticks::longest_gap_ms;
+use crate::stop;
 
 /// Bytes in a MiB.
 pub(super) const MIB: f64 = 1_048_576.0;

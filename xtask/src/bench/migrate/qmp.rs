@@ -17,7 +17,7 @@ use anyhow::ensure;
 use serde_json::Value;
 use serde_json::json;
 
-use crate::bench::stop;
+use crate::stop;
 
 /// How long QEMU may take to listen, and to answer.
 const LIMIT: Duration = Duration::from_secs(60);

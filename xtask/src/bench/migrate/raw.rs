@@ -30,18 +30,17 @@ use super::passage::MIB;
 use super::passage::Passage;
 use super::passage::observe;
 use super::qmp::Qmp;
-use super::space::Space;
-use super::ticks::HOST;
-use super::ticks::Watch;
-use crate::bench::stop;
+use crate::outside::HOST;
+use crate::outside::MAC;
+use crate::outside::space::Space;
+use crate::outside::ticks::Watch;
 use crate::run::cmd;
 use crate::run::quiet;
 use crate::run::target;
+use crate::stop;
 
 /// The same model as Muster's, whatever the host has.
 const CPU: &str = "Nehalem-v1";
-
-pub(super) const MAC: &str = "52:54:00:77:00:10";
 
 /// Nobody else is in the namespace.
 const INCOMING: &str = "tcp:127.0.0.1:4444";

@@ -13,11 +13,11 @@ use nix::sched::unshare;
 
 /// A network namespace. It lasts as long as this and what was started inside.
 #[derive(Debug)]
-pub(super) struct Space(File);
+pub(crate) struct Space(File);
 
 impl Space {
     /// A new one.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("no network namespace can be made")?;
             Ok(Self(File::open("/proc/thread-self/ns/net")?))
@@ -25,12 +25,12 @@ impl Space {
     }
 
     /// The one that a file holds.
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         File::open(path).map(Self).with_context(|| format!("cannot open {}", path.display()))
     }
 
     /// Does something inside: sockets that are made and programs that are started stay there.
-    pub(super) fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         on_thread(|| {
             setns(&self.0, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
             work()

@@ -1,6 +1,9 @@
-//! Ctrl-C: remembered, and turned into an error at the next wait, so that everything a bench made
-//! is taken down by the same destructors as after any other failure.
+//! Ctrl-C: remembered, and turned into an error at the next wait, so that everything a bench or a
+//! demo made is taken down by the same destructors as after any other failure.
 
+#![allow(unsafe_code, reason = "sigaction has no safe wrapper; the handler only sets a flag")]
+
+use std::ffi::c_int;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,33 +12,42 @@ use std::time::Instant;
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::bail;
+use nix::sys::signal::SaFlags;
+use nix::sys::signal::SigAction;
+use nix::sys::signal::SigHandler;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::Signal;
+use nix::sys::signal::sigaction;
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 /// How often a condition is looked at where nothing else is said.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Begins to listen for signals that end programs. Children do not inherit the blocked ones: the
-/// standard library gives them an empty set.
-pub(super) fn listen() -> Result<()> {
-    let mut signals = SigSet::empty();
+/// Begins to listen for signals that end programs. They are not blocked: a program that is started
+/// would inherit that, and could not be ended by them.
+pub(crate) fn listen() -> Result<()> {
+    let handler = SigHandler::Handler(remember);
+    let action = SigAction::new(handler, SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
+        // SAFETY: the handler only stores to an atomic, which may be done at any moment.
+        unsafe { sigaction(signal, &action) }.context("signals cannot be caught")?;
     }
-    signals.thread_block().context("signals cannot be caught")?;
-    std::thread::spawn(move || {
-        while let Ok(signal) = signals.wait() {
-            eprintln!("\n{signal}: taking everything down ...");
-            ASKED.store(true, Ordering::Relaxed);
+    std::thread::spawn(|| {
+        while !ASKED.load(Ordering::Relaxed) {
+            std::thread::sleep(LOOK_EVERY);
         }
+        eprintln!("\ninterrupted: taking everything down ...");
     });
     Ok(())
 }
 
+extern "C" fn remember(_: c_int) {
+    ASKED.store(true, Ordering::Relaxed);
+}
+
 /// An error as soon as somebody wants the bench to end.
-pub(super) fn check() -> Result<()> {
+pub(crate) fn check() -> Result<()> {
     if ASKED.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
@@ -43,7 +55,7 @@ pub(super) fn check() -> Result<()> {
 }
 
 /// Waits until something is there.
-pub(super) fn until<T>(
+pub(crate) fn until<T>(
     what: &str,
     limit: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
@@ -62,7 +74,7 @@ pub(super) fn until<T>(
 }
 
 /// Lets time pass.
-pub(super) fn pass(time: Duration) -> Result<()> {
+pub(crate) fn pass(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     while Instant::now() < end {
         check()?;

@@ -1,17 +1,13 @@
 //! The ticks of a bench guest (`xtask/guests/bench/benchload.c`), stamped by the host as they come:
 //! how long the guest was not to be heard, and whether it is still the same guest.
 //!
-//! The kernel stamps each tick as it comes in: on a machine that a migration keeps busy, a thread
-//! that waits for ticks would be late itself. A guest's own clock stops with it and sees no pause. One receiver hears the guest before and
+//! A guest's own clock stops with it and sees no pause; that it is behind afterwards, by the time the
+//! host's clock went on alone, is how long the guest stood. One receiver hears the guest before and
 //! after a migration, so the order in which ticks come is part of the proof: a number that comes
 //! twice or goes back was sent by two machines that ran at once, or by an old copy.
 
-use std::io::IoSliceMut;
 use std::net::Ipv4Addr;
-use std::net::SocketAddr;
-use std::net::SocketAddrV4;
 use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -21,28 +17,19 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
-use std::time::SystemTime;
-use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 use anyhow::Result;
 use anyhow::bail;
 use anyhow::ensure;
-use nix::sys::socket::ControlMessageOwned;
-use nix::sys::socket::MsgFlags;
-use nix::sys::socket::recvmsg;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::ReceiveTimestampns;
-use nix::sys::time::TimeSpec;
 
+use super::GUEST;
 use super::space::Space;
-use crate::bench::stop;
+use super::stamp;
+use crate::stop;
 
-/// Where the guest listens; the address stands in `xtask/guests/bench/on-event`.
-const GUEST: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 90, 3, 200), 7780));
-
-/// The receiver's address: that of the lab's world in the network of its guests.
-pub(super) const HOST: &str = "10.90.3.1/24";
+/// Where the guest takes orders; stands in `xtask/guests/bench/benchload.c`.
+const PORT: u16 = 7780;
 
 /// Time between two ticks: well below the shortest pause that is to be seen.
 const EVERY: Duration = Duration::from_millis(5);
@@ -67,16 +54,16 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// What a guest does while it is migrated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Load {
+pub(crate) struct Load {
     /// MiB that are dirtied in a second.
-    pub(super) rate_mib: u64,
+    pub(crate) rate_mib: u64,
     /// MiB over which that goes round.
-    pub(super) set_mib: u64,
+    pub(crate) set_mib: u64,
 }
 
 /// One tick.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tick {
+pub(crate) struct Tick {
     came: Instant,
     number: u64,
     /// By the guest's own clock, in microseconds.
@@ -90,7 +77,7 @@ pub(super) struct Tick {
 }
 
 /// Listens to one guest.
-pub(super) struct Watch {
+pub(crate) struct Watch {
     socket: UdpSocket,
     seen: Arc<Mutex<Vec<Tick>>>,
     ended: Arc<AtomicBool>,
@@ -98,11 +85,11 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Begins to listen in a namespace that has the address [`HOST`].
-    pub(super) fn new(space: &Space) -> Result<Self> {
+    /// Begins to listen in a namespace that has the address [`super::HOST`].
+    pub(crate) fn new(space: &Space) -> Result<Self> {
         let socket = space.within(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))?;
         socket.set_read_timeout(Some(LOOK_EVERY))?;
-        setsockopt(&socket, ReceiveTimestampns, &true)?;
+        stamp::ask(&socket)?;
         let (seen, ended) = (Arc::default(), Arc::default());
         let (ticks, end, ear) = (Arc::clone(&seen), Arc::clone(&ended), socket.try_clone()?);
         let thread = std::thread::spawn(move || listen(&ear, &ticks, &end));
@@ -110,7 +97,7 @@ impl Watch {
     }
 
     /// Makes the guest tick under a load; returns when it does. Forgets all earlier ticks.
-    pub(super) fn run(&self, load: Load) -> Result<()> {
+    pub(crate) fn run(&self, load: Load) -> Result<()> {
         self.ticks().clear();
         let order = format!("RUN {} {} {}", EVERY.as_micros(), load.rate_mib, load.set_mib);
         self.order_until(&order, |last| last.is_some_and(|it| it.ready))
@@ -118,7 +105,7 @@ impl Watch {
     }
 
     /// Makes the guest silent and idle, so that it takes nothing from another one.
-    pub(super) fn rest(&self) -> Result<()> {
+    pub(crate) fn rest(&self) -> Result<()> {
         self.order_until("REST", |last| last.is_none_or(|it| it.came.elapsed() > ORDER_EVERY))
             .context("the guest does not become silent")
     }
@@ -127,7 +114,7 @@ impl Watch {
         let end = Instant::now() + READY_LIMIT;
         loop {
             // Nobody may be there yet; then there is no way to it either.
-            let _ = self.socket.send_to(order.as_bytes(), GUEST);
+            let _ = self.socket.send_to(order.as_bytes(), (GUEST, PORT));
             stop::pass(ORDER_EVERY)?;
             if done(self.ticks().last()) {
                 return Ok(());
@@ -137,7 +124,7 @@ impl Watch {
     }
 
     /// Waits until the guest has gone through all of its memory once more after now, whole rounds.
-    pub(super) fn check(&self, load: Load) -> Result<()> {
+    pub(crate) fn check(&self, load: Load) -> Result<()> {
         let first = self.last()?;
         let end = Instant::now() + CHECK_LIMIT;
         loop {
@@ -160,7 +147,7 @@ impl Watch {
     }
 
     /// What came so far.
-    pub(super) fn ticks(&self) -> MutexGuard<'_, Vec<Tick>> {
+    pub(crate) fn ticks(&self) -> MutexGuard<'_, Vec<Tick>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -178,28 +165,11 @@ fn listen(socket: &UdpSocket, seen: &Mutex<Vec<Tick>>, ended: &AtomicBool) {
     let mut text = [0; 256];
     while !ended.load(Ordering::Relaxed) {
         // Silence, or a way that is not there yet.
-        let Ok((length, came)) = receive(socket, &mut text) else { continue };
+        let Ok((length, came)) = stamp::receive(socket, &mut text) else { continue };
         if let Some(tick) = parse(&String::from_utf8_lossy(&text[..length]), came) {
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(tick);
         }
     }
-}
-
-/// One message, and when it came in.
-fn receive(socket: &UdpSocket, text: &mut [u8]) -> Result<(usize, Instant)> {
-    let mut stamp = nix::cmsg_space!(TimeSpec);
-    let mut parts = [IoSliceMut::new(text)];
-    let (flags, stamps) = (MsgFlags::empty(), Some(&mut *stamp));
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut parts, stamps, flags)?;
-    let stamp = message.cmsgs()?.find_map(|part| match part {
-        ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp)),
-        _ => None,
-    });
-    // The stamp is of the wall clock; what counts is how long ago that was.
-    let stamp = UNIX_EPOCH + stamp.context("a message without a stamp")?;
-    let ago = SystemTime::now().duration_since(stamp).unwrap_or_default();
-    let came = Instant::now().checked_sub(ago).context("a strange stamp")?;
-    Ok((message.bytes, came))
 }
 
 fn parse(text: &str, came: Instant) -> Option<Tick> {
@@ -228,7 +198,7 @@ fn in_order(ticks: &[Tick]) -> Result<()> {
 }
 
 /// The longest time between two ticks of which one lies in a span, in milliseconds.
-pub(super) fn longest_gap_ms(ticks: &[Tick], from: Instant, to: Instant) -> f64 {
+pub(crate) fn longest_gap_ms(ticks: &[Tick], from: Instant, to: Instant) -> f64 {
     ticks
         .windows(2)
         .filter(|pair| pair[1].came >= from && pair[0].came <= to)
@@ -236,8 +206,26 @@ pub(super) fn longest_gap_ms(ticks: &[Tick], from: Instant, to: Instant) -> f64 
         .fold(0.0, f64::max)
 }
 
+/// How long the guest's clock stood within a span, in milliseconds: by how much more the host's clock
+/// went on than the guest's. None if the guest was not heard on both sides of it.
+///
+/// A tick may come late, but never early: of those on a side, the earliest by the guest's clock has
+/// least of the network and of a busy host in it.
+pub(crate) fn stood_ms(ticks: &[Tick], from: Instant, to: Instant, aside: Duration) -> Option<f64> {
+    let origin = ticks.first()?;
+    let late_ms = |tick: &Tick| {
+        let guest_us = tick.guest_us.saturating_sub(origin.guest_us);
+        tick.came.duration_since(origin.came).as_secs_f64() * 1e3 - guest_us as f64 / 1e3
+    };
+    let least = |from: Instant, to: Instant| {
+        let side = ticks.iter().filter(|tick| tick.came >= from && tick.came <= to);
+        side.map(late_ms).reduce(f64::min)
+    };
+    Some(least(to, to + aside)? - least(from.checked_sub(aside)?, from)?)
+}
+
 /// What the guest dirtied in a span, in MiB per second of its own time.
-pub(super) fn dirtied_mib_s(ticks: &[Tick], from: Instant, to: Instant) -> f64 {
+pub(crate) fn dirtied_mib_s(ticks: &[Tick], from: Instant, to: Instant) -> f64 {
     let mut span = ticks.iter().filter(|tick| tick.came >= from && tick.came <= to);
     let Some(first) = span.next() else { return 0.0 };
     let last = span.next_back().unwrap_or(first);
@@ -255,6 +243,7 @@ mod tests {
     use super::in_order;
     use super::longest_gap_ms;
     use super::parse;
+    use super::stood_ms;
 
     fn ticks(began: Instant, at_ms: &[(u64, u64)]) -> Vec<Tick> {
         let tick = |(number, ms): &(u64, u64)| {
@@ -272,6 +261,22 @@ mod tests {
         assert_eq!(longest_gap_ms(&all, at(60), at(99)).round(), 40.0);
         assert_eq!(longest_gap_ms(&all, at(60), at(101)).round(), 300.0);
         assert_eq!(dirtied_mib_s(&all, at(0), at(100)).round(), 1000.0);
+    }
+
+    #[test]
+    fn a_clock_that_stood_is_behind_however_late_ticks_come() {
+        let began = Instant::now();
+        // By the host's clock, by the guest's: 12 late, 300 stood, up to 40 late.
+        let ms = [(0, 0), (17, 5), (110, 110), (440, 100), (500, 200), (601, 300), (702, 400)];
+        let tick = |(number, (host, guest)): (usize, &(u64, u64))| {
+            let text = format!("T {number} {} 1 0 0 0 0", guest * 1000);
+            parse(&text, began + Duration::from_millis(*host)).unwrap()
+        };
+        let all: Vec<Tick> = ms.iter().enumerate().map(tick).collect();
+        let at = |ms| began + Duration::from_millis(ms);
+        let aside = Duration::from_millis(300);
+        assert_eq!(stood_ms(&all, at(200), at(410), aside).map(f64::round), Some(300.0));
+        assert_eq!(stood_ms(&all, at(200), at(900), aside), None);
     }
 
     #[test]
