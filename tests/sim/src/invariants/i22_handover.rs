@@ -52,6 +52,10 @@ impl Handover {
                 self.arrivals.insert((vm.id, arrival.op));
                 self.expected.insert(vm.id, arrival.op);
             }
+            if vm.arrived_by().is_none() {
+                // Another run has begun: its host was lost, say.
+                self.expected.remove(&vm.id);
+            }
         }
     }
 
