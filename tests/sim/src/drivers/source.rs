@@ -330,11 +330,13 @@ impl Host {
     /// one that has waits for the end of the operation.
     fn stopped(&mut self, scene: &mut Scene, record: &VmRecord, op: OpId, to: NodeId, stop: Stop) {
         let vm = record.id;
-        let machine = scene.body.machines.get(&vm);
-        if to != self.id && machine.is_some_and(|machine| !machine.sent && !machine.cpus) {
-            self.resume(scene, vm);
-        }
-        if to != self.id {
+        // A guest that was sent may still be handed over: the target sees in the state when that
+        // cannot happen any more.
+        let unsent = scene.body.machines.get(&vm).filter(|machine| !machine.sent).copied();
+        if let Some(machine) = unsent.filter(|_| to != self.id) {
+            if !machine.cpus {
+                self.resume(scene, vm);
+            }
             let content = Content::Word(Word::Abandon(op));
             scene.wire.send(Letter { from: self.index, to: index_of(to), content });
         }

@@ -293,10 +293,15 @@ impl Driver {
     /// After a migration that stopped: nothing is left at the target, and the guest goes on here as
     /// soon as the state knows that it stays (see [`super`]).
     pub(crate) async fn undo_migrate(&mut self, op: OpId, to: NodeId) {
-        if let Ok(machine) = self.machine()
-            && let Err(error) = machine.migrate_cancel().await
-        {
+        let Ok(machine) = self.machine() else { return };
+        if let Err(error) = machine.migrate_cancel().await {
             tracing::warn!(vm = %self.vm, %error, "a migration could not be given up");
+        }
+        // A guest that was sent may still be handed over, by a proposal that is on its way: then the
+        // machine at the target is the only one that has it. When no handover can happen any more,
+        // the target sees that in the state.
+        if !matches!(machine.query_status().await, Ok(status) if status != RunState::Saved) {
+            return;
         }
         // A target that does not answer must not keep the guest waiting.
         let mover = self.host.mover.clone();
