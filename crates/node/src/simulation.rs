@@ -27,9 +27,13 @@ use ::cluster::raft::RaftTransport;
 use ::cluster::raft::Store;
 use ::cluster::raft::Timing;
 use model::Actor;
+use model::ClusterState;
 use model::Name;
 use model::NodeId;
+use model::OpId;
+use model::VmRecord;
 use model::VolumeId;
+use vm::lifecycle::Ledger;
 
 use crate::events::Events;
 use crate::fencing;
@@ -74,9 +78,20 @@ pub type Disguise = fn(Arc<dyn Truth>) -> Arc<dyn Truth>;
 /// The daemon of a simulated host.
 pub struct Daemon {
     truth: Arc<RaftTruth>,
+    ledger: Arc<NodeLedger>,
     fencing: Fencing,
     watch: Arc<Watch>,
     epoch: Arc<AtomicU64>,
+}
+
+/// The VM of a migration that is under way, from `from` to `to`: a machine waits for it as long.
+pub fn migration_under_way(
+    state: &ClusterState,
+    op: OpId,
+    from: NodeId,
+    to: NodeId,
+) -> Option<&Arc<VmRecord>> {
+    crate::migrate::under_way(state, op, from, to)
 }
 
 impl Daemon {
@@ -127,13 +142,18 @@ impl Daemon {
             progresses: Arc::new(Progresses::default()),
         });
         let watch = Arc::new(Watch::new(node, detect)?);
-        Ha::new(ledger, &fencing, detect).decide(&watch);
-        Ok(Self { truth, fencing, watch, epoch })
+        Ha::new(ledger.clone(), &fencing, detect).decide(&watch);
+        Ok(Self { truth, ledger, fencing, watch, epoch })
     }
 
     /// The replicated state.
     pub fn truth(&self) -> &Arc<RaftTruth> {
         &self.truth
+    }
+
+    /// Where the drivers of this node's VMs report.
+    pub fn ledger(&self) -> Arc<dyn Ledger> {
+        self.ledger.clone()
     }
 
     /// Answers a peer, as the port for peers does.

@@ -47,8 +47,22 @@ pub(crate) enum Fault {
     Lie { host: usize },
 }
 
-/// A fault and when it happens.
-pub(crate) type Timed = (u64, Fault);
+/// For which moment of a migration a fault waits, at most [`AIM_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// For none.
+    Anything,
+    /// A guest stands, and the last of it is on its way.
+    Last,
+    /// A handover is being decided.
+    HandingOver,
+}
+
+/// How long a fault waits for its moment, in milliseconds.
+pub(crate) const AIM_MAX: u64 = 3_000;
+
+/// A fault, when it happens, and what it waits for then.
+pub(crate) type Timed = (u64, Fault, Aim);
 
 /// The faults of a schedule: `count` of them between two moments.
 pub(crate) fn plan(rng: &mut Rng, hosts: usize, devices: bool, from: u64, to: u64) -> Vec<Timed> {
@@ -58,10 +72,20 @@ pub(crate) fn plan(rng: &mut Rng, hosts: usize, devices: bool, from: u64, to: u6
     let kinds: Vec<u64> = (0..rng.between(3, 8)).map(|_| rng.below(17)).collect();
     for _ in 0..count {
         let kind = rng.pick(&kinds).unwrap_or(0);
-        faults.push((rng.between(from, to), one(rng, kind, hosts, devices)));
+        let at = rng.between(from, to);
+        faults.push((at, one(rng, kind, hosts, devices), aim(rng)));
     }
-    faults.sort_by_key(|(at, _)| *at);
+    faults.sort_by_key(|(at, _, _)| *at);
     faults
+}
+
+/// The moments in which a migration is decided are short; without aim they are seldom hit.
+fn aim(rng: &mut Rng) -> Aim {
+    match rng.below(10) {
+        0..4 => Aim::HandingOver,
+        4 => Aim::Last,
+        _ => Aim::Anything,
+    }
 }
 
 /// Mostly some seconds, sometimes longer than every lease.

@@ -20,8 +20,24 @@ pub(crate) struct Ground {
     inner: Mutex<Inner>,
 }
 
+/// What migrations came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tally {
+    /// Begun, at a source that had a guest.
+    pub(crate) migrations: u64,
+    /// Guests that went on at their target.
+    pub(crate) arrived: u64,
+    /// Handovers that were refused.
+    pub(crate) refused: u64,
+    /// Handovers that surely reached nobody.
+    pub(crate) not_sent: u64,
+    /// Handovers of which nothing was known.
+    pub(crate) unsure: u64,
+}
+
 struct Inner {
     now: u64,
+    tally: Tally,
     rng: Rng,
     last: VecDeque<String>,
     lines: u64,
@@ -38,6 +54,7 @@ impl Ground {
     pub(crate) fn new(rng: Rng, plant: Option<Plant>, print: bool) -> Self {
         let inner = Inner {
             now: 0,
+            tally: Tally::default(),
             rng,
             last: VecDeque::new(),
             lines: 0,
@@ -79,6 +96,16 @@ impl Ground {
         if inner.last.len() > LINES_KEPT {
             inner.last.pop_front();
         }
+    }
+
+    /// Counts something that a migration came to.
+    pub(crate) fn tally(&self, count: impl FnOnce(&mut Tally)) {
+        count(&mut lock(&self.inner).tally);
+    }
+
+    /// What was counted.
+    pub(crate) fn tallied(&self) -> Tally {
+        lock(&self.inner).tally
     }
 
     /// Something that must not be was seen where it happened.

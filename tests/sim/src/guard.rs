@@ -26,6 +26,7 @@ use cluster::lease::Stage;
 use model::Generation;
 use model::VmId;
 
+use crate::drivers::Attempt;
 use crate::ground::Ground;
 use crate::ground::lock;
 use crate::plant::Plant;
@@ -39,6 +40,25 @@ pub(crate) struct Machine {
     pub(crate) epoch: u64,
     /// Whether its processors run, as far as QEMU is concerned.
     pub(crate) cpus: bool,
+    /// It stands because all of its guest was sent to another host.
+    pub(crate) sent: bool,
+    /// It was made for a guest of another host.
+    pub(crate) arrival: Option<Arrival>,
+}
+
+/// What a machine has of a guest that comes from another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    pub(crate) attempt: Attempt,
+    /// When the guest stopped at the other host, once all of it has come.
+    pub(crate) full: Option<u64>,
+}
+
+impl Machine {
+    /// A machine that does not run yet.
+    pub(crate) fn new(generation: Generation, epoch: u64) -> Self {
+        Self { generation, epoch, cpus: false, sent: false, arrival: None }
+    }
 }
 
 /// What is on a host beside its daemon.
@@ -53,6 +73,8 @@ pub(crate) struct Body {
     /// The control group above all machines.
     pub(crate) frozen: bool,
     pub(crate) machines: BTreeMap<VmId, Machine>,
+    /// When its machines were ended last by a loss of power or by its guard.
+    pub(crate) emptied: Option<u64>,
 }
 
 /// The daemon's way to the guard.
@@ -70,12 +92,14 @@ impl Body {
             stage: Stage::Blocked,
             frozen: false,
             machines: BTreeMap::new(),
+            emptied: None,
         }
     }
 
     /// The host has lost its power.
     pub(crate) fn power_off(&mut self) {
         self.machines.clear();
+        self.emptied = Some(self.ground.now());
         self.guard = None;
         self.stored = Held::default();
         self.frozen = false;
@@ -108,6 +132,7 @@ impl Body {
             let killed: Vec<String> = self.machines.keys().map(short).collect();
             self.ground.trace(&self.name, &format!("guard kills {}", killed.join(" ")));
             self.machines.clear();
+            self.emptied = Some(self.ground.now());
         }
     }
 

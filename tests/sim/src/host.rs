@@ -39,6 +39,8 @@ use node::truth::Truth;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use crate::drivers::Launch;
+use crate::drivers::Migrations;
 use crate::ground::Ground;
 use crate::ground::lock;
 use crate::guard::Body;
@@ -58,8 +60,11 @@ const INBOX_MAX: usize = 4_096;
 /// How long a runtime is waited for when it ends: nothing in it blocks.
 const END_MAX: Duration = Duration::from_millis(1);
 
+/// Ids of hosts begin here.
+const FIRST_ID: u128 = 101;
+
 /// The time of day at which each schedule begins: 14 Nov 2023.
-const EPOCH_MS: u64 = 1_700_000_000_000;
+pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
 
 /// What all hosts are started with.
 pub(crate) struct Settings {
@@ -89,14 +94,6 @@ pub(crate) struct Process {
     incarnation: u64,
 }
 
-/// A machine that is being launched.
-#[derive(Debug, Clone, Copy)]
-struct Launch {
-    generation: Generation,
-    epoch: u64,
-    done: u64,
-}
-
 /// A host.
 pub(crate) struct Host {
     pub(crate) index: usize,
@@ -113,8 +110,11 @@ pub(crate) struct Host {
     pub(crate) process: Option<Process>,
     pub(crate) body: Arc<Mutex<Body>>,
     pub(crate) beat: u64,
-    launches: BTreeMap<VmId, Launch>,
-    reported: BTreeMap<VmId, u64>,
+    /// When its daemon was ended last.
+    pub(crate) killed: Option<u64>,
+    pub(crate) launches: BTreeMap<VmId, Launch>,
+    pub(crate) reported: BTreeMap<VmId, u64>,
+    pub(crate) migrations: Migrations,
     joined: bool,
 }
 
@@ -123,6 +123,8 @@ pub(crate) struct Host {
 pub(crate) struct Volume {
     /// The newest run that was given the right to a VM's disks.
     pub(crate) claims: BTreeMap<VmId, Generation>,
+    /// The newest run that was launched from them.
+    pub(crate) launched: BTreeMap<VmId, Generation>,
     /// The counters of the nodes' beats.
     pub(crate) beats: BTreeMap<NodeId, u64>,
 }
@@ -145,6 +147,8 @@ impl Host {
             beat: 0,
             launches: BTreeMap::new(),
             reported: BTreeMap::new(),
+            killed: None,
+            migrations: Migrations::default(),
             joined: index == 0,
         }
     }
@@ -246,6 +250,8 @@ impl Host {
         self.set_clocks();
         self.launches.clear();
         self.reported.clear();
+        self.migrations.break_off(&mut lock(&self.body));
+        self.killed = Some(self.ground.now());
         if let Some(process) = self.process.take() {
             process.runtime.shutdown_timeout(END_MAX);
         }
@@ -265,6 +271,11 @@ impl Host {
         let Letter { from, content, .. } = letter;
         match content {
             Content::Answer { call, reply } => wire.answered(call, reply),
+            Content::Word(word) => {
+                if self.daemon().is_some() && self.migrations.mail.len() < INBOX_MAX {
+                    self.migrations.mail.push((from, word));
+                }
+            }
             Content::Pulse(heard) => {
                 if let (Some(daemon), Some(process)) = (self.daemon(), &self.process) {
                     // What is done outside of the runtime would see the real time.
@@ -318,7 +329,7 @@ impl Host {
             tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
         });
         self.pulse(wire, hosts, volume);
-        self.drive(volume);
+        self.drive(wire, volume);
         lock(&self.body).turn();
     }
 
@@ -355,138 +366,16 @@ impl Host {
         process.runtime.spawn(work);
         true
     }
+}
 
-    /// What the drivers of the VMs do: the rules of `vm::lifecycle`, with a fake process.
-    fn drive(&mut self, volume: &mut Volume) {
-        let Some(daemon) = self.daemon() else { return };
-        let state = daemon.truth().state();
-        let body = self.body.clone();
-        let mut body = lock(&body);
-        let heedless = self.ground.has(Plant::OldGeneration);
-        let id = self.id;
-        let owned = |vm: &VmId| state.vms.get(vm).is_some_and(|vm| vm.owner == id);
-        if !heedless {
-            let strays: Vec<VmId> = body.machines.keys().filter(|vm| !owned(vm)).copied().collect();
-            for vm in strays {
-                self.trace(&format!("ends {}, which is not its own", crate::guard::short(&vm)));
-                body.machines.remove(&vm);
-                self.launches.remove(&vm);
-            }
-        }
-        for record in state.vms.values().filter(|vm| vm.owner == id && vm.busy().is_none()) {
-            self.settle(&daemon, record, &mut body, volume);
-        }
-    }
-
-    fn settle(
-        &mut self,
-        daemon: &Arc<Daemon>,
-        record: &model::VmRecord,
-        body: &mut Body,
-        volume: &mut Volume,
-    ) {
-        use vm::lifecycle::machine::Actual;
-        use vm::lifecycle::machine::Cpus;
-        use vm::lifecycle::machine::Settle;
-        let (vm, heedless) = (record.id, self.ground.has(Plant::OldGeneration));
-        let now = self.ground.now();
-        let word = crate::guard::short(&vm);
-        let actual = match body.machines.get(&vm) {
-            None => Actual::Absent,
-            Some(machine) if heedless && machine.cpus => return,
-            Some(machine) => {
-                let cpus = if machine.cpus { Cpus::Run } else { Cpus::Stand };
-                Actual::Present { generation: machine.generation, cpus }
-            }
-        };
-        match vm::lifecycle::machine::settle(record.power, record.generation, actual) {
-            Settle::Launch => {
-                let claimed = volume.claims.get(&vm).copied();
-                if self.launches.remove(&vm).is_some() || claimed == Some(record.generation) {
-                    // It was there, and is not any more.
-                    if self.reported.get(&vm).is_none_or(|at| now >= at + 1_000) {
-                        self.reported.insert(vm, now);
-                        self.report(daemon, record);
-                    }
-                    return;
-                }
-                let permit = match daemon.may_start() {
-                    Ok(epoch) => epoch,
-                    Err(_) if self.ground.has(Plant::StartWithoutLease) => daemon.epoch(),
-                    Err(_) => return,
-                };
-                if claimed.is_some_and(|newer| newer > record.generation) && !heedless {
-                    // The disk is the second line; a lease with an old state is the fault.
-                    self.ground.complain(format!(
-                        "(12) {} would launch {word} g{}, and its disks have a newer run",
-                        self.name, record.generation
-                    ));
-                    return;
-                }
-                volume.claims.insert(vm, record.generation.max(claimed.unwrap_or_default()));
-                let done = now + self.ground.between(2, 40) * TICK_MS;
-                let generation = record.generation;
-                self.trace(&format!("launches {word} g{generation} e{permit}"));
-                self.launches.insert(vm, Launch { generation, epoch: permit, done });
-                let machine = crate::guard::Machine { generation, epoch: permit, cpus: false };
-                body.machines.insert(vm, machine);
-            }
-            Settle::Continue => self.go_on(daemon, vm, body),
-            Settle::Reap | Settle::ReportShutdown => {
-                self.trace(&format!("ends {word}, which has no right to run"));
-                body.machines.remove(&vm);
-                self.launches.remove(&vm);
-            }
-            _ => {}
-        }
-    }
-
-    /// A launched machine gets its processors, if the lease is still the same.
-    fn go_on(&mut self, daemon: &Arc<Daemon>, vm: VmId, body: &mut Body) {
-        let word = crate::guard::short(&vm);
-        let Some(launch) = self.launches.get(&vm).copied() else {
-            // An earlier daemon has launched it and ended before it ran.
-            body.machines.remove(&vm);
-            return;
-        };
-        if self.ground.now() < launch.done {
-            return;
-        }
-        self.launches.remove(&vm);
-        let permit = daemon.may_start();
-        if permit.is_ok_and(|epoch| epoch == launch.epoch)
-            || self.ground.has(Plant::StartWithoutLease)
-        {
-            if let Some(machine) = body.machines.get_mut(&vm) {
-                machine.cpus = true;
-            }
-            self.trace(&format!("runs {word} g{}", launch.generation));
-        } else {
-            self.trace(&format!("gives {word} up: no lease"));
-            body.machines.remove(&vm);
-        }
-    }
-
-    fn report(&self, daemon: &Arc<Daemon>, record: &model::VmRecord) {
-        let (vm, generation) = (record.id, record.generation);
-        self.trace(&format!("reports {} g{generation} as gone", crate::guard::short(&vm)));
-        let exit = model::Exit {
-            kind: model::ExitKind::HostRestart,
-            detail: "the machine is no longer there".to_owned(),
-            at: UnixMillis::new(EPOCH_MS + self.ground.now()),
-        };
-        let command = Command::VmExited { vm, generation, exit };
-        let truth = daemon.truth().clone();
-        self.spawn(async move {
-            // What the state does not take now is told again.
-            let _ = truth.propose(proposal(command)).await;
-        });
-    }
+/// The place of the host with that id.
+pub(crate) fn index_of(id: NodeId) -> usize {
+    usize::try_from(id.uuid().as_u128().saturating_sub(FIRST_ID)).unwrap_or(usize::MAX)
 }
 
 /// The id of the host at that place.
 pub(crate) fn id_of(index: usize) -> NodeId {
-    NodeId::new(uuid::Uuid::from_u128(101 + index as u128))
+    NodeId::new(uuid::Uuid::from_u128(FIRST_ID + index as u128))
 }
 
 /// A proposal with this host's time.

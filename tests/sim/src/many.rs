@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::ground::Tally;
 use crate::ground::lock;
 use crate::plant::Plant;
 use crate::world::Options;
@@ -47,6 +48,29 @@ pub(crate) struct Figures {
     pub(crate) unknown: u64,
     pub(crate) takeovers: u64,
     pub(crate) faults: u64,
+    /// Migrations that were begun, and VMs that were handed over by one.
+    pub(crate) migrations: u64,
+    pub(crate) handovers: u64,
+    /// Schedules in which a VM was handed over.
+    pub(crate) moving: u64,
+    /// Handovers that were refused, and those of which nothing was known.
+    pub(crate) refused: u64,
+    pub(crate) unsure: u64,
+}
+
+impl Figures {
+    fn add(&mut self, more: &Self) {
+        self.simulated_s += more.simulated_s;
+        self.answered += more.answered;
+        self.unknown += more.unknown;
+        self.takeovers += more.takeovers;
+        self.faults += more.faults;
+        self.migrations += more.migrations;
+        self.handovers += more.handovers;
+        self.moving += more.moving;
+        self.refused += more.refused;
+        self.unsure += more.unsure;
+    }
 }
 
 /// The words on a failure: what failed, and the one command that shows it again.
@@ -64,10 +88,13 @@ pub(crate) fn failed(options: &Options, error: &str) -> String {
 /// One line about a schedule, for people and for [`run`].
 pub(crate) fn summary(outcome: &Outcome) -> String {
     let Outcome { lines, digest, simulated_ms, answered, unknown, takeovers, faults, .. } = outcome;
+    let Tally { migrations, arrived, refused, not_sent, unsure } = outcome.tally;
     format!(
         "summary trace={lines}:{digest:016x} simulated_s={} answered={answered} \
-         unknown={unknown} takeovers={takeovers} faults={faults}",
-        simulated_ms / 1_000
+         unknown={unknown} takeovers={takeovers} faults={faults} migrations={migrations} \
+         handovers={} arrived={arrived} refused={refused} not_sent={not_sent} unsure={unsure}",
+        simulated_ms / 1_000,
+        outcome.handovers
     )
 }
 
@@ -83,6 +110,11 @@ fn figures(output: &str) -> Figures {
         unknown: value("unknown"),
         takeovers: value("takeovers"),
         faults: value("faults"),
+        migrations: value("migrations"),
+        handovers: value("handovers"),
+        moving: value("handovers").min(1),
+        refused: value("refused"),
+        unsure: value("unsure"),
     }
 }
 
@@ -132,11 +164,7 @@ pub(crate) fn run(job: &Job, seeds: Range<u64>, enough: usize, loud: bool) -> To
                     let seen = figures(&done.output);
                     let mut total = lock(&total);
                     total.runs += 1;
-                    total.figures.simulated_s += seen.simulated_s;
-                    total.figures.answered += seen.answered;
-                    total.figures.unknown += seen.unknown;
-                    total.figures.takeovers += seen.takeovers;
-                    total.figures.faults += seen.faults;
+                    total.figures.add(&seen);
                     if !done.good {
                         if loud {
                             println!("{}", done.output);
@@ -162,11 +190,14 @@ pub(crate) fn report(job: &Job, seeds: Range<u64>) -> ExitCode {
 
 /// What came of all of them, in a line.
 pub(crate) fn words(total: &Total) -> String {
-    let Figures { simulated_s, answered, unknown, takeovers, faults } = total.figures;
+    let Figures { simulated_s, answered, unknown, takeovers, faults, .. } = total.figures;
+    let Figures { migrations, handovers, moving, refused, unsure, .. } = total.figures;
     let each = total.took.as_secs_f64() / (total.runs.max(1) as f64);
     format!(
         "{} schedules, {} failed, in {:.0} s ({each:.2} s each); {simulated_s} simulated s, \
-         {faults} faults, {takeovers} takeovers, {answered} calls answered and {unknown} not",
+         {faults} faults, {takeovers} takeovers, {answered} calls answered and {unknown} not, \
+         {migrations} migrations, {handovers} handovers in {moving} schedules, {refused} refused, \
+         {unsure} unknown",
         total.runs,
         total.failed.len(),
         total.took.as_secs_f64()

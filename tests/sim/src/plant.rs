@@ -28,11 +28,15 @@ pub(crate) enum Plant {
     OldGeneration,
     /// A proposal that is sent again is a new one.
     NoTickets,
+    /// A guest goes on at the source after a handover of which nothing is known.
+    GoOnUnsure,
+    /// A machine that waits for a migration goes on under the number of a takeover.
+    AnyArrival,
 }
 
 impl Plant {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::CountFromAnswer,
         Self::NoBarrier,
         Self::StartWithoutLease,
@@ -45,11 +49,13 @@ impl Plant {
         Self::FastClock,
         Self::OldGeneration,
         Self::NoTickets,
+        Self::GoOnUnsure,
+        Self::AnyArrival,
     ];
 
     /// Those that the tests look for: what is found soon. Of the other three it was not shown that they
     /// are found: the schedules seldom come to what they break.
-    pub(crate) const PROVEN: [Self; 9] = [
+    pub(crate) const PROVEN: [Self; 11] = [
         Self::StartWithoutLease,
         Self::KeepMachines,
         Self::ForgetfulGuard,
@@ -59,6 +65,8 @@ impl Plant {
         Self::StaleRead,
         Self::FastClock,
         Self::NoTickets,
+        Self::GoOnUnsure,
+        Self::AnyArrival,
     ];
 
     /// Its word on the command line.

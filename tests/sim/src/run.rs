@@ -7,6 +7,7 @@
 //! ```
 
 mod clients;
+mod drivers;
 mod entropy;
 mod faults;
 mod fences;
@@ -15,6 +16,7 @@ mod guard;
 mod host;
 mod invariants;
 mod many;
+mod movers;
 mod plant;
 mod setup;
 mod suite;

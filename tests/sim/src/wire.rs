@@ -14,14 +14,23 @@ use cluster::raft::TransportError;
 use model::NodeId;
 use tokio::sync::oneshot;
 
+use crate::drivers::Word;
 use crate::ground::lock;
 
 /// What a letter carries.
 #[derive(Debug, Clone)]
 pub(crate) enum Content {
-    Ask { call: u64, request: PeerRequest },
-    Answer { call: u64, reply: Result<PeerReply, TransportError> },
+    Ask {
+        call: u64,
+        request: PeerRequest,
+    },
+    Answer {
+        call: u64,
+        reply: Result<PeerReply, TransportError>,
+    },
     Pulse(Heard),
+    /// Of a migration.
+    Word(Word),
 }
 
 /// A message on its way.

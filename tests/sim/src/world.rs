@@ -17,17 +17,21 @@ use cluster::raft::PeerMethod;
 use cluster::simulation::Loss;
 use model::Command;
 use model::FenceReason;
+use model::NodeMode;
 use node::truth::Truth;
 use sim::rng::Rng;
 
 use crate::clients::Clients;
 use crate::faults;
+use crate::faults::AIM_MAX;
+use crate::faults::Aim;
 use crate::faults::Fault;
 use crate::faults::Timed;
 use crate::fences::Devices;
 use crate::fences::Mood;
 use crate::fences::Plugs;
 use crate::ground::Ground;
+use crate::ground::Tally;
 use crate::ground::lock;
 use crate::host::Clock;
 use crate::host::Host;
@@ -37,6 +41,7 @@ use crate::host::Volume;
 use crate::host::id_of;
 use crate::host::proposal;
 use crate::invariants::Invariants;
+use crate::movers::Movers;
 use crate::plant::Plant;
 use crate::setup;
 use crate::setup::Plan;
@@ -76,6 +81,8 @@ pub(crate) struct Outcome {
     pub(crate) answered: u64,
     pub(crate) unknown: u64,
     pub(crate) takeovers: u64,
+    pub(crate) handovers: u64,
+    pub(crate) tally: Tally,
     pub(crate) faults: u64,
     pub(crate) tail: Vec<String>,
 }
@@ -112,6 +119,7 @@ pub(crate) struct World {
     next_fault: usize,
     volume: Volume,
     clients: Option<Clients>,
+    movers: Option<Movers>,
     invariants: Invariants,
 }
 
@@ -130,6 +138,8 @@ pub(crate) fn run(options: &Options) -> Outcome {
         answered,
         unknown,
         takeovers: world.invariants.takeovers(),
+        handovers: world.invariants.handovers(),
+        tally: world.ground.tallied(),
         faults: world.next_fault as u64,
         tail: world.ground.tail(),
     };
@@ -185,6 +195,7 @@ impl World {
             next_fault: 0,
             volume: Volume::default(),
             clients: None,
+            movers: None,
             invariants: Invariants::new(plan),
             rng,
         }
@@ -206,6 +217,7 @@ impl World {
         self.ground.trace("-", "phase safety");
         self.faults = faults::plan(&mut self.rng, nodes, devices, from + 500, from + FAULTS);
         self.clients = Some(Clients::new(self.rng.fork(), self.ground.clone()));
+        self.movers = Some(Movers::new(self.rng.fork(), self.ground.clone()));
         while self.ground.now() < from + FAULTS + 2_000 {
             self.turn()?;
         }
@@ -261,6 +273,9 @@ impl World {
         if let Some(clients) = &mut self.clients {
             clients.served.clear();
         }
+        if let Some(movers) = &mut self.movers {
+            movers.rest();
+        }
         self.invariants.heal(from);
         while self.ground.now() < from + HEALING_MAX {
             self.turn()?;
@@ -289,11 +304,21 @@ impl World {
             return Some("not all VMs are there".to_owned());
         }
         for node in state.nodes.values() {
+            if node.mode != NodeMode::Active {
+                return Some(format!("{} takes no VMs", node.name));
+            }
             if node.fenced.is_some() || node.fence.wish.is_some() {
                 return Some(format!("{} is fenced or to be fenced", node.name));
             }
         }
         for vm in state.vms.values() {
+            // Whoever founds the cluster ends its operations itself.
+            let migrates = vm.busy().is_some() && self.movers.is_some();
+            let has = |host: &&Host| lock(&host.body).machines.contains_key(&vm.id);
+            let places = self.hosts.iter().filter(has).count();
+            if migrates || places > 1 {
+                return Some(format!("{} is being migrated, or has {places} machines", vm.name));
+            }
             let machine = |host: &Host| {
                 let body = lock(&host.body);
                 let machine = body.machines.get(&vm.id).copied();
@@ -323,9 +348,9 @@ impl World {
     fn turn(&mut self) -> Result<(), String> {
         let now = self.ground.now() + TICK_MS;
         self.ground.set_now(now);
-        while let Some((at, fault)) = self.faults.get(self.next_fault).cloned() {
+        while let Some((at, fault, aim)) = self.faults.get(self.next_fault).cloned() {
             // What a device may lie about is a cluster that is well, see Fault::Lie.
-            if at > now || now < self.calm_until {
+            if at > now || now < self.calm_until || self.waits(aim, now - at) {
                 break;
             }
             self.next_fault += 1;
@@ -349,8 +374,22 @@ impl World {
         if let Some(clients) = &mut self.clients {
             clients.turn(&self.hosts);
         }
+        if let Some(movers) = &mut self.movers {
+            movers.turn(&self.hosts);
+        }
         self.invariants.check(now, &self.hosts)?;
         self.ground.problem().map_or(Ok(()), Err)
+    }
+
+    /// Whether a fault that is due since `late` waits for its moment.
+    fn waits(&self, aim: Aim, late: u64) -> bool {
+        let any = |is: fn(&Host) -> bool| self.hosts.iter().any(is);
+        let moment = match aim {
+            Aim::Anything => true,
+            Aim::Last => any(|host| host.migrations.sends_last()),
+            Aim::HandingOver => any(|host| host.migrations.hands_over()),
+        };
+        !moment && late < AIM_MAX
     }
 
     fn deliver(&mut self, letter: Letter) {

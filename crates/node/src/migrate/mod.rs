@@ -39,6 +39,7 @@ use crate::cluster::peers::Peers;
 pub(crate) use check::plan;
 pub(crate) use probe::PROBE_STREAM;
 pub(crate) use target::Targets;
+pub(crate) use target::under_way;
 
 /// Begin of the name of a stream that carries a migration's connection.
 pub(crate) const STREAM: &str = "migrate:";

@@ -53,7 +53,12 @@ fn failure(code: &str, message: impl Into<String>, hint: &str) -> OpFailure {
 }
 
 /// The VM of a migration that is under way, from `from` to `to`.
-fn under_way(state: &ClusterState, op: OpId, from: NodeId, to: NodeId) -> Option<&Arc<VmRecord>> {
+pub(crate) fn under_way(
+    state: &ClusterState,
+    op: OpId,
+    from: NodeId,
+    to: NodeId,
+) -> Option<&Arc<VmRecord>> {
     let record = state.ops.get(&op).filter(|op| op.is_running())?;
     let OpRequest::VmMigrate { vm, to: target, .. } = record.request else { return None };
     let vm = state.vms.get(&vm)?;

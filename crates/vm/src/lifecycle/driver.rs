@@ -42,6 +42,7 @@ use crate::lifecycle::hung;
 use crate::lifecycle::machine::Actual;
 use crate::lifecycle::machine::Cpus;
 use crate::lifecycle::machine::Settle;
+use crate::lifecycle::machine::is_of_present_run;
 use crate::lifecycle::machine::settle;
 use crate::lifecycle::ops::Stop;
 use crate::lifecycle::ops::ends_machine;
@@ -210,10 +211,11 @@ impl Driver {
                 let theirs = (launched.run.generation, launched.run.arrival);
                 self.take(launched);
                 self.observe().await;
-                let record = self.record();
-                let ours = record.map(|record| (record.generation, record.arrived_by()));
-                if ours.is_some_and(|ours| ours != theirs) {
-                    tracing::warn!(vm = %self.vm, ?theirs, ?ours, "a run without right is ended");
+                let (generation, arrival) = theirs;
+                let others =
+                    |record: &Arc<VmRecord>| !is_of_present_run(record, generation, arrival);
+                if self.record().is_some_and(|record| others(&record)) {
+                    tracing::warn!(vm = %self.vm, ?theirs, "a run without right is ended");
                     if self.end_machine().await.is_err() {
                         return false;
                     }

@@ -1,7 +1,9 @@
 //! Pure: what to do with a machine when no operation is under way.
 
 use model::Generation;
+use model::OpId;
 use model::Power;
+use model::VmRecord;
 
 /// What is there of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,12 @@ pub enum Settle {
     ReportLost,
     /// Look again in a while whether the storage is back.
     AwaitStorage,
+}
+
+/// Whether a machine was made for the VM's present run: also for the same arrival, since a takeover
+/// gives the number that a migration would have given to a run that starts from the disks.
+pub fn is_of_present_run(record: &VmRecord, generation: Generation, arrival: Option<OpId>) -> bool {
+    (record.generation, record.arrived_by()) == (generation, arrival)
 }
 
 /// What to do with a machine, given the settled power state, the present right to run, and what is

@@ -8,6 +8,7 @@ mod i06_positions;
 mod i11_one_machine;
 mod i12_generations;
 mod i13_proof;
+mod i22_handover;
 mod i28_leader_again;
 mod i29_caught_up;
 mod lease;
@@ -34,6 +35,10 @@ pub(crate) struct HostSeen {
     state: Option<Arc<ClusterState>>,
     /// Its machines, and whether each runs: its processors, its group and its host go on.
     machines: Vec<(VmId, Machine, bool)>,
+    /// When its machines were ended last by a loss of power or by its guard.
+    emptied: Option<u64>,
+    /// When its daemon was ended last.
+    killed: Option<u64>,
 }
 
 /// Everything at one moment.
@@ -57,6 +62,7 @@ pub(crate) struct Invariants {
     all: Vec<(&'static str, Box<dyn Invariant>)>,
     newest: (u64, Option<Arc<ClusterState>>),
     takeovers: u64,
+    handovers: u64,
 }
 
 impl Invariants {
@@ -69,12 +75,13 @@ impl Invariants {
             ("(11) one machine", Box::new(i11_one_machine::OneMachine)),
             ("(12) generations grow", Box::<i12_generations::Generations>::default()),
             ("(13) no takeover without proof", Box::<i13_proof::Proof>::default()),
+            ("(22) one place in a migration", Box::<i22_handover::Handover>::default()),
             ("(lease) who runs has the present epoch", Box::new(lease::Lease)),
             ("(reign) one grants at a time", Box::<reign::Reign>::default()),
             ("(28) one leader in 10 s", Box::new(i28_leader_again::LeaderAgain::default())),
             ("(29) all caught up in 60 s", Box::new(i29_caught_up::CaughtUp::default())),
         ];
-        Self { healing: None, all, newest: (0, None), takeovers: 0 }
+        Self { healing: None, all, newest: (0, None), takeovers: 0, handovers: 0 }
     }
 
     /// There are no faults from now on.
@@ -91,6 +98,10 @@ impl Invariants {
         self.takeovers
     }
 
+    pub(crate) fn handovers(&self) -> u64 {
+        self.handovers
+    }
+
     pub(crate) fn check(&mut self, now: u64, hosts: &[Host]) -> Result<(), String> {
         let hosts: Vec<HostSeen> = hosts.iter().map(look).collect();
         for host in &hosts {
@@ -99,7 +110,10 @@ impl Invariants {
             {
                 let before = self.newest.1.replace(state.clone());
                 self.newest.0 = metrics.applied_next;
-                self.takeovers += before.map_or(0, |before| taken_over(&before, state));
+                if let Some(before) = before {
+                    self.takeovers += taken_over(&before, state);
+                    self.handovers += handed_over(&before, state);
+                }
             }
         }
         let newest = self.newest.1.clone();
@@ -118,6 +132,12 @@ fn taken_over(before: &ClusterState, after: &ClusterState) -> u64 {
     count(after).saturating_sub(count(before))
 }
 
+fn handed_over(before: &ClusterState, after: &ClusterState) -> u64 {
+    let arrival = |vm: &VmId| before.vms.get(vm).and_then(|vm| vm.arrival);
+    let new = after.vms.values().filter(|vm| vm.arrival != arrival(&vm.id));
+    new.count() as u64
+}
+
 fn look(host: &Host) -> HostSeen {
     let goes = host.powered && !host.stands();
     let body = lock(&host.body);
@@ -132,5 +152,7 @@ fn look(host: &Host) -> HostSeen {
         metrics: host.metrics(),
         state: host.state(),
         machines,
+        emptied: body.emptied,
+        killed: host.killed,
     }
 }

@@ -25,6 +25,7 @@
 pub(crate) mod arrival;
 mod carry;
 mod forecast;
+mod handover;
 mod ladder;
 mod source;
 
@@ -34,7 +35,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use model::Bytes;
 use model::Generation;
-use model::MigrateReport;
 use model::NodeId;
 use model::OpFailure;
 use model::OpId;
@@ -47,6 +47,10 @@ use tokio::io::AsyncWrite;
 use crate::engine::Layout;
 
 pub use arrival::Arrivals;
+pub use handover::AfterHandover;
+pub use handover::Handover;
+pub use handover::HandoverNote;
+pub use handover::Handovers;
 
 /// What the target must know of the machine, beside the VM's record: it is built alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,33 +122,6 @@ impl Mover for Nowhere {
 
     async fn abandon(&self, _: NodeId, _: OpId) {}
 }
-
-/// What became of a handover that was proposed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Handover {
-    /// The VM is the target's.
-    Done,
-    /// It is not, and this proposal will not make it so.
-    Refused(String),
-    /// The proposal has surely reached nobody.
-    NotSent(String),
-    /// It may or may not have been taken in, now or later.
-    Unknown(String),
-}
-
-/// What a driver hands over.
-#[derive(Debug, Clone, Copy)]
-pub struct HandoverNote {
-    /// The migration.
-    pub op: OpId,
-    /// The run that ends.
-    pub generation: Generation,
-    /// What was foretold and measured.
-    pub report: MigrateReport,
-}
-
-/// How long the guest may stand for a handover that nobody takes in, before it goes on where it is.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Until a handover of which nothing is known is proposed again.
 const HANDOVER_AGAIN: Duration = Duration::from_millis(20);

@@ -17,10 +17,10 @@ use model::Severity;
 use model::VmRecord;
 use tokio::time::Instant;
 
+use super::AfterHandover;
 use super::HANDOVER_AGAIN;
-use super::HANDOVER_PATIENCE;
-use super::Handover;
 use super::HandoverNote;
+use super::Handovers;
 use super::Offer;
 use super::carry::Carriers;
 use super::forecast;
@@ -237,24 +237,19 @@ impl Driver {
     /// may still give it to the target.
     async fn hand_over(&mut self, note: HandoverNote) -> Step<()> {
         let begun = Instant::now();
-        let mut unsure = false;
+        let mut handovers = Handovers::default();
         loop {
-            let why = match self.host.ledger.hand_over(note).await {
-                Handover::Done => return Ok(()),
-                // One that was sent before may still be on its way. The guest goes on only when the
-                // end of the operation is in the state, and that refuses whatever comes later.
-                Handover::Refused(why) => return Err(handover_failed(&why)),
-                Handover::NotSent(why) => why,
-                Handover::Unknown(why) => {
-                    unsure = true;
-                    why
+            let answer = self.host.ledger.hand_over(note).await;
+            match handovers.answered(answer, begun.elapsed()) {
+                AfterHandover::Leave => return Ok(()),
+                AfterHandover::Stand(why) => return Err(handover_failed(&why)),
+                AfterHandover::GoOn(why) => {
+                    self.go_on().await?;
+                    return Err(handover_failed(&why));
                 }
-            };
-            tracing::warn!(vm = %self.vm, why, "a handover is proposed again");
-            if !unsure && begun.elapsed() > HANDOVER_PATIENCE {
-                // Surely nobody has heard of it.
-                self.go_on().await?;
-                return Err(handover_failed(&why));
+                AfterHandover::Again(why) => {
+                    tracing::warn!(vm = %self.vm, why, "a handover is proposed again");
+                }
             }
             tokio::time::sleep(HANDOVER_AGAIN).await;
         }
@@ -302,10 +297,15 @@ impl Driver {
     /// After a migration that stopped: nothing is left at the target, and the guest goes on here as
     /// soon as the state knows that it stays (see [`super`]).
     pub(crate) async fn undo_migrate(&mut self, op: OpId, to: NodeId) {
-        if let Ok(machine) = self.machine()
-            && let Err(error) = machine.migrate_cancel().await
-        {
+        let Ok(machine) = self.machine() else { return };
+        if let Err(error) = machine.migrate_cancel().await {
             tracing::warn!(vm = %self.vm, %error, "a migration could not be given up");
+        }
+        // A guest that was sent may still be handed over, by a proposal that is on its way: then the
+        // machine at the target is the only one that has it. When no handover can happen any more,
+        // the target sees that in the state.
+        if !matches!(machine.query_status().await, Ok(status) if status != RunState::Saved) {
+            return;
         }
         // A target that does not answer must not keep the guest waiting.
         let mover = self.host.mover.clone();

@@ -523,3 +523,40 @@ async fn a_guest_goes_on_when_nobody_takes_its_handover() {
     assert_eq!(pair.failed(op).await, "handover");
     pair.check("nobody heard of it").await;
 }
+
+/// Until the source's handover is about to be told to the state; its daemon says no more then.
+async fn at_handover() -> (Pair, OpId) {
+    for call in 0..CALLS_MAX {
+        let mut pair = Pair::new().await;
+        pair.kill(0).await;
+        let gate = Gate::at(call);
+        pair.spawn(0, gate.clone());
+        let op = pair.migrate(MigratePolicy::default());
+        if tokio::time::timeout(PATIENCE, gate.stopped()).await.is_ok_and(|at| at == "hand over") {
+            return (pair, op);
+        }
+        pair.kill(0).await;
+    }
+    panic!("nothing is handed over in {CALLS_MAX} calls");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handover_that_comes_after_the_next_daemon_of_the_source_finds_its_machine() {
+    let (mut pair, op) = at_handover().await;
+    let late = Command::VmHandover {
+        op,
+        generation: pair.vm().generation,
+        report: Box::default(),
+        by: Speaker { node: NODES[0], epoch: 0 },
+    };
+    // The next daemon ends the operation, and the state has not heard of that yet.
+    *lock(&pair.sides[0].seen.deaf) = true;
+    pair.restart(0).await;
+    pair.quiet().await;
+    pair.truth.propose(late).unwrap();
+    *lock(&pair.sides[0].seen.deaf) = false;
+    let ended = pair.ended(op).await;
+    assert!(matches!(ended, OpState::Done { .. }), "{ended:?}");
+    assert_eq!(pair.vm().arrived_by(), Some(op), "the guest itself goes on, not a new run");
+    pair.check("a late handover").await;
+}

@@ -1,0 +1,125 @@
+//! People who migrate VMs: they begin it through any node, now and then think better of it, and now
+//! and then let the target take no more VMs.
+
+use std::sync::Arc;
+
+use model::ClusterState;
+use model::Command;
+use model::MigratePolicy;
+use model::Millis;
+use model::NodeId;
+use model::NodeMode;
+use model::OpId;
+use model::OpRequest;
+use model::VmId;
+use node::truth::Truth;
+use sim::rng::Rng;
+use uuid::Uuid;
+
+use crate::ground::Ground;
+use crate::guard::short;
+use crate::host::Host;
+use crate::host::index_of;
+use crate::host::proposal;
+
+/// Ids of their operations begin here.
+const OPERATIONS: u128 = 1 << 65;
+
+/// How often it is looked whether a node takes no VMs that should, in milliseconds.
+const MODE_AGAIN: u64 = 500;
+
+/// What they are about.
+pub(crate) struct Movers {
+    rng: Rng,
+    ground: Arc<Ground>,
+    next: u64,
+    operations: u128,
+    /// Who takes no VMs, until when.
+    closed: Option<(NodeId, u64)>,
+    /// They only put things in order.
+    rests: bool,
+}
+
+impl Movers {
+    pub(crate) fn new(rng: Rng, ground: Arc<Ground>) -> Self {
+        let next = ground.now() + 200;
+        Self { rng, ground, next, operations: 0, closed: None, rests: false }
+    }
+
+    /// They begin nothing more.
+    pub(crate) fn rest(&mut self) {
+        self.rests = true;
+        self.closed = None;
+    }
+
+    pub(crate) fn turn(&mut self, hosts: &[Host]) {
+        self.open_again(hosts);
+        if self.rests || self.ground.now() < self.next {
+            return;
+        }
+        self.next = self.ground.now() + self.rng.between(300, 2_400);
+        let host = &hosts[self.rng.place(hosts.len())];
+        let Some(state) = host.state() else { return };
+        match (self.rng.below(20), under_way(&state)) {
+            (0, Some((op, _))) => self.propose(host, Command::CancelOp { op }),
+            (1, Some((_, node))) if self.closed.is_none() => {
+                self.closed = Some((node, self.ground.now() + self.rng.between(300, 4_000)));
+                let mode = NodeMode::Standby;
+                self.propose(host, Command::NodeSetMode { node, mode });
+            }
+            _ => self.begin(host, &state, hosts),
+        }
+    }
+
+    fn begin(&mut self, host: &Host, state: &ClusterState, hosts: &[Host]) {
+        let idle = state.vms.values().filter(|vm| vm.busy().is_none());
+        let idle: Vec<(VmId, NodeId)> = idle.map(|vm| (vm.id, vm.owner)).collect();
+        let Some((vm, owner)) = self.rng.pick(&idle) else { return };
+        let to = (index_of(owner) + 1 + self.rng.place(hosts.len() - 1)) % hosts.len();
+        self.operations += 1;
+        let op = OpId::new(Uuid::from_u128(OPERATIONS + self.operations));
+        let (to, policy) = (hosts[to].id, MigratePolicy::default());
+        let request = Box::new(OpRequest::VmMigrate { vm, to, policy });
+        let limit = Millis::new(self.rng.between(1_000, 20_000));
+        let what = format!("asks {} to migrate {} to n{}", host.name, short(&vm), index_of(to) + 1);
+        self.ground.trace("m", &what);
+        self.propose(host, Command::BeginOp { op, request, limit });
+    }
+
+    /// Lets nodes take VMs again. What was proposed to close one may come late, so the state is
+    /// looked at, not the answer.
+    fn open_again(&mut self, hosts: &[Host]) {
+        let now = self.ground.now();
+        if self.closed.is_some_and(|(_, until)| now >= until) {
+            self.closed = None;
+        }
+        if !now.is_multiple_of(MODE_AGAIN) {
+            return;
+        }
+        let host = &hosts[self.rng.place(hosts.len())];
+        let Some(state) = host.state() else { return };
+        let closed = self.closed.map(|(node, _)| node);
+        for node in state.nodes.values().filter(|node| Some(node.id) != closed) {
+            if node.mode != NodeMode::Active {
+                let mode = NodeMode::Active;
+                self.propose(host, Command::NodeSetMode { node: node.id, mode });
+            }
+        }
+    }
+
+    fn propose(&self, host: &Host, command: Command) {
+        let Some(daemon) = host.daemon() else { return };
+        host.spawn(async move {
+            // What is refused or lost was not asked for.
+            let _ = daemon.truth().propose(proposal(command)).await;
+        });
+    }
+}
+
+/// A migration under way, and its target.
+fn under_way(state: &ClusterState) -> Option<(OpId, NodeId)> {
+    state.ops.values().filter(|op| op.is_running()).find_map(|op| match op.request {
+        OpRequest::VmMigrate { to, .. } => Some((op.id, to)),
+        _ => None,
+    })
+}
