@@ -7,8 +7,8 @@ use model::MigratePolicy;
 /// Passes that are counted on (see [`super::ladder`]).
 const PASSES_MAX: u32 = 10;
 
-/// The pause that is tried for, in milliseconds.
-const BUDGET_MS: f64 = 50.0;
+/// The pause that is tried for, in milliseconds: in the first two passes, and later.
+const BUDGETS_MS: (f64, f64) = (10.0, 50.0);
 
 /// What stands beside the memory: connections at the begin, device state, the decision of the
 /// cluster and the first instruction at the end. In milliseconds; a first guess, still to be set by
@@ -35,11 +35,12 @@ pub(super) fn forecast(known: Known, policy: MigratePolicy) -> MigrateForecast {
     let dirty_per_ms = float(known.dirty_rate) / 1000.0;
     let mut left = float(known.memory);
     let mut total = SET_UP_MS;
-    for _ in 0..PASSES_MAX {
-        let pass = left / per_ms;
-        total += pass;
-        left = (dirty_per_ms * pass).min(float(known.memory));
-        if left / per_ms <= BUDGET_MS {
+    for pass in 1..=PASSES_MAX {
+        let budget = if pass <= 2 { BUDGETS_MS.0 } else { BUDGETS_MS.1 };
+        let took = left / per_ms;
+        total += took;
+        left = (dirty_per_ms * took).min(float(known.memory));
+        if left / per_ms <= budget {
             break;
         }
     }
