@@ -167,6 +167,21 @@ pub(crate) fn prepare(tcp: &TcpStream) -> std::io::Result<()> {
     socket2::SockRef::from(tcp).set_tcp_keepalive(&keepalive)
 }
 
+/// Bytes of a raw stream that the receiver's kernel holds for a reader that is slower than the way:
+/// what 10 Gb/s carry in a millisecond.
+const STREAM_RECEIVE: usize = 1 << 20;
+
+/// Bytes that the sender's kernel takes in beyond what the way carries at the moment.
+const STREAM_UNSENT: u32 = 128 << 10;
+
+/// Keeps little of a raw stream in the kernels: whoever waits for its end, as a guest that stands does
+/// in a migration, waits for all that is in them. Left alone they grow to many megabytes.
+pub(crate) fn bound(tcp: &TcpStream) -> std::io::Result<()> {
+    let socket = socket2::SockRef::from(tcp);
+    socket.set_recv_buffer_size(STREAM_RECEIVE)?;
+    socket.set_tcp_notsent_lowat(STREAM_UNSENT)
+}
+
 type Waiting = HashMap<u32, oneshot::Sender<Result<Bytes, Refusal>>>;
 
 /// A connection that carries calls. Ends when it is dropped.

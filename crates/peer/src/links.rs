@@ -26,6 +26,7 @@ use crate::link::Dial;
 use crate::link::DialError;
 use crate::link::Link;
 use crate::link::Stream;
+use crate::link::bound;
 use crate::link::dial;
 use crate::method::Class;
 use crate::method::Method;
@@ -126,6 +127,8 @@ impl Links {
         self.check_trust(to)?;
         let purpose = Purpose::Stream(name.to_owned());
         let (stream, _) = connect(&self.0.config, to, purpose).await?;
+        bound(stream.get_ref().0)
+            .map_err(|error| CallError::Unreachable { node: to, problem: error.to_string() })?;
         Ok(Box::new(stream))
     }
 

@@ -44,6 +44,7 @@ use crate::join::JOIN_TIMEOUT;
 use crate::join::JoinReply;
 use crate::join::JoinRequest;
 use crate::join::LookRequest;
+use crate::link::bound;
 use crate::link::prepare;
 use crate::method::Method;
 use crate::pki::CertificateFacts;
@@ -300,6 +301,9 @@ impl Port {
                 };
                 match purpose {
                     Purpose::Stream(name) => {
+                        if let Err(error) = bound(stream.get_ref().0) {
+                            tracing::debug!(%error, "a stream's buffers cannot be set");
+                        }
                         self.handler.stream(admitted.node, &name, Box::new(stream)).await;
                     }
                     _ => self.calls(stream, admitted).await,

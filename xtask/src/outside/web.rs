@@ -136,7 +136,9 @@ fn ask(to: SocketAddr) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&to, LIMIT).context("no connection")?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
-    write!(stream, "GET / HTTP/1.0\r\nHost: {to}\r\n\r\n").context("the request")?;
+    // In one piece: a server may answer and close after the first one, which resets the rest.
+    let request = format!("GET / HTTP/1.0\r\nHost: {to}\r\n\r\n");
+    stream.write_all(request.as_bytes()).context("the request")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("the answer")?;
     let (head, page) = answer.split_once("\r\n\r\n").context("half an answer")?;

@@ -36,7 +36,7 @@ const CLEAR_MAX: Duration = Duration::from_secs(15);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Bytes that are on the way at once, from the source and back to it.
-const FORTH: usize = 512 * 1024;
+const FORTH: usize = 128 * 1024;
 const BACK: usize = 8 * 1024;
 
 /// What it takes to receive guests. Cheap to clone.

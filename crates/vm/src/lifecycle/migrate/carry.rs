@@ -14,7 +14,7 @@ use super::Shared;
 
 /// Bytes that are on the way at once, in each direction of a connection: a page run of QEMU's, and
 /// the few bytes that come back.
-const FORTH: usize = 512 * 1024;
+const FORTH: usize = 128 * 1024;
 const BACK: usize = 8 * 1024;
 
 /// The carriers of one migration; all connections end with it.
