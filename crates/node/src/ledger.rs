@@ -38,15 +38,29 @@ use crate::truth::Truth;
 #[derive(Debug, Default)]
 pub(crate) struct Progresses {
     by_op: Mutex<HashMap<OpId, Progress>>,
+    /// Something was set.
+    moved: tokio::sync::watch::Sender<()>,
 }
 
 impl Progresses {
+    /// Waits until an operation is elsewhere than where it is now.
+    pub(crate) async fn moved(&self, op: OpId) {
+        let mut moved = self.moved.subscribe();
+        let begin = self.get(op);
+        while self.get(op) == begin {
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     pub(crate) fn get(&self, op: OpId) -> Option<Progress> {
         self.by_op.lock().unwrap_or_else(PoisonError::into_inner).get(&op).cloned()
     }
 
     pub(crate) fn set(&self, op: OpId, progress: Progress) {
         self.by_op.lock().unwrap_or_else(PoisonError::into_inner).insert(op, progress);
+        self.moved.send_replace(());
     }
 
     pub(crate) fn forget(&self, op: OpId) {

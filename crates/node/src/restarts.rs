@@ -89,7 +89,12 @@ impl Host {
     async fn ended(&self, op: OpView) -> OpState {
         let query = OpWaitQuery { timeout_ms: 30_000 };
         let id = op.id.to_string();
-        self.client.call::<ep::OpWait>(&[&id], &query, &Nothing {}).await.unwrap().state
+        loop {
+            let op = self.client.call::<ep::OpWait>(&[&id], &query, &Nothing {}).await.unwrap();
+            if !op.is_running() {
+                return op.state;
+            }
+        }
     }
 
     async fn done(&self, op: OpView) {

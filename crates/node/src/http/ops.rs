@@ -49,8 +49,12 @@ async fn wait(call: Call<ep::OpWait>) -> Result<OpView, ApiError> {
     let mut states = call.app.truth.watch();
     let limit = Duration::from_millis(call.query.timeout_ms.min(WAIT_MS_MAX));
     let ended = states.wait_for(|state| state.ops.get(&op).is_none_or(|op| !op.is_running()));
-    // Out of time is an answer, too: how far it is.
-    let _ = tokio::time::timeout(limit, ended).await;
+    tokio::select! {
+        _ = ended => {}
+        // How far it is, is an answer, too.
+        () = call.app.progresses.moved(op) => {}
+        () = tokio::time::sleep(limit) => {}
+    }
     view_op(&call.app, op)
 }
 

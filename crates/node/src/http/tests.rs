@@ -1,6 +1,7 @@
 //! The daemon over its real socket, with the fake engine: who may do what, and the life of a VM.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::ErrorKind;
 use api::client::Client;
@@ -27,7 +28,10 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 use vm::engine::fake::FakeEngine;
 use vm::engine::fake::FakeHost;
+use vm::engine::fake::Fault;
+use vm::lifecycle::Progress;
 
+use crate::app::App;
 use crate::cluster::forward::CALLER_HEADER;
 use crate::config::Config;
 use crate::config::EngineKind;
@@ -40,6 +44,7 @@ use crate::start::assemble;
 
 struct Daemon {
     admin: Client,
+    app: Arc<App>,
     address: String,
     fingerprint: String,
     fake: FakeHost,
@@ -61,13 +66,14 @@ async fn daemon() -> Daemon {
     let fake = FakeHost::new();
     let engine = Arc::new(FakeEngine::new(&fake));
     let (app, tls) = assemble(&config, engine).await.unwrap();
-    let router = router(app);
+    let router = router(app.clone());
     let listener = bind_unix(&config.socket_path(), &config).unwrap();
     tokio::spawn(serve_unix(listener, router.clone(), config.clone()));
     let (listener, acceptor, info): (_, TlsAcceptor, _) = tls.unwrap();
     tokio::spawn(serve_tls(listener, acceptor, router.clone()));
     Daemon {
         admin: Client::new(Target::Unix { path: config.socket_path() }),
+        app,
         address: info.address.to_string(),
         fingerprint: info.fingerprint,
         fake,
@@ -95,7 +101,13 @@ impl Daemon {
     async fn ended(&self, op: OpView) -> OpView {
         let id = op.id.to_string();
         let query = OpWaitQuery { timeout_ms: 20_000 };
-        self.admin.call::<ep::OpWait>(&[&id], &query, &Nothing {}).await.unwrap()
+        let until = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let op = self.admin.call::<ep::OpWait>(&[&id], &query, &Nothing {}).await.unwrap();
+            if !op.is_running() || tokio::time::Instant::now() > until {
+                return op;
+            }
+        }
     }
 
     async fn done(&self, op: OpView) {
@@ -248,6 +260,40 @@ async fn the_life_of_a_vm() {
     daemon.done(op).await;
     let error = admin.get::<ep::VmShow>(&[&back.id.to_string()]).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_operation_hears_how_far_it_is() {
+    let daemon = daemon().await;
+    let admin = &daemon.admin;
+    daemon.create("a").await;
+    daemon.done(admin.get::<ep::VmStart>(&["a"]).await.unwrap()).await;
+    daemon.fake.inject(None, Fault::IgnoreShutdown);
+    let body = ShutdownBody { patience_s: 60, then_off: false };
+    let op = admin.send::<ep::VmShutdown>(&["a"], &body).await.unwrap();
+    let (id, query) = (op.id.to_string(), OpWaitQuery { timeout_ms: 20_000 });
+    let path = [id.as_str()];
+    let begun = tokio::time::Instant::now();
+    let news = async {
+        for done in 1.. {
+            let told = admin.call::<ep::OpWait>(&path, &query, &Nothing {});
+            let moves = async {
+                // After the request was made; if it was not, the next round finds it.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let progress = Progress { step: "test".to_owned(), done, total: 0 };
+                daemon.app.progresses.set(op.id, progress);
+            };
+            let (told, ()) = tokio::join!(told, moves);
+            let progress = told.unwrap().progress;
+            if progress.is_some_and(|progress| progress.step == "test") {
+                return;
+            }
+        }
+    };
+    news.await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "it was told at the end of the wait");
+    admin.get::<ep::OpCancel>(&[&id]).await.unwrap();
+    daemon.ended(op).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
