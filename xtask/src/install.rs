@@ -55,13 +55,14 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debian-archive-keyring", "proves that guest packages are Debian's"),
     ("openssh-client", "logs in to guests in tests"),
     ("fence-agents", "programs that switch hosts off"),
+    ("busybox", "plays guests of networks in tests (udhcpc, ping, nslookup)"),
     ("qemu-guest-agent", "the real agent that our client is tested against"),
 ];
 
 /// Installs what is missing and says so; silent and quick when nothing is.
 pub(crate) fn run() -> Result<()> {
     let qemu: Vec<_> = QEMU.iter().filter(|(name, _)| !is_qemu_new_enough(name)).collect();
-    let plain: Vec<_> = PACKAGES.iter().filter(|(name, _)| version_of(name).is_none()).collect();
+    let plain: Vec<_> = PACKAGES.iter().filter(|(name, _)| is_missing(name)).collect();
     if qemu.is_empty() && plain.is_empty() {
         return Ok(());
     }
@@ -93,6 +94,12 @@ pub(crate) fn run() -> Result<()> {
     }
     println!("Installed: {}", wanted.join(" "));
     Ok(())
+}
+
+/// Whether neither the package nor another one with the same program is there.
+fn is_missing(package: &str) -> bool {
+    let instead = (package == "busybox").then_some("busybox-static");
+    version_of(package).is_none() && instead.is_none_or(|other| version_of(other).is_none())
 }
 
 fn names(packages: &[&(&str, &str)]) -> String {
