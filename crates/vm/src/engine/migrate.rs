@@ -11,6 +11,8 @@
 //! its disks are closed, and only [`super::Machine::cont`] lets it go on. Before that the engine lets
 //! the guest go on by itself when the migration fails or is cancelled.
 
+use std::time::Duration;
+
 use model::Bytes;
 use model::Millis;
 use tokio::net::UnixStream;
@@ -64,6 +66,8 @@ pub struct MigrateProgress {
     pub total: Bytes,
     /// What went through lately, in bytes per second.
     pub bandwidth: Bytes,
+    /// How long the guest stood until the target had all of it; only when that is so.
+    pub stood: Option<Duration>,
 }
 
 impl MigrateProgress {
@@ -76,6 +80,7 @@ impl MigrateProgress {
             remaining: Bytes::ZERO,
             total: Bytes::ZERO,
             bandwidth: Bytes::ZERO,
+            stood: None,
         }
     }
 }

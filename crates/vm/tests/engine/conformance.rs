@@ -254,6 +254,7 @@ async fn a_guest_goes_from_machine_to_machine(rig: Rig) {
     assert!(matches!(early, Err(EngineError::Command { .. })), "half of a guest: {early:?}");
     assert_eq!(source.machine.migrate_blockers().await.unwrap(), [""; 0]);
     source.machine.dirty_rate(Duration::from_millis(100)).await.unwrap();
+    let began = Instant::now();
     let outgoing = source.machine.migrate(QUICK).await.unwrap();
     let _carriers = carry(outgoing, &target.machine);
     event(&mut source.events, |event| *event == MachineEvent::MigrationMoved).await;
@@ -264,6 +265,7 @@ async fn a_guest_goes_from_machine_to_machine(rig: Rig) {
     let at = |launched: &Launched| launched.machine.loaded_at();
     assert!(at(&target).is_some() && at(&source).is_none());
     let sent = source.machine.migrate_progress().await.unwrap();
+    assert!(sent.stood.is_some_and(|stood| stood < began.elapsed()), "{sent:?}");
     assert!(sent.pass > 0 && sent.sent > Bytes::ZERO, "{sent:?}");
     // A daemon that dies here leaves a machine that the next one knows for what it is.
     let vm = target.run.vm;
@@ -288,8 +290,9 @@ async fn a_migration_that_does_not_come_to_its_end_changes_nothing(rig: Rig) {
     let phase = ended(machine).await;
     assert!(matches!(phase, MigratePhase::Failed(_)), "{phase:?}");
     assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
-    // It is given up before anything has come through.
+    // It is given up when nobody reads any more.
     let outgoing = machine.migrate(QUICK).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
     machine.migrate_cancel().await.unwrap();
     assert_eq!(ended(machine).await, MigratePhase::Cancelled);
     machine.migrate_cancel().await.unwrap();

@@ -141,6 +141,7 @@ async fn send(host: FakeHost, shared: Arc<Mutex<FakeVm>>, mut stream: UnixStream
             break;
         }
     }
+    let stopped = tokio::time::Instant::now();
     let text = serde_json::to_string(&SavedDoc::of(&lock(&shared))).unwrap_or_default();
     let work = async {
         stream.write_all(format!("{text}\n").as_bytes()).await?;
@@ -152,6 +153,7 @@ async fn send(host: FakeHost, shared: Arc<Mutex<FakeVm>>, mut stream: UnixStream
         Ok(_) if vm.migration.progress.phase == MigratePhase::Running => {
             vm.state = RunState::Saved;
             vm.migration.progress.phase = MigratePhase::Done;
+            vm.migration.progress.stood = Some(stopped.elapsed());
             vm.emit(MachineEvent::MigrationMoved);
         }
         Ok(_) => {}

@@ -27,6 +27,7 @@ use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::machine::Shared;
 use super::verbs::STATE_CHANNELS;
@@ -42,6 +43,10 @@ const DOOR: &str = "muster-migrate";
 
 /// Connections that QEMU may open at once: one for the state, one for each channel, and room.
 const CONNECTIONS_MAX: usize = 8;
+
+/// How long QEMU may take to put away what an earlier migration has left, and how often to look.
+const PUT_AWAY_MAX: Duration = Duration::from_secs(2);
+const PUT_AWAY_LOOK: Duration = Duration::from_millis(10);
 
 /// More than any link carries, in bytes per second: QEMU's own default is 1 Gb/s.
 const NO_CAP: u64 = 1 << 40;
@@ -147,11 +152,38 @@ pub(super) async fn begin(shared: &Shared, tuning: MigrateTuning) -> Result<Outg
     let (tell, connections) = mpsc::channel(CONNECTIONS_MAX);
     tokio::spawn(accept(listener, path, tell));
     shared.lock().migrating = true;
-    let begun = shared.run("migrate", channel(&inside, false)).await;
+    let begun = start(shared, channel(&inside, false)).await;
     if begun.is_err() {
         shared.lock().migrating = false;
     }
-    begun.map(|_| Outgoing { connections })
+    begun.map(|()| Outgoing { connections })
+}
+
+/// Gives the `migrate` command, also for a file. QEMU tells the end of a migration before it has put
+/// away what belongs to it, and refuses the next one until then.
+pub(super) async fn start(shared: &Shared, arguments: Value) -> Result<(), EngineError> {
+    let end = Instant::now() + PUT_AWAY_MAX;
+    loop {
+        match shared.run("migrate", arguments.clone()).await {
+            Err(EngineError::Command { why, .. })
+                if why.contains("duplicate yank instance") && Instant::now() < end =>
+            {
+                tokio::time::sleep(PUT_AWAY_LOOK).await;
+            }
+            begun => return begun.map(drop),
+        }
+    }
+}
+
+/// Stops one that sends.
+pub(super) async fn cancel(shared: &Shared) -> Result<(), EngineError> {
+    shared.run("migrate_cancel", json!({})).await?;
+    // That ends the first connection only: a channel would wait for as long as nobody reads from it.
+    let all = json!({ "instances": [{ "type": "migration" }] });
+    if let Err(error) = shared.run("yank", all).await {
+        tracing::debug!(%error, "a migration had ended when it was stopped");
+    }
+    Ok(())
 }
 
 /// Takes the connections that QEMU opens, which it does at the beginning only.
@@ -208,6 +240,8 @@ pub(super) async fn progress(shared: &Shared) -> Result<MigrateProgress, EngineE
         remaining: Bytes::new(number("remaining")),
         total: Bytes::new(number("total")),
         bandwidth: Bytes::new(bandwidth),
+        // There is one only when it is done.
+        stood: info["downtime"].as_u64().map(Duration::from_millis),
     })
 }
 
@@ -249,7 +283,7 @@ pub(super) async fn dirty_rate(shared: &Shared, window: Duration) -> Result<Byte
         "mode": "page-sampling",
     });
     shared.run("calc-dirty-rate", arguments).await?;
-    let end = tokio::time::Instant::now() + window + SAMPLE_MORE;
+    let end = Instant::now() + window + SAMPLE_MORE;
     let mut pause = window;
     loop {
         tokio::time::sleep(pause).await;
@@ -258,7 +292,7 @@ pub(super) async fn dirty_rate(shared: &Shared, window: Duration) -> Result<Byte
         if told["status"] == "measured" {
             return Ok(Bytes::mib(told["dirty-rate"].as_u64().unwrap_or_default()));
         }
-        if tokio::time::Instant::now() > end {
+        if Instant::now() > end {
             let (command, why) = ("query-dirty-rate".to_owned(), "it takes too long".to_owned());
             return Err(EngineError::Command { command, why });
         }

@@ -281,11 +281,11 @@ impl Machine for QemuMachine {
             inner.migrating = false;
         }
         let uri = json!({ "uri": format!("file:/dev/fdset/{FDSET_STATE}") });
-        let begun = self.shared.run("migrate", uri).await;
+        let begun = migrate::start(&self.shared, uri).await;
         if let Err(error) = &begun {
             self.shared.lock().save = Save::Failed(error.to_string());
         }
-        begun.map(drop)
+        begun
     }
 
     async fn save_progress(&self) -> Result<SaveProgress, EngineError> {
@@ -333,7 +333,7 @@ impl Machine for QemuMachine {
         if !self.shared.lock().migrating {
             return Ok(());
         }
-        self.shared.run("migrate_cancel", json!({})).await.map(drop)
+        migrate::cancel(&self.shared).await
     }
 
     async fn incoming(&self) -> Result<(), EngineError> {

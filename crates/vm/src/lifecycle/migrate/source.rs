@@ -89,7 +89,9 @@ impl Driver {
         // As far as the source can know; what follows is measured by the target.
         let measured = MigrateResult {
             total_ms: millis(begun.elapsed()),
-            pause_ms: millis(stopped.elapsed()),
+            // By the engine, which knows it to the millisecond: what the target counts begins where
+            // this ends.
+            pause_ms: millis(seen.stood.unwrap_or_else(|| stopped.elapsed())),
             passes: seen.pass,
             bytes: seen.sent,
             ..MigrateResult::default()
