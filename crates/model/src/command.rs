@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::Serialize;
@@ -30,6 +31,7 @@ use crate::NodeMode;
 use crate::OpId;
 use crate::OpOutcome;
 use crate::OpRequest;
+use crate::Platform;
 use crate::RuleId;
 use crate::RuleRecord;
 use crate::SecretText;
@@ -86,6 +88,13 @@ pub enum Command {
         #[serde(default)]
         capacity: NodeCapacity,
     },
+    /// What machines can be like on a node. Proposed by it whenever that changes.
+    NodePlatform {
+        /// Which.
+        node: NodeId,
+        /// What it can.
+        platform: Arc<Platform>,
+    },
     /// Begin an operation, if it is admitted.
     BeginOp {
         /// Its id.
@@ -138,6 +147,11 @@ pub enum Command {
         vm: VmId,
         /// A new name, where the old one is in use.
         name: Option<Name>,
+    },
+    /// Give a VM that is off the newest machine type that all nodes know. There is no way back.
+    VmUpgrade {
+        /// Which.
+        vm: VmId,
     },
     /// Take a VM in again that the state has lost, as its node has found it in its directory.
     VmRegister {

@@ -67,6 +67,8 @@ pub enum EventKind {
     /// A VM came back from the recycle bin.
     #[serde(rename = "vm.undeleted")]
     VmUndeleted,
+    /// A VM got a newer machine type.
+    VmUpgraded,
     /// A VM that the state had lost came back from its directory.
     #[serde(rename = "vm.registered")]
     VmRegistered,
@@ -103,6 +105,8 @@ pub enum EventKind {
     /// A node began to serve.
     #[serde(rename = "node.started")]
     NodeStarted,
+    /// What machines can be like on a node has changed.
+    NodePlatform,
     /// A VM of a lost node goes to another one.
     #[serde(rename = "vm.taken_over")]
     VmTakenOver,
@@ -277,6 +281,7 @@ impl EventKind {
             Self::VmRestarting => "vm.restarting",
             Self::VmDeleted => "vm.deleted",
             Self::VmUndeleted => "vm.undeleted",
+            Self::VmUpgraded => "vm.upgraded",
             Self::VmRegistered => "vm.registered",
             Self::VmPurged => "vm.purged",
             Self::VmForgotten => "vm.forgotten",
@@ -289,6 +294,7 @@ impl EventKind {
             Self::TokenCreated => "token.created",
             Self::TokenRevoked => "token.revoked",
             Self::NodeStarted => "node.started",
+            Self::NodePlatform => "node.platform",
             Self::VmTakenOver => "vm.taken_over",
             Self::VmMoved => "vm.moved",
             Self::VolumeCreated => "volume.created",

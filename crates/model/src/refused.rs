@@ -37,6 +37,16 @@ pub enum Refused {
     /// The configuration cannot be.
     #[error(transparent)]
     Spec(#[from] SpecError),
+    /// The guest's processors have what the node's lack.
+    #[error("{node} {why}; {target} would crash there")]
+    Processor {
+        /// The VM.
+        target: Name,
+        /// The node.
+        node: Name,
+        /// What is missing, in words that go on from the node's name.
+        why: String,
+    },
     /// Another operation is under way on the same thing.
     #[error("{target} is busy: {verb} is under way")]
     Busy {
@@ -247,6 +257,7 @@ impl Refused {
             Self::LastNode(_) => "last_node",
             Self::NotFenced(_) => "not_fenced",
             Self::OwnsVms { .. } => "owns_vms",
+            Self::Processor { .. } => "processor",
         }
     }
 
@@ -274,6 +285,10 @@ impl Refused {
                 }
             },
             Self::Deleted(name) => format!("take it out again: muster vm undelete {name}"),
+            Self::Processor { target, .. } => format!(
+                "turn it off and on, and it gets what all nodes have (muster vm shutdown {target}, \
+                 muster vm start {target}); see: muster cluster cpu"
+            ),
             Self::NotDeleted(name) => format!("delete it first: muster vm delete {name}"),
             Self::Stale { target, .. } => {
                 format!("look at it again (muster vm show {target}) and repeat the change")

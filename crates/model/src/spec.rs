@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Bytes;
+use crate::CpuCompat;
 use crate::DiskId;
 use crate::HaChange;
 use crate::HaSpec;
@@ -111,6 +112,9 @@ pub struct CpuSpec {
     /// Most processor time, in percent of one host processor; none is no limit.
     #[serde(default)]
     pub cap_percent: Option<u32>,
+    /// What they have when the VM is switched on.
+    #[serde(default, skip_serializing_if = "CpuCompat::is_default")]
+    pub compat: CpuCompat,
 }
 
 /// Memory of a VM.
@@ -318,6 +322,9 @@ pub struct VmChange {
     /// Processor cap in percent of one host processor; 0 takes the cap off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_cap_percent: Option<u32>,
+    /// What processors have from the next cold start on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_compat: Option<CpuCompat>,
     /// Memory size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
@@ -478,7 +485,13 @@ impl VmSpec {
     /// A spec with the given processors and memory and everything else as users expect it.
     pub fn new(cpus: u32, memory: Bytes) -> Self {
         Self {
-            cpus: CpuSpec { count: cpus, max: cpus, weight: default_weight(), cap_percent: None },
+            cpus: CpuSpec {
+                count: cpus,
+                max: cpus,
+                weight: default_weight(),
+                cap_percent: None,
+                compat: CpuCompat::default(),
+            },
             memory: MemorySpec { size: memory, max: memory, balloon: None },
             firmware: Firmware::default(),
             profile: DeviceProfile::default(),

@@ -31,6 +31,7 @@ use crate::NetworkId;
 use crate::NetworkRecord;
 use crate::NodeCapacity;
 use crate::NodeFacts;
+use crate::Platform;
 use crate::NodeFence;
 use crate::NodeId;
 use crate::NodeMode;
@@ -136,6 +137,10 @@ pub struct NodeRecord {
     /// What it has to give, as it said last.
     #[serde(default)]
     pub capacity: NodeCapacity,
+    /// What machines can be like there; none before it has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Platform>)]
+    pub platform: Option<Arc<Platform>>,
     /// What it says of itself.
     #[serde(default)]
     pub facts: NodeFacts,
@@ -160,6 +165,7 @@ impl NodeRecord {
             id,
             name,
             started,
+            platform: None,
             facts: NodeFacts::default(),
             key: None,
             joined: started,

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use crate::Arrival;
 use crate::Bytes;
 use crate::Generation;
+use crate::GuestCpu;
 use crate::Moving;
 use crate::Name;
 use crate::NodeId;
@@ -125,6 +126,10 @@ pub struct VmRecord {
     /// How its present run came to its owner, if it came by a live migration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arrival: Option<Arrival>,
+    /// What its processors have, since its last cold start; none if that was before its node said
+    /// what it can: then what is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<GuestCpu>,
     /// When it was created.
     pub created: UnixMillis,
     /// When it was put in the recycle bin.

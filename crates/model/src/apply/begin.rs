@@ -30,6 +30,7 @@ use crate::apply::ha;
 use crate::apply::image_subject;
 use crate::apply::migrate;
 use crate::apply::nics;
+use crate::apply::platform;
 use crate::apply::set;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
@@ -111,6 +112,9 @@ fn begin_on_vm(state: &mut ClusterState, op: OpId, request: &OpRequest) -> Resul
         && let Some(record) = state.ops.get_mut(&first)
     {
         Arc::make_mut(record).state = OpState::Running { cancel_requested: true };
+    }
+    if vm.power == Power::Off && matches!(request, OpRequest::VmStart { .. }) {
+        platform::freeze(state, id)?;
     }
     let vm = vm_mut(state, id)?;
     if matches!(request, OpRequest::VmStart { .. })
@@ -307,6 +311,7 @@ fn create(
         answered: None,
         moving: None,
         arrival: None,
+        cpu: None,
         created: created_at(cx),
         deleted: None,
     };

@@ -29,6 +29,7 @@ use crate::apply::ha;
 use crate::apply::image_subject;
 use crate::apply::migrate;
 use crate::apply::nics;
+use crate::apply::platform;
 use crate::apply::prune_ops;
 use crate::apply::set;
 use crate::apply::vm_mut;
@@ -369,6 +370,8 @@ pub(crate) fn exited(
     }
     vm.generation = vm.generation.next();
     vm.power = Power::Running;
+    platform::freeze(state, id)?;
+    let vm = vm_mut(state, id)?;
     let text = format!("{} is started again", vm.name);
     let subject = vm_subject(vm);
     cx.event(EventKind::VmRestarting, Severity::Warning, subject, text, None);

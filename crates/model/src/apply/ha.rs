@@ -34,6 +34,7 @@ use crate::VmId;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::fence;
+use crate::apply::platform;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 
@@ -248,6 +249,9 @@ pub(crate) fn take_over(
         )));
     }
     admit_target(state, vm, to)?;
+    if vm.power == Power::Saved {
+        platform::admit(state, vm, to)?;
+    }
     let (lost, target) = (lost.name.clone(), state.node(to)?.name.clone());
     let at = cx.proposal.at;
     let vm = vm_mut(state, id)?;
@@ -267,7 +271,12 @@ pub(crate) fn take_over(
     if ran && (!start || vm.power == Power::Paused) {
         vm.power = Power::Off;
     }
-    let what = if ran && vm.power == Power::Running { "is started on" } else { "belongs to" };
+    let starts = ran && vm.power == Power::Running;
+    if starts {
+        platform::freeze(state, id)?;
+    }
+    let vm = state.vm(id)?;
+    let what = if starts { "is started on" } else { "belongs to" };
     let text = format!("{} {what} {target}: {lost} was lost", vm.name);
     let subject = vm_subject(vm);
     cx.event(EventKind::VmTakenOver, Severity::Warning, subject, text, None);
@@ -322,6 +331,7 @@ pub(crate) fn vm_move(
         return Err(Refused::Invalid(format!("{} is on that node already", vm.name)));
     }
     admit_target(state, vm, to)?;
+    platform::admit(state, vm, to)?;
     let target = state.node(to)?.name.clone();
     let vm = vm_mut(state, id)?;
     vm.moving = Some(Moving { to, resume: vm.power == Power::Running, quick });
@@ -354,6 +364,7 @@ pub(crate) fn rehome(
         });
     }
     admit_target(state, vm, to)?;
+    platform::admit(state, vm, to)?;
     let target = state.node(to)?.name.clone();
     let vm = vm_mut(state, id)?;
     vm.owner = to;

@@ -26,6 +26,7 @@ use crate::VmId;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::ha;
+use crate::apply::platform;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 
@@ -43,7 +44,8 @@ pub(crate) fn admit(state: &ClusterState, vm: &VmRecord, to: NodeId) -> Result<(
     if vm.moving.is_some_and(|moving| moving.to != to || moving.quick) {
         return Err(Refused::Invalid(format!("{} is being moved already", vm.name)));
     }
-    ha::admit_target(state, vm, to)
+    ha::admit_target(state, vm, to)?;
+    platform::admit(state, vm, to)
 }
 
 pub(crate) fn hand_over(

@@ -15,6 +15,7 @@ mod forced;
 mod ha;
 mod migrate;
 mod nics;
+mod platform;
 mod register;
 mod set;
 #[cfg(test)]
@@ -56,6 +57,9 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
         Command::NodeStarted { node, name, capacity } => {
             things::node_started(state, &mut cx, *node, name, *capacity)
         }
+        Command::NodePlatform { node, platform } => {
+            platform::node_platform(state, &mut cx, *node, platform)
+        }
         Command::BeginOp { op, request, limit } => {
             begin::begin(state, &mut cx, *op, request, *limit)
         }
@@ -67,6 +71,7 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
         Command::NodeQuarantineEnd { node } => ha::quarantine_end(state, &mut cx, *node),
         Command::VmAnswered { vm, generation, by } => ha::answered(state, *vm, *generation, *by),
         Command::VmUndelete { vm, name } => things::undelete(state, &mut cx, *vm, name.as_ref()),
+        Command::VmUpgrade { vm } => platform::upgrade(state, &mut cx, *vm),
         Command::VmRegister { record, images } => {
             register::register(state, &mut cx, record, images)
         }

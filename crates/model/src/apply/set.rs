@@ -88,6 +88,7 @@ fn carry_out(spec: &mut VmSpec, change: &VmChange) {
         cpus_max,
         cpu_weight,
         cpu_cap_percent,
+        cpu_compat,
         memory,
         memory_max,
         balloon,
@@ -108,6 +109,7 @@ fn carry_out(spec: &mut VmSpec, change: &VmChange) {
     if let Some(cap) = cpu_cap_percent {
         spec.cpus.cap_percent = (cap != 0).then_some(cap);
     }
+    spec.cpus.compat = cpu_compat.unwrap_or(spec.cpus.compat);
     spec.memory.max = memory_max.unwrap_or(spec.memory.max);
     if let Some(size) = memory {
         spec.memory.size = size;

@@ -3,6 +3,7 @@
 mod forced;
 mod ha;
 mod migrate;
+mod platform;
 
 use proptest::prelude::Strategy;
 use proptest::prelude::prop_assert;
@@ -446,6 +447,7 @@ enum Step {
     Cluster(u8, u8),
     Migrate(u8, u8),
     HandOver(u8),
+    Platform(u8, u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -469,6 +471,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6_u8, 0..3_u8).prop_map(|(vm, to)| Step::Migrate(vm, to)),
         (0..6_u8).prop_map(Step::HandOver),
         (0..6_u8).prop_map(Step::HandOver),
+        (0..3_u8, 0..8_u8).prop_map(|(node, level)| Step::Platform(node, level)),
     ];
     proptest::collection::vec(one, 1..120)
 }
@@ -561,6 +564,12 @@ proptest! {
                     prop_assert!(fenced.contains(&old.owner) || handed);
                     prop_assert!(vm.generation > old.generation);
                 }
+                // Who has found out what its processors can do keeps them: another run from the disks
+                // is the only thing that may change them.
+                if vm.cpu != old.cpu {
+                    let restarts = vm.generation > old.generation && vm.arrived_by().is_none();
+                    prop_assert!(restarts && old.power != Power::Saved);
+                }
             }
             prop_assert_eq!(&world.state, &twin.state);
         }
@@ -604,6 +613,10 @@ fn perform(world: &mut World, step: &Step) {
             None => Ok(()),
         },
         Step::Undelete(n) => world.propose(Command::VmUndelete { vm: vm(n), name: None }).map(drop),
+        Step::Platform(node, level) => {
+            let node = [NODE, ha::OTHER, ha::THIRD][usize::from(node)];
+            world.propose(platform::told(node, level)).map(drop)
+        }
         Step::Cluster(node, what) => {
             world.propose(super::cluster_test::command(node, what)).map(drop)
         }

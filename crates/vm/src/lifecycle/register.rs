@@ -240,6 +240,7 @@ mod tests {
             answered: None,
             moving: None,
             arrival: None,
+            cpu: None,
             created: UnixMillis::new(1),
             deleted: None,
         }
