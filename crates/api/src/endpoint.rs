@@ -14,6 +14,7 @@ use crate::cluster;
 use crate::fence;
 use crate::ha;
 use crate::migrate;
+use crate::platform;
 use crate::types;
 use crate::validate;
 use crate::witness;
@@ -269,6 +270,8 @@ endpoints! {
     /// Take a virtual machine out of the recycle bin
     VmUndelete: Post "/vms/{vm}/undelete" ADMINISTRATOR, Json,
         (Nothing, types::UndeleteBody) -> types::VmView;
+    /// Give a virtual machine the newest machine type that all nodes know; there is no way back
+    VmUpgrade: Post "/vms/{vm}/upgrade" ADMINISTRATOR, Json, (Nothing, Nothing) -> types::VmView;
     /// Take a virtual machine in again from its directory, after the state was lost
     VmRegister: Post "/registrations" ADMINISTRATOR, Json,
         (Nothing, types::VmRegisterBody) -> types::VmView;
@@ -427,6 +430,9 @@ endpoints! {
     NodePlan: Get "/nodes/{node}/plan" VIEWER, Json, (ha::PlanQuery, Nothing) -> ha::PlanView;
     /// Show for each node what would not run if it were lost now
     Capacity: Get "/capacity" VIEWER, Json, (Nothing, Nothing) -> Vec<ha::LossView>;
+
+    /// Show what machines can be like on the nodes, and which cannot go everywhere
+    ClusterCpu: Get "/cluster/cpu" VIEWER, Json, (Nothing, Nothing) -> platform::ClusterCpuView;
 
     /// List placement rules
     RuleList: Get "/rules" VIEWER, Json, (Nothing, Nothing) -> Vec<ha::RuleView>;

@@ -117,6 +117,7 @@ impl From<model::Refused> for ApiError {
             | Refused::InUse { .. }
             | Refused::ImageNotReady(_)
             | Refused::Legacy { .. }
+            | Refused::Processor { .. }
             | Refused::OpEnded(_)
             | Refused::NoCluster
             | Refused::InCluster(_)

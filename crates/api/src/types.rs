@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+pub use model::Accelerator;
 use model::Bytes;
 use model::CloudInit;
+use model::CpuCompat;
 use model::CpuSpec;
 use model::CrashPolicy;
 use model::DeviceProfile;
@@ -13,6 +15,7 @@ use model::Event;
 use model::Exit;
 use model::Firmware;
 use model::Generation;
+use model::GuestCpu;
 use model::ImageFormat;
 use model::ImageId;
 use model::ImagePlace;
@@ -109,16 +112,6 @@ pub enum Heartbeat {
     Off,
 }
 
-/// What carries the guest's processors out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Accelerator {
-    /// The host's processor itself.
-    Kvm,
-    /// Emulation: works everywhere, much slower.
-    Tcg,
-}
-
 /// One line of the list of VMs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmSummary {
@@ -163,6 +156,9 @@ pub struct VmView {
     pub node: String,
     /// What was fixed at its creation.
     pub pinned: Pinned,
+    /// What its processors have since its last cold start, where its node has said what it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<GuestCpu>,
     /// The present or last run.
     pub generation: Generation,
     /// Revision of the configuration, for changes that must not overwrite another one.
@@ -340,6 +336,9 @@ pub struct VmCreateBody {
     /// Most processors that it may get while it runs; the number of processors if left out.
     #[serde(default)]
     pub cpus_max: Option<u32>,
+    /// What processors have when the VM is switched on.
+    #[serde(default)]
+    pub cpu_compat: CpuCompat,
     /// Memory; 1 GiB if left out.
     #[serde(default)]
     pub memory: Option<Bytes>,

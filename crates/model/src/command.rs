@@ -92,8 +92,8 @@ pub enum Command {
     NodePlatform {
         /// Which.
         node: NodeId,
-        /// What it can.
-        platform: Arc<Platform>,
+        /// What it can; none: that is not known for sure any more.
+        platform: Option<Arc<Platform>>,
     },
     /// Begin an operation, if it is admitted.
     BeginOp {

@@ -205,7 +205,7 @@ impl ClusterState {
 
     /// What a VM's processors get at a cold start on its node; none where that node has not said
     /// what it can.
-    pub(crate) fn cpu_at_start(&self, vm: &VmRecord) -> Option<GuestCpu> {
+    pub fn cpu_at_start(&self, vm: &VmRecord) -> Option<GuestCpu> {
         let platform = self.nodes.get(&vm.owner)?.platform.as_deref()?;
         Some(match vm.spec.cpus.compat {
             CpuCompat::Cluster => self.baseline(platform),

@@ -58,6 +58,13 @@ pub struct Config {
     pub engine: EngineKind,
     /// Path of the QEMU program; searched for where it is not set.
     pub qemu: Option<PathBuf>,
+    /// The most that processors of machines get on this host: a CPU model of QEMU's, such as
+    /// `Haswell-v4`, or `max` for all that it can give. Where it is not set: all of it under KVM,
+    /// and the least model under emulation.
+    pub guest_cpu: Option<String>,
+    /// The newest version of machine types on this host, such as `10.0`; the newest that its QEMU
+    /// knows where it is not set.
+    pub guest_machine: Option<String>,
     /// Control group that was delegated to this daemon's machines, where relative a path from the v2
     /// mount; groups are made at the top of the mount where it is not set.
     pub control_group: Option<PathBuf>,
@@ -123,6 +130,8 @@ impl Default for Config {
             networking: true,
             engine: EngineKind::Qemu,
             qemu: None,
+            guest_cpu: None,
+            guest_machine: None,
             control_group: None,
             uid_base: 2_000_000_000,
             recycle_days: 7,

@@ -25,6 +25,7 @@ mod hub;
 mod images;
 mod ledger;
 mod migrate;
+mod platform;
 mod ports;
 mod reconcile;
 #[cfg(test)]

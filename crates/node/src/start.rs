@@ -38,6 +38,7 @@ use tokio_rustls::TlsAcceptor;
 use vm::engine::Engine;
 use vm::engine::fake::FakeEngine;
 use vm::engine::fake::FakeHost;
+use vm::engine::qemu::Offer;
 use vm::engine::qemu::QemuConfig;
 use vm::engine::qemu::QemuEngine;
 use vm::engine::qemu::jail::Launcher;
@@ -70,6 +71,7 @@ use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
 use crate::migrate::PeerMover;
 use crate::migrate::Targets;
+use crate::platform;
 use crate::ports::SwitchPorts;
 use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
@@ -380,6 +382,8 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
     tokio::spawn(samples.clone().follow(hub.clone(), ports.clone(), ledger.clone()));
     tokio::spawn(crate::ha::answers::note(ledger.clone(), hub.clone()));
     tokio::spawn(reconcilers.clone().engine(engine.clone()));
+    let name = app.node_name.clone();
+    tokio::spawn(platform::tell(app.node, name, engine.clone(), truth.clone()));
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
     tokio::spawn(reconcilers.clone().recycle(ledger, keep));
@@ -558,12 +562,26 @@ fn engine(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
             let mut qemu = QemuConfig::new(run_dir, &tag(config).to_string(), launcher);
             qemu.uid_base = config.uid_base;
             qemu.cgroup_parent.clone_from(&config.control_group);
+            qemu.offer = offer(config)?;
             if let Some(program) = &config.qemu {
                 qemu.program.clone_from(program);
             }
             Ok(Arc::new(QemuEngine::new(qemu)?))
         }
     }
+}
+
+fn offer(config: &Config) -> anyhow::Result<Offer> {
+    let machine = match &config.guest_machine {
+        None => None,
+        Some(text) => {
+            let version = model::machine_version(&format!("-{text}"));
+            Some(version.with_context(|| {
+                format!("guest_machine = {text:?} is no version; write one such as \"10.0\"")
+            })?)
+        }
+    };
+    Ok(Offer { cpu: config.guest_cpu.clone(), machine })
 }
 
 async fn wait_for_end() -> anyhow::Result<()> {

@@ -91,6 +91,7 @@ impl App {
             note: status.note.clone(),
             node: node_name(state, vm),
             pinned: vm.pinned.clone(),
+            cpu: vm.cpu.clone(),
             generation: vm.generation,
             revision: vm.revision,
             cpus: spec.cpus,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use model::Accelerator;
 use model::Actor;
 use model::Bytes;
 use model::ClusterState;
@@ -17,6 +18,7 @@ use model::OpId;
 use model::OpOutcome;
 use model::OpRequest;
 use model::Pinned;
+use model::Platform;
 use model::Priority;
 use model::Proposal;
 use model::RuleId;
@@ -393,4 +395,33 @@ fn a_large_cluster_loses_a_node() {
     }
     let plan = world.lose(5);
     assert_eq!((plan.steps.len(), plan.unplaced.len()), (125, 0));
+}
+
+fn platform(features: &[&str], machine: &str) -> Option<Arc<Platform>> {
+    Some(Arc::new(Platform {
+        engine: "QEMU 10.0.2".to_owned(),
+        accelerator: Accelerator::Kvm,
+        cpu_base: "Nehalem-v1".to_owned(),
+        cpu_features: features.iter().map(|one| (*one).to_owned()).collect(),
+        machine_virtio: format!("pc-q35-{machine}"),
+        machine_legacy: format!("pc-i440fx-{machine}"),
+    }))
+}
+
+#[test]
+fn a_guest_goes_only_where_its_processors_are_and_a_restart_anywhere() {
+    let mut world = World::new(2, 4_096);
+    let all = platform(&["aes", "avx"], "10.0");
+    world.propose(Command::NodePlatform { node: node(0), platform: all.clone() });
+    let id = world.add(1, vm(0, 512));
+    world.propose(Command::NodePlatform { node: node(1), platform: platform(&["aes"], "10.0") });
+    let drained = drain(&world.state, &world.alive(), node(0));
+    assert_eq!(drained.unplaced, [Unplaced { vm: id, problem: Problem::Platform }]);
+    assert_eq!(places(&world.lose(0)), [(id, node(1))], "it boots anew");
+    world.propose(Command::NodePlatform { node: node(1), platform: all });
+    assert_eq!(places(&drain(&world.state, &world.alive(), node(0))), [(id, node(1))]);
+    // No host can start a machine that its QEMU does not know.
+    let older = platform(&["aes", "avx"], "9.2");
+    world.propose(Command::NodePlatform { node: node(1), platform: older });
+    assert_eq!(world.lose(0).unplaced, [Unplaced { vm: id, problem: Problem::Platform }]);
 }

@@ -8,6 +8,7 @@ use model::ClusterState;
 use model::Name;
 use model::NodeId;
 use model::NodeMode;
+use model::Platform;
 use model::Power;
 use model::RuleKind;
 use model::RuleRecord;
@@ -31,6 +32,8 @@ pub(crate) struct Board<'a> {
     rules: Vec<&'a RuleRecord>,
     /// VMs of a rule's tag, by the rule's place in `rules` and by node.
     tagged: Vec<BTreeMap<NodeId, usize>>,
+    /// Whether what ran is started anew by the plan: its node was lost.
+    anew: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -41,6 +44,7 @@ struct Room<'a> {
     free: i128,
     takes: bool,
     distrusted: bool,
+    platform: Option<&'a Platform>,
 }
 
 /// How well a node suits a VM; less is better, compared field by field.
@@ -64,6 +68,9 @@ pub enum Problem {
     NoNode,
     /// Nodes are there, but none of those it may run on.
     NotPossible,
+    /// Nodes are there that it may run on, but none has what its processors or its machine type
+    /// need.
+    Platform,
     /// Nodes are there that it may run on, but a hard rule keeps it from each.
     Rule,
     /// It may run on some nodes, but none has the memory.
@@ -76,6 +83,9 @@ impl Problem {
         match self {
             Self::NoNode => "no node is left that takes VMs",
             Self::NotPossible => "none of its possible nodes takes VMs",
+            Self::Platform => {
+                "no node that is left has all of its processors' features and its machine type"
+            }
             Self::Rule => "a hard placement rule keeps it from every node that is left",
             Self::Memory => "no node that it may run on has the memory",
         }
@@ -93,12 +103,13 @@ impl<'a> Board<'a> {
                 let total = node.capacity.memory.get();
                 let takes = node.mode == NodeMode::Active;
                 let (free, distrusted) = (i128::from(total), node.quarantine.is_some());
-                (node.id, Room { name: &node.name, total, free, takes, distrusted })
+                let platform = node.platform.as_deref();
+                (node.id, Room { name: &node.name, total, free, takes, distrusted, platform })
             })
             .collect();
         let rules: Vec<&RuleRecord> = state.rules.values().map(|rule| &**rule).collect();
         let tagged = vec![BTreeMap::new(); rules.len()];
-        let mut board = Self { nodes, rules, tagged };
+        let mut board = Self { nodes, rules, tagged, anew: false };
         for vm in state.vms.values().filter(|vm| vm.deleted.is_none() && needs_room(vm)) {
             board.put(vm, vm.owner);
         }
@@ -107,6 +118,7 @@ impl<'a> Board<'a> {
 
     /// Takes a node off the board, with all that stands on it.
     pub(crate) fn lose(&mut self, node: NodeId) {
+        self.anew = true;
         self.nodes.remove(&node);
         for by_node in &mut self.tagged {
             by_node.remove(&node);
@@ -177,6 +189,9 @@ impl<'a> Board<'a> {
         if !vm.spec.ha.may_run_on(node.name) {
             return Err(Problem::NotPossible);
         }
+        if !self.can_be(vm, node) {
+            return Err(Problem::Platform);
+        }
         let mut broken = 0;
         for (rule, by_node) in self.rules.iter().zip(&self.tagged) {
             if !has_tag(vm, rule) || fits_rule(rule.kind, by_node, id) {
@@ -206,6 +221,18 @@ impl<'a> Board<'a> {
             filled: u64::try_from(filled).unwrap_or(u64::MAX),
             node: id,
         })
+    }
+
+    /// Whether a node has what a VM's machine is made of. What a node has not said is no hindrance.
+    fn can_be(&self, vm: &VmRecord, node: &Room<'_>) -> bool {
+        let Some(platform) = node.platform else { return true };
+        let keeps_guest = match vm.power {
+            Power::Off => false,
+            Power::Saved => true,
+            Power::Running | Power::Paused => !self.anew,
+        };
+        let fits = vm.cpu.as_ref().is_none_or(|cpu| platform.fits(cpu).is_ok());
+        platform.knows(&vm.pinned.machine_type) && (fits || !keeps_guest)
     }
 
     /// Hard rules that keep a VM together with others.

@@ -44,6 +44,7 @@ fn blank(name: &str) -> VmCreateBody {
         name: name.parse().expect("a name"),
         cpus: None,
         cpus_max: None,
+        cpu_compat: Default::default(),
         memory: None,
         memory_max: None,
         firmware: Default::default(),

@@ -259,6 +259,29 @@ fn rule() -> Value {
     })
 }
 
+fn processors() -> Value {
+    let node = |name: &str, more: Value, lowers: Value| {
+        json!({
+            "id": OTHER, "name": name, "engine": "QEMU 10.0.2", "machine": "pc-q35-10.0",
+            "more": more, "lowers": lowers
+        })
+    };
+    json!({
+        "groups": [{
+            "accelerator": "kvm", "base": "Nehalem-v1", "baseline": ["aes", "avx"],
+            "nodes": [
+                node("host-1", json!(["avx2"]), json!([])), node("host-2", json!([]), json!(["avx2"]))
+            ]
+        }],
+        "unknown": ["host-3"],
+        "machine": "pc-q35-10.0",
+        "vms": [{
+            "id": OTHER, "name": "web-1", "node": "host-1", "kept_from": ["host-2"], "gains": [],
+            "loses": ["avx2"], "newer_machine": "pc-q35-10.0"
+        }]
+    })
+}
+
 /// What an endpoint answers.
 pub(crate) fn answer(id: &str) -> Answer {
     let value = match id {
@@ -266,7 +289,8 @@ pub(crate) fn answer(id: &str) -> Answer {
         "OpenApi" => json!({ "openapi": "3.1.0" }),
         "WhoAmI" => json!({ "actor": "root", "role": "administrator" }),
         "VmList" => json!([summary("web-1", "running"), summary("web-2", "off")]),
-        "VmShow" | "VmUndelete" | "VmRegister" => vm(),
+        "VmShow" | "VmUndelete" | "VmUpgrade" | "VmRegister" => vm(),
+        "ClusterCpu" => processors(),
         "VmFreeze" => json!({ "filesystems": 1, "frozen": true, "consistency": null }),
         "VmThaw" => json!({ "filesystems": 1, "frozen": false, "consistency": "crash" }),
         "VmScreenshot" => return Answer::Raw(b"\x89PNG picture".to_vec()),

@@ -58,7 +58,7 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
             things::node_started(state, &mut cx, *node, name, *capacity)
         }
         Command::NodePlatform { node, platform } => {
-            platform::node_platform(state, &mut cx, *node, platform)
+            platform::node_platform(state, &mut cx, *node, platform.as_ref())
         }
         Command::BeginOp { op, request, limit } => {
             begin::begin(state, &mut cx, *op, request, *limit)

@@ -6,6 +6,7 @@ use crate::ClusterState;
 use crate::DeviceProfile;
 use crate::EventKind;
 use crate::NodeId;
+use crate::NodeRecord;
 use crate::Platform;
 use crate::Power;
 use crate::Refused;
@@ -22,23 +23,27 @@ pub(crate) fn node_platform(
     state: &mut ClusterState,
     cx: &mut Context<'_>,
     id: NodeId,
-    platform: &Arc<Platform>,
+    platform: Option<&Arc<Platform>>,
 ) -> Result<(), Refused> {
-    platform.validate().map_err(Refused::Invalid)?;
     let record = state.node(id)?;
-    if record.platform.as_ref() == Some(platform) {
+    if record.platform.as_ref() == platform {
         return Ok(());
     }
     let (name, subject) = (record.name.clone(), record.subject());
+    let Some(platform) = platform else {
+        state.nodes.insert(id, Arc::new(NodeRecord { platform: None, ..(**record).clone() }));
+        let text = format!("{name} does not know what machines can be like on it; see its log");
+        cx.event(EventKind::NodePlatform, Severity::Warning, subject, text, None);
+        return Ok(());
+    };
+    platform.validate().map_err(Refused::Invalid)?;
     let kin = state.platforms().find(|(node, other)| node.id != id && platform.is_kin(other));
     let before = kin.map(|(_, other)| state.baseline(other));
     let others = state.platforms().any(|(node, _)| node.id != id);
-    let after = {
-        let record = state.nodes.get_mut(&id).map(Arc::make_mut);
-        record.ok_or_else(|| crate::state::not_found("node", &id.to_string()))?.platform =
-            Some(platform.clone());
-        state.baseline(platform)
-    };
+    let platform_of = Some(platform.clone());
+    let record = NodeRecord { platform: platform_of, ..(**state.node(id)?).clone() };
+    state.nodes.insert(id, Arc::new(record));
+    let after = state.baseline(platform);
     let (severity, text) = match before {
         None if others => (
             Severity::Warning,

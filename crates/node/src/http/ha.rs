@@ -17,6 +17,7 @@ use api::ha::UnplacedView;
 use api::ha::VmMoveView;
 use api::migrate::CheckView;
 use api::migrate::VmMigrateView;
+use api::platform::ClusterCpuView;
 use model::ClusterState;
 use model::Command;
 use model::Name;
@@ -41,6 +42,7 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::NodeSetMode, _, _>(set_mode);
     mounts.json::<ep::NodePlan, _, _>(plan);
     mounts.json::<ep::Capacity, _, _>(capacity);
+    mounts.json::<ep::ClusterCpu, _, _>(cpu);
     mounts.json::<ep::RuleList, _, _>(rules);
     mounts.json::<ep::RuleCreate, _, _>(create_rule);
     mounts.json::<ep::RuleDelete, _, _>(delete_rule);
@@ -65,6 +67,10 @@ async fn plan(call: Call<ep::NodePlan>) -> Result<PlanView, ApiError> {
 async fn capacity(call: Call<ep::Capacity>) -> Result<Vec<LossView>, ApiError> {
     let state = call.app.truth.state();
     Ok(losses(&state, &fit(&call, &state)))
+}
+
+async fn cpu(call: Call<ep::ClusterCpu>) -> Result<ClusterCpuView, ApiError> {
+    Ok(crate::platform::view(&call.app.truth.state()))
 }
 
 /// What would not run after the loss of each of the fit nodes.

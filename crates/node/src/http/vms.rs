@@ -20,7 +20,6 @@ use model::Bytes;
 use model::ClusterState;
 use model::Command;
 use model::CpuSpec;
-use model::DeviceProfile;
 use model::MemorySpec;
 use model::Millis;
 use model::OpId;
@@ -39,6 +38,7 @@ use crate::http::Call;
 use crate::http::Mounts;
 use crate::http::bad_request;
 use crate::http::devices;
+use crate::platform;
 use crate::views::promised;
 use vm::guest::GuestServices;
 use vm::guest::ServiceError;
@@ -75,6 +75,7 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::VmSet, _, _>(set);
     mounts.json::<ep::VmDelete, _, _>(delete);
     mounts.json::<ep::VmUndelete, _, _>(undelete);
+    mounts.json::<ep::VmUpgrade, _, _>(upgrade);
     mounts.json::<ep::VmStart, _, _>(start);
     mounts.json::<ep::VmShutdown, _, _>(shutdown);
     mounts.json::<ep::VmOff, _, _>(|call| simple(call, |vm| OpRequest::VmOff { vm }, time::QUICK));
@@ -182,10 +183,7 @@ async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {
         name: call.body.name.clone(),
         pinned: Pinned {
             config_version: CONFIG_VERSION,
-            machine_type: match spec.profile {
-                DeviceProfile::Virtio => ability.machine_virtio,
-                DeviceProfile::Legacy => ability.machine_legacy,
-            },
+            machine_type: platform::machine_type(&state, &ability, spec.profile),
             cpu_model: ability.cpu_model,
         },
         spec: Box::new(spec),
@@ -205,6 +203,7 @@ fn spec(state: &ClusterState, body: &VmCreateBody) -> Result<VmSpec, ApiError> {
             max: body.cpus_max.unwrap_or(count).max(count),
             weight: 100,
             cap_percent: None,
+            compat: body.cpu_compat,
         },
         memory: MemorySpec { size, max: body.memory_max.unwrap_or(size).max(size), balloon: None },
         firmware: body.firmware,
@@ -295,6 +294,13 @@ async fn undelete(call: Call<ep::VmUndelete>) -> Result<VmView, ApiError> {
     let vm = find_deleted(&call)?.id;
     let command = Command::VmUndelete { vm, name: call.body.name.clone() };
     call.app.propose(&call.caller.actor, command).await?;
+    let state = call.app.truth.state();
+    Ok(call.app.vm_view(&state, state.vm(vm)?))
+}
+
+async fn upgrade(call: Call<ep::VmUpgrade>) -> Result<VmView, ApiError> {
+    let vm = find_vm(&call)?.id;
+    call.app.propose(&call.caller.actor, Command::VmUpgrade { vm }).await?;
     let state = call.app.truth.state();
     Ok(call.app.vm_view(&state, state.vm(vm)?))
 }

@@ -12,16 +12,20 @@ use model::NodeId;
 use model::UnixMillis;
 use model::VmId;
 use model::VmRecord;
+use model::machine_version;
 use peer::Method;
 use serde::Deserialize;
 use serde::Serialize;
+use vm::engine::Ability;
 use vm::engine::Accel;
+use vm::engine::EngineError;
 
 use super::ASK_MAX;
 use super::Answer;
 use super::Question;
 use crate::app::App;
 use crate::app::now;
+use crate::platform;
 
 /// How far the clocks of two nodes may be apart (FEATURES.md D1), beside what the question took.
 const CLOCKS_MAX_MS: u64 = 100;
@@ -152,8 +156,13 @@ pub(super) async fn as_target(app: &App, vm: VmId) -> Found {
         }
         Err(error) => check("engine", Err((error.to_string(), "see: muster node show"))),
     };
-    let checks =
-        vec![place(&state, app.node, vm), engine, volume(app, vm), networks(app, &state, vm)];
+    let checks = vec![
+        place(&state, app.node, vm),
+        engine,
+        processors(&ability, vm),
+        volume(app, vm),
+        networks(app, &state, vm),
+    ];
     Found { checks, accel: ability.ok().map(|ability| ability.accel), now: now() }
 }
 
@@ -168,21 +177,36 @@ fn place(state: &ClusterState, node: NodeId, vm: &Arc<VmRecord>) -> CheckView {
     }
 }
 
-/// The version of a machine type such as `pc-q35-10.0`.
-fn version(machine: &str) -> Option<(u32, u32)> {
-    let (_, version) = machine.rsplit_once('-')?;
-    let (major, minor) = version.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
 fn machine_type(wanted: &str, newest: &str, engine: &str) -> CheckView {
-    let fits = version(wanted).zip(version(newest)).is_some_and(|(ours, theirs)| ours <= theirs);
+    let fits = machine_version(wanted)
+        .zip(machine_version(newest))
+        .is_some_and(|(ours, theirs)| ours <= theirs);
     match fits {
         true => check("engine", Ok(format!("{engine} knows {wanted}"))),
         false => check(
             "engine",
             Err((format!("{engine} does not know {wanted}"), "give that node a newer QEMU")),
         ),
+    }
+}
+
+/// Whether this host can give the guest what it has found in its processors. What is not known is
+/// left to QEMU, which does not start with processors that it cannot give.
+fn processors(ability: &Result<Ability, EngineError>, vm: &VmRecord) -> CheckView {
+    let platform = ability.as_ref().ok().and_then(platform::of);
+    let (Some(platform), Some(cpu)) = (platform, vm.cpu.as_ref()) else {
+        return check("processors", Ok("not known; QEMU refuses what it cannot give".to_owned()));
+    };
+    match platform.fits(cpu) {
+        Ok(()) => {
+            let count = cpu.features.len();
+            check("processors", Ok(format!("{} and {count} features are there", cpu.base)))
+        }
+        Err(why) => {
+            let hint =
+                "turn the VM off and on: it gets what all nodes have; see: muster cluster cpu";
+            check("processors", Err((format!("it {why}"), hint)))
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What an engine tells about hosts and machines.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use model::Bytes;
 use model::DiskId;
@@ -31,6 +32,8 @@ pub struct Ability {
     pub machine_legacy: String,
     /// CPU model to pin new VMs to.
     pub cpu_model: String,
+    /// What guests can have beyond that model; none where it is not known for sure.
+    pub cpu_features: Option<BTreeSet<String>>,
     /// Whether UEFI firmware is installed.
     pub uefi: bool,
     /// Limits that this host cannot enforce, each with its reason; empty on a full host.

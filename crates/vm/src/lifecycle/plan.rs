@@ -85,7 +85,10 @@ pub(crate) fn launch(
         name: record.name.to_string(),
         generation: record.generation,
         machine: record.pinned.machine_type.clone(),
-        cpu_model: record.pinned.cpu_model.clone(),
+        cpu_model: match &record.cpu {
+            Some(cpu) => cpu.to_qemu(),
+            None => record.pinned.cpu_model.clone(),
+        },
         accel: AccelChoice::Auto,
         profile: profile(record),
         firmware: match spec.firmware {

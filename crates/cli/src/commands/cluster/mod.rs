@@ -2,6 +2,7 @@
 
 mod capacity;
 mod confirm_off;
+mod cpu;
 mod create;
 mod evict;
 mod force_quorum;
@@ -23,6 +24,7 @@ noun! {
     Leave(leave),
     Status(status),
     Capacity(capacity),
+    Cpu(cpu),
     Validate(validate),
     ConfirmOff(confirm_off),
     ForceQuorum(force_quorum),

@@ -14,6 +14,7 @@ use api::types::DiskAddBody;
 use api::types::NicAddBody;
 use api::types::VmCreateBody;
 
+use crate::commands::vm::compat::CompatWord;
 use crate::commands::vm::guest::GuestArgs;
 use crate::complete;
 use crate::context::Context;
@@ -51,6 +52,10 @@ pub(crate) struct Args {
     /// Most processors that it may get while it runs; as many as it has if left out.
     #[arg(long, value_name = "COUNT")]
     cpus_max: Option<u32>,
+    /// What its processors have: all that every node has, all that its node has, or the least of their
+    /// maker.
+    #[arg(long, value_name = "CHOICE", default_value = "cluster")]
+    cpu_compat: CompatWord,
     /// Memory.
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     memory: Bytes,
@@ -135,6 +140,7 @@ fn body(args: Args) -> Result<VmCreateBody, CliError> {
         name: args.name,
         cpus: Some(args.cpus),
         cpus_max: args.cpus_max,
+        cpu_compat: args.cpu_compat.into(),
         memory: Some(args.memory),
         memory_max: args.memory_max,
         firmware: if args.uefi { Firmware::Uefi } else { Firmware::Bios },

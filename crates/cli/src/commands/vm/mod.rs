@@ -1,5 +1,6 @@
 //! Virtual machines.
 
+mod compat;
 mod console;
 mod create;
 mod delete;
@@ -24,6 +25,7 @@ mod shutdown;
 mod start;
 mod thaw;
 mod undelete;
+mod upgrade;
 mod vnc;
 
 use api::types::Heartbeat;
@@ -49,6 +51,7 @@ noun! {
     Move(moving),
     Delete(delete),
     Undelete(undelete),
+    Upgrade(upgrade),
     Register(register),
     Console(console),
     Screenshot(screenshot),

@@ -12,6 +12,7 @@ use api::model::VmChange;
 use api::types::RevisionQuery;
 use clap::ValueEnum;
 
+use crate::commands::vm::compat::CompatWord;
 use crate::commands::vm::guest::GuestArgs;
 use crate::commands::vm::ha::HaArgs;
 use crate::commands::vm::migrate::PolicyOfVm;
@@ -53,6 +54,10 @@ pub(crate) struct Args {
     /// Most processor time, in percent of one host processor; 0 takes the cap off.
     #[arg(long, value_name = "PERCENT")]
     cpu_cap: Option<u32>,
+    /// What its processors have from the next start on: all that every node has (cluster), all that
+    /// its node has (node), or the least of their maker (minimal).
+    #[arg(long, value_name = "CHOICE")]
+    cpu_compat: Option<CompatWord>,
     /// Memory.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Bytes>,
@@ -168,6 +173,7 @@ fn change(args: Args) -> Result<VmChange, CliError> {
         cpus: args.cpus,
         cpus_max: args.cpus_max,
         cpu_weight: args.cpu_weight,
+        cpu_compat: args.cpu_compat.map(Into::into),
         cpu_cap_percent: args.cpu_cap,
         memory: args.memory,
         memory_max: args.memory_max,

@@ -116,7 +116,15 @@ fn machine(sheet: &mut Sheet<'_>, vm: &VmView) {
     sheet.row("firmware", word(&vm.firmware));
     sheet.row("devices", word(&vm.profile));
     sheet.row("machine type", &vm.pinned.machine_type);
-    sheet.row("CPU model", &vm.pinned.cpu_model);
+    let model = match &vm.cpu {
+        Some(cpu) if cpu.features.is_empty() => cpu.base.clone(),
+        Some(cpu) => format!("{} and {} features", cpu.base, cpu.features.len()),
+        None => vm.pinned.cpu_model.clone(),
+    };
+    sheet.row("CPU model", model);
+    if !vm.cpus.compat.is_default() {
+        sheet.row("CPU compatibility", word(&vm.cpus.compat));
+    }
     sheet.row("config version", vm.pinned.config_version);
     sheet.row("after a crash", word(&vm.on_crash));
     sheet.row("revision", vm.revision);

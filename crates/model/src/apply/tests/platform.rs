@@ -44,7 +44,7 @@ fn platform(base: &str, features: &[&str], machine: &str) -> Platform {
 }
 
 fn tell(world: &mut World, node: NodeId, features: &[&str]) -> crate::Applied {
-    let platform = Arc::new(platform("Nehalem-v1", features, "10.0"));
+    let platform = Some(Arc::new(platform("Nehalem-v1", features, "10.0")));
     world.propose(Command::NodePlatform { node, platform }).unwrap()
 }
 
@@ -53,7 +53,8 @@ pub(super) fn told(node: NodeId, level: u8) -> Command {
     let features = [&[][..], &["aes"], &["aes", "avx"], &["aes", "avx", "avx2"]];
     let base = if level < 6 { "Nehalem-v1" } else { "Opteron_G3-v1" };
     let platform = platform(base, features[usize::from(level) % 4], "10.0");
-    Command::NodePlatform { node, platform: Arc::new(platform) }
+    let platform = (level < 7).then(|| Arc::new(platform));
+    Command::NodePlatform { node, platform }
 }
 
 fn started(features: &[&str]) -> GuestCpu {
@@ -176,7 +177,7 @@ fn each_wish_for_processors_means_what_it_says() {
 fn nodes_of_another_maker_have_a_baseline_of_their_own() {
     let mut world = cluster();
     tell(&mut world, NODE, &["aes", "avx"]);
-    let amd = Arc::new(platform("Opteron_G3-v1", &["aes"], "10.0"));
+    let amd = Some(Arc::new(platform("Opteron_G3-v1", &["aes"], "10.0")));
     let applied = world.propose(Command::NodePlatform { node: OTHER, platform: amd }).unwrap();
     let event = &applied.events[0];
     assert_eq!((event.kind, event.severity), (EventKind::NodePlatform, Severity::Warning));
@@ -206,10 +207,10 @@ fn a_node_that_lowers_the_baseline_is_told_with_how_many_it_keeps_away() {
 fn names_that_would_be_options_are_refused() {
     let mut world = cluster();
     for bad in ["aes,-smep", "a=b", "", &"x".repeat(65)] {
-        let platform = Arc::new(platform("Nehalem-v1", &[bad], "10.0"));
+        let platform = Some(Arc::new(platform("Nehalem-v1", &[bad], "10.0")));
         assert!(world.propose(Command::NodePlatform { node: NODE, platform }).is_err(), "{bad:?}");
     }
-    let platform = Arc::new(platform("Nehalem-v1,-aes", &[], "10.0"));
+    let platform = Some(Arc::new(platform("Nehalem-v1,-aes", &[], "10.0")));
     assert!(world.propose(Command::NodePlatform { node: NODE, platform }).is_err());
     assert_eq!(started(&["aes", "sse4.1"]).to_qemu(), "Nehalem-v1,+aes,+sse4.1,enforce");
 }
@@ -225,7 +226,7 @@ fn a_machine_type_is_raised_by_its_verb_alone_and_to_what_all_know() {
     let (vm, upgrade) = (vm_id(1), Command::VmUpgrade { vm: vm_id(1) });
     assert!(world.propose(upgrade.clone()).is_err(), "nobody has said what it knows");
     for (node, machine) in [(NODE, "10.1"), (OTHER, "9.2")] {
-        let platform = Arc::new(platform("Nehalem-v1", &[], machine));
+        let platform = Some(Arc::new(platform("Nehalem-v1", &[], machine)));
         world.propose(Command::NodePlatform { node, platform }).unwrap();
     }
     let machine = |world: &World| world.state.vm(vm).unwrap().pinned.machine_type.clone();

@@ -308,6 +308,7 @@ impl Engine for FakeEngine {
             machine_virtio: "pc-q35-10.0".to_owned(),
             machine_legacy: "pc-i440fx-10.0".to_owned(),
             cpu_model: "Nehalem-v1".to_owned(),
+            cpu_features: Some(BTreeSet::new()),
             uefi: true,
             missing_limits: Vec::new(),
         })

@@ -3,6 +3,7 @@
 //! There are hosts whose `/dev/kvm` opens and whose guests hang. So KVM is used only where the
 //! processor has virtualization of its own and a guest of a few instructions gets through.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,6 +13,9 @@ use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
+use super::Offer;
+use super::QemuConfig;
+use super::cpus;
 use super::process;
 use crate::engine::Ability;
 use crate::engine::Accel;
@@ -48,15 +52,16 @@ const CPU_AMD: &str = "Opteron_G3-v1";
 struct Cached {
     boot_id: String,
     program_changed: Option<std::time::SystemTime>,
+    offer: Offer,
     ability: Ability,
 }
 
 /// Finds out, or remembers, what this host can run.
 pub(super) async fn find(
-    program: &Path,
-    run_dir: &Path,
+    config: &QemuConfig,
     missing_limits: Vec<String>,
 ) -> Result<Ability, EngineError> {
+    let QemuConfig { program, run_dir, offer, .. } = config;
     let boot_id = process::boot_id().map_err(EngineError::io("read the boot id"))?;
     let program_changed = std::fs::metadata(program).and_then(|meta| meta.modified()).ok();
     let file = run_dir.join("ability.json");
@@ -64,12 +69,13 @@ pub(super) async fn find(
         && cached.boot_id == boot_id
         && cached.program_changed == program_changed
         && program_changed.is_some()
+        && cached.offer == *offer
     {
         cached.ability.missing_limits = missing_limits;
         return Ok(cached.ability);
     }
-    let ability = measure(program, missing_limits).await?;
-    let cached = Cached { boot_id, program_changed, ability };
+    let ability = measure(program, offer, missing_limits).await?;
+    let cached = Cached { boot_id, program_changed, offer: offer.clone(), ability };
     if let Ok(text) = serde_json::to_vec(&cached) {
         // Only a memory: measured again where it cannot be kept.
         let _ = std::fs::create_dir_all(run_dir);
@@ -83,7 +89,11 @@ fn read(file: &Path) -> Option<Cached> {
     serde_json::from_slice(&std::fs::read(file).ok()?).ok()
 }
 
-async fn measure(program: &Path, missing_limits: Vec<String>) -> Result<Ability, EngineError> {
+async fn measure(
+    program: &Path,
+    offer: &Offer,
+    missing_limits: Vec<String>,
+) -> Result<Ability, EngineError> {
     let version = ask(program, &["--version"]).await?;
     let version = version
         .split_whitespace()
@@ -102,11 +112,11 @@ async fn measure(program: &Path, missing_limits: Vec<String>) -> Result<Ability,
             let (major, minor) = name.strip_prefix(family)?.split_once('.')?;
             Some(((major.parse::<u32>().ok()?, minor.parse::<u32>().ok()?), name.to_owned()))
         };
-        machines.lines().filter_map(numbered).max().map(|(_, name)| name).ok_or_else(|| {
-            EngineError::Missing {
-                what: format!("a machine type {family}*"),
-                advice: "install a full QEMU: apt install qemu-system-x86".to_owned(),
-            }
+        let offered = |version: &(u32, u32)| offer.machine.is_none_or(|most| *version <= most);
+        let known = machines.lines().filter_map(numbered).filter(|(it, _)| offered(it));
+        known.max().map(|(_, name)| name).ok_or_else(|| EngineError::Missing {
+            what: format!("a machine type {family}*"),
+            advice: "install a full QEMU: apt install qemu-system-x86".to_owned(),
         })
     };
     let (accel, accel_reason) = match kvm(program).await {
@@ -115,16 +125,39 @@ async fn measure(program: &Path, missing_limits: Vec<String>) -> Result<Ability,
     };
     let amd = accel == Accel::Kvm
         && std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| text.contains("AuthenticAMD"));
+    let cpu_model = if amd { CPU_AMD } else { CPU_INTEL };
     Ok(Ability {
         engine: format!("QEMU {version}"),
         accel,
         accel_reason,
         machine_virtio: newest("pc-q35-")?,
         machine_legacy: newest("pc-i440fx-")?,
-        cpu_model: if amd { CPU_AMD } else { CPU_INTEL }.to_owned(),
+        cpu_features: features(program, accel, cpu_model, offer).await,
+        cpu_model: cpu_model.to_owned(),
         uefi: Path::new(OVMF_CODE).exists() && Path::new(OVMF_VARS).exists(),
         missing_limits,
     })
+}
+
+/// What guests can have beyond the base model; none where that is not known for sure.
+async fn features(
+    program: &Path,
+    accel: Accel,
+    base: &str,
+    offer: &Offer,
+) -> Option<BTreeSet<String>> {
+    let most = match (offer.cpu.as_deref(), accel) {
+        (Some("max"), _) | (None, Accel::Kvm) => None,
+        (None, Accel::Tcg) => Some(base),
+        (Some(model), _) => Some(model),
+    };
+    match cpus::beyond(program, accel, base, most).await {
+        Ok(features) => Some(features),
+        Err(why) => {
+            tracing::warn!(why, "machines get the processors that they were made with");
+            None
+        }
+    }
 }
 
 /// There is no QEMU, or nothing that behaves like one.
@@ -135,7 +168,7 @@ pub(super) fn missing(program: &Path, why: &str) -> EngineError {
     }
 }
 
-async fn ask(program: &Path, args: &[&str]) -> Result<String, EngineError> {
+pub(super) async fn ask(program: &Path, args: &[&str]) -> Result<String, EngineError> {
     let missing = |why: String| missing(program, &why);
     let mut child = Command::new(program)
         .args(args)
@@ -251,19 +284,42 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_qemu_is_told_with_advice() {
-        let error = measure(Path::new("/nonexistent/qemu"), Vec::new()).await.unwrap_err();
+        let error = measure(Path::new("/nonexistent/qemu"), &Offer::default(), Vec::new())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("apt install"), "{error}");
+    }
+
+    fn config(run_dir: &Path) -> QemuConfig {
+        let launcher =
+            super::super::jail::Launcher { program: "/bin/false".into(), args: Vec::new() };
+        QemuConfig::new(run_dir.to_owned(), "t", launcher)
     }
 
     #[tokio::test]
     async fn the_measurement_is_remembered() {
         let dir = tempfile::tempdir().unwrap();
-        let program = Path::new("/usr/bin/qemu-system-x86_64");
-        let first = find(program, dir.path(), vec!["a".to_owned()]).await.unwrap();
+        let config = config(dir.path());
+        let first = find(&config, vec!["a".to_owned()]).await.unwrap();
         assert!(first.machine_virtio.starts_with("pc-q35-"), "{first:?}");
         assert!(first.engine.starts_with("QEMU 1"), "{first:?}");
         assert!(dir.path().join("ability.json").exists());
-        let second = find(program, dir.path(), vec!["a".to_owned()]).await.unwrap();
+        let second = find(&config, vec!["a".to_owned()]).await.unwrap();
         assert_eq!(first, second);
+    }
+
+    #[tokio::test]
+    async fn a_host_offers_no_more_than_it_is_told_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        let all = find(&config, Vec::new()).await.unwrap();
+        config.offer = Offer { cpu: Some("Westmere-v1".to_owned()), machine: Some((9, 1)) };
+        let less = find(&config, Vec::new()).await.unwrap();
+        assert_ne!(all, less, "what was remembered is of another offer");
+        assert_eq!(less.machine_virtio, "pc-q35-9.1");
+        assert_eq!(less.machine_legacy, "pc-i440fx-9.1");
+        assert!(less.cpu_features.unwrap().contains("aes"));
+        config.offer.machine = Some((0, 1));
+        assert!(find(&config, Vec::new()).await.is_err(), "it has none so old");
     }
 }

@@ -14,6 +14,7 @@
 mod ability;
 mod args;
 mod cgroup;
+mod cpus;
 mod image;
 pub mod jail;
 mod jit;
@@ -94,6 +95,18 @@ pub struct QemuConfig {
     pub cgroup_parent: Option<PathBuf>,
     /// How long a ping may stay unanswered before [`super::MachineEvent::Hung`].
     pub ping_limit: Duration,
+    /// What guests get at most.
+    pub offer: Offer,
+}
+
+/// What guests on a host get at most: less than it could give, so that they can go to others.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Offer {
+    /// A model of QEMU's, such as `Haswell-v4`; `max` is everything. By default everything under KVM
+    /// and the least model under emulation, where more features cost speed instead of gaining it.
+    pub cpu: Option<String>,
+    /// The newest version of machine types; by default the newest that QEMU knows.
+    pub machine: Option<(u32, u32)>,
 }
 
 impl QemuConfig {
@@ -107,6 +120,7 @@ impl QemuConfig {
             uid_base: UID_BASE,
             cgroup_parent: None,
             ping_limit: PING_LIMIT,
+            offer: Offer::default(),
         }
     }
 }
@@ -223,7 +237,7 @@ type Events = tokio::sync::mpsc::Receiver<super::MachineEvent>;
 impl Engine for QemuEngine {
     async fn ability(&self) -> Result<Ability, EngineError> {
         let missing = self.cgroups.missing();
-        let find = || ability::find(&self.config.program, &self.config.run_dir, missing);
+        let find = || ability::find(&self.config, missing);
         self.ability.get_or_try_init(find).await.cloned()
     }
 
