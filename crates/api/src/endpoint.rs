@@ -11,6 +11,7 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::Schema;
 
 use crate::cluster;
+use crate::cluster_network;
 use crate::fence;
 use crate::ha;
 use crate::migrate;
@@ -431,6 +432,18 @@ endpoints! {
     /// Show for each node what would not run if it were lost now
     Capacity: Get "/capacity" VIEWER, Json, (Nothing, Nothing) -> Vec<ha::LossView>;
 
+    /// List the networks that hosts have in common, and what they are for
+    ClusterNetworkList: Get "/cluster/networks" VIEWER, Json,
+        (Nothing, Nothing) -> cluster_network::ClusterNetworksView;
+    /// Say what a network of hosts is called, and whether machines move over it
+    ClusterNetworkSet: Post "/cluster/networks" ADMINISTRATOR, Json,
+        (Nothing, cluster_network::ClusterNetworkSetBody) -> cluster_network::ClusterNetworksView;
+    /// Forget what was said of a network of hosts
+    ClusterNetworkForget: Delete "/cluster/networks/{network}" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> cluster_network::ClusterNetworksView;
+    /// Say whether machines move over networks with the migration role only
+    MigrationStrict: Post "/cluster/migration-strict" ADMINISTRATOR, Json,
+        (Nothing, cluster_network::MigrationStrictBody) -> cluster_network::ClusterNetworksView;
     /// Show what machines can be like on the nodes, and which cannot go everywhere
     ClusterCpu: Get "/cluster/cpu" VIEWER, Json, (Nothing, Nothing) -> platform::ClusterCpuView;
 

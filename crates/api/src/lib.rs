@@ -14,6 +14,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod cluster_network;
 pub mod endpoint;
 mod error;
 pub mod fence;

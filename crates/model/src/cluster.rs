@@ -25,6 +25,7 @@ use crate::ClusterId;
 use crate::JoinTokenId;
 use crate::Name;
 use crate::NodeId;
+use crate::NodeInterface;
 use crate::UnixMillis;
 
 /// A text that is never shown: not in logs, not by the API.
@@ -56,6 +57,9 @@ pub struct NodeFacts {
     /// Version of its program.
     #[serde(default)]
     pub version: String,
+    /// Addresses of its devices, by which networks of hosts are found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interfaces: Vec<NodeInterface>,
 }
 
 /// How a node stands to the cluster.

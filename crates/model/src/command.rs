@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::ClusterId;
+use crate::ClusterNetworkRecord;
 use crate::Exit;
 use crate::FenceDevice;
 use crate::FenceDeviceId;
@@ -17,6 +18,7 @@ use crate::FenceProof;
 use crate::FenceReason;
 use crate::Generation;
 use crate::ImageRecord;
+use crate::IpSubnet;
 use crate::JoinTokenId;
 use crate::LeaseTerms;
 use crate::MigrateReport;
@@ -335,6 +337,21 @@ pub enum Command {
         node: NodeId,
         /// What it says.
         facts: Box<NodeFacts>,
+    },
+    /// Say what a network of hosts is called and what it is for.
+    ClusterNetworkSet {
+        /// All that is said.
+        record: Box<ClusterNetworkRecord>,
+    },
+    /// Forget what was said of a network of hosts.
+    ClusterNetworkForget {
+        /// Which.
+        subnet: IpSubnet,
+    },
+    /// Whether machines move over networks with the migration role only.
+    MigrationStrict {
+        /// Whether so.
+        strict: bool,
     },
     /// A node wants to leave.
     NodeLeave {

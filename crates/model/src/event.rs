@@ -68,7 +68,11 @@ pub enum EventKind {
     #[serde(rename = "vm.undeleted")]
     VmUndeleted,
     /// A VM got a newer machine type.
+    #[serde(rename = "vm.upgraded")]
     VmUpgraded,
+    /// A migration did not go over the network that it should.
+    #[serde(rename = "vm.migration_fallback")]
+    MigrationFallback,
     /// A VM that the state had lost came back from its directory.
     #[serde(rename = "vm.registered")]
     VmRegistered,
@@ -106,6 +110,7 @@ pub enum EventKind {
     #[serde(rename = "node.started")]
     NodeStarted,
     /// What machines can be like on a node has changed.
+    #[serde(rename = "node.platform")]
     NodePlatform,
     /// A VM of a lost node goes to another one.
     #[serde(rename = "vm.taken_over")]
@@ -149,6 +154,9 @@ pub enum EventKind {
     /// A cluster got its name and its CA.
     #[serde(rename = "cluster.created")]
     ClusterCreated,
+    /// Something was said of a network of hosts.
+    #[serde(rename = "cluster.network")]
+    ClusterNetwork,
     /// A join token was made.
     #[serde(rename = "cluster.token_created")]
     JoinTokenCreated,
@@ -282,6 +290,7 @@ impl EventKind {
             Self::VmDeleted => "vm.deleted",
             Self::VmUndeleted => "vm.undeleted",
             Self::VmUpgraded => "vm.upgraded",
+            Self::MigrationFallback => "vm.migration_fallback",
             Self::VmRegistered => "vm.registered",
             Self::VmPurged => "vm.purged",
             Self::VmForgotten => "vm.forgotten",
@@ -309,6 +318,7 @@ impl EventKind {
             Self::FenceChanged => "fence.changed",
             Self::NodeWarning => "node.warning",
             Self::ClusterCreated => "cluster.created",
+            Self::ClusterNetwork => "cluster.network",
             Self::JoinTokenCreated => "cluster.token_created",
             Self::JoinTokenRevoked => "cluster.token_revoked",
             Self::NodeJoined => "node.joined",

@@ -19,6 +19,7 @@
 
 mod apply;
 mod cluster;
+mod cluster_network;
 mod command;
 mod event;
 mod fence;
@@ -47,6 +48,11 @@ pub use cluster::JoinTokenRecord;
 pub use cluster::Membership;
 pub use cluster::NodeFacts;
 pub use cluster::SecretText;
+pub use cluster_network::ClusterNetworkRecord;
+pub use cluster_network::IpSubnet;
+pub use cluster_network::NodeInterface;
+pub use cluster_network::SubnetError;
+pub use cluster_network::Way;
 pub use command::Actor;
 pub use command::Command;
 pub use command::Proposal;

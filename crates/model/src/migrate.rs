@@ -85,7 +85,7 @@ pub struct MigrateResult {
 }
 
 /// What an operation of this kind leaves behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 pub struct MigrateReport {
     /// What was expected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +93,9 @@ pub struct MigrateReport {
     /// What came true.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub measured: Option<MigrateResult>,
+    /// That it did not go over the network that it should, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<String>,
 }
 
 /// That a run came from another node by a live migration: a process of that run may go on only if

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::ClusterNetworkRecord;
 use crate::ClusterRecord;
 use crate::DiskSource;
 use crate::DiskSpec;
@@ -97,6 +98,12 @@ pub struct ClusterState {
     /// Fence devices.
     #[serde(default)]
     pub fence_devices: Map<FenceDeviceId, Arc<FenceDevice>>,
+    /// Networks of hosts that something is said about, by the words of their subnet.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub cluster_networks: Map<String, Arc<ClusterNetworkRecord>>,
+    /// Whether machines move over networks with the migration role only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub migration_strict: bool,
     /// The leader whose leases and proofs count.
     #[serde(default)]
     pub lease_reign: LeaseReign,
@@ -227,6 +234,8 @@ impl Default for ClusterState {
             join_tokens: Map::new(),
             gone: Map::new(),
             fence_devices: Map::new(),
+            cluster_networks: Map::new(),
+            migration_strict: false,
             lease_reign: LeaseReign::default(),
             forced: None,
             witness: None,

@@ -54,6 +54,7 @@ use crate::cluster::PlaceDir;
 use crate::cluster::Witness;
 use crate::cluster::leave;
 use crate::cluster::members;
+use crate::cluster::networks;
 use crate::cluster::out;
 use crate::cluster::place;
 use crate::cluster::renew;
@@ -383,6 +384,8 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
     tokio::spawn(crate::ha::answers::note(ledger.clone(), hub.clone()));
     tokio::spawn(reconcilers.clone().engine(engine.clone()));
     let name = app.node_name.clone();
+    let host = (app.node, app.node_name.clone());
+    tokio::spawn(networks::tell(host, truth.clone()));
     tokio::spawn(platform::tell(app.node, name, engine.clone(), truth.clone()));
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
@@ -515,6 +518,7 @@ fn new_facts(state: &ClusterState, node: NodeId, config: &Config) -> Option<Node
         // By which address others reach it was found out at the join; a guess is no better.
         addresses: if told { config.peer_addresses() } else { known.addresses.clone() },
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        interfaces: known.interfaces.clone(),
     };
     (facts != *known).then_some(facts)
 }

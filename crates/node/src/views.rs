@@ -192,7 +192,7 @@ impl App {
             begun: op.begun,
             deadline: op.deadline,
             state: op.state.clone(),
-            migration: op.migration.as_deref().copied(),
+            migration: op.migration.as_deref().cloned(),
             progress: progress.map(|progress| ProgressView {
                 step: progress.step,
                 done: progress.done,

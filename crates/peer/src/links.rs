@@ -124,12 +124,28 @@ impl Links {
     /// # Errors
     /// [`CallError`].
     pub async fn stream(&self, to: NodeId, name: &str) -> Result<PeerStream, CallError> {
+        let addresses = (self.0.config.addresses)(to);
+        self.stream_by(to, name, addresses, STAGGER).await.map(|(stream, _)| stream)
+    }
+
+    /// As [`Links::stream`], by one of these addresses, with the one that it came about by. Each of
+    /// them gets a start of `patience` before the one after it.
+    ///
+    /// # Errors
+    /// As [`Links::stream`].
+    pub async fn stream_by(
+        &self,
+        to: NodeId,
+        name: &str,
+        addresses: Vec<SocketAddr>,
+        patience: Duration,
+    ) -> Result<(PeerStream, SocketAddr), CallError> {
         self.check_trust(to)?;
         let purpose = Purpose::Stream(name.to_owned());
-        let (stream, _) = connect(&self.0.config, to, purpose).await?;
+        let (stream, _, by) = connect(&self.0.config, to, purpose, addresses, patience).await?;
         bound(stream.get_ref().0)
             .map_err(|error| CallError::Unreachable { node: to, problem: error.to_string() })?;
-        Ok(Box::new(stream))
+        Ok((Box::new(stream), by))
     }
 
     /// Gives up the connections to nodes for which `keep` is false.
@@ -182,7 +198,9 @@ impl Links {
         own: Arc<Identity>,
         done: watch::Sender<Option<Dialed>>,
     ) {
-        let made = connect(&self.0.config, to, Purpose::Calls).await.map(|(stream, facts)| {
+        let addresses = (self.0.config.addresses)(to);
+        let made = connect(&self.0.config, to, Purpose::Calls, addresses, STAGGER).await;
+        let made = made.map(|(stream, facts, _)| {
             Arc::new(Link::start(to, own.facts().serial.clone(), facts, stream))
         });
         {
@@ -199,14 +217,15 @@ impl Links {
     }
 }
 
-/// Tries all addresses of a node.
+/// Tries all addresses of a node, the first ones first.
 async fn connect(
     config: &LinksConfig,
     to: NodeId,
     purpose: Purpose,
-) -> Result<(Stream, CertificateFacts), CallError> {
+    mut addresses: Vec<SocketAddr>,
+    stagger: Duration,
+) -> Result<(Stream, CertificateFacts, SocketAddr), CallError> {
     let own = config.identity.borrow().clone();
-    let mut addresses = (config.addresses)(to);
     addresses.truncate(ADDRESSES_MAX);
     if addresses.is_empty() {
         return Err(CallError::NoAddress(to));
@@ -229,16 +248,16 @@ async fn connect(
         .map(|(place, address)| {
             let plan = &plan;
             async move {
-                tokio::time::sleep(STAGGER * place).await;
-                dial(plan, address).await
+                tokio::time::sleep(stagger * place).await;
+                (dial(plan, address).await, address)
             }
         })
         .collect();
     let mut unreachable = Vec::new();
     let mut worse = None;
-    while let Some(tried) = tries.next().await {
+    while let Some((tried, address)) = tries.next().await {
         match tried {
-            Ok((stream, _, facts)) => return Ok((stream, facts)),
+            Ok((stream, _, facts)) => return Ok((stream, facts, address)),
             Err(DialError::Unreachable(problem)) => unreachable.push(problem),
             // Somebody answered: that says more than a silence elsewhere.
             Err(error) => worse = Some(error),

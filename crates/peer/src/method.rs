@@ -46,6 +46,8 @@ impl Method {
     pub const VALIDATE: Self = Self(105);
     /// A live migration: whether it can be, and the machine that waits for it.
     pub const MIGRATE: Self = Self(107);
+    /// How far an operation is that a node performs.
+    pub const PROGRESS: Self = Self(108);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.
@@ -62,6 +64,7 @@ impl Method {
             | Self::HOST
             | Self::VALIDATE
             | Self::MIGRATE
+            | Self::PROGRESS
             | Self::ECHO => Class::Bulk,
             _ => Class::Urgent,
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use e2e::BOOT;
 use e2e::GUEST;
 use e2e::Pings;
+use e2e::TestLab;
 use e2e::eventually;
 use e2e::ha::Auditor;
 use e2e::ha::TAKEOVER;
@@ -145,4 +146,67 @@ async fn what_stands_against_a_migration_is_said_before_a_byte_moves() {
     let refused = lab.muster("n1", &["vm", "migrate", &vm, "--to", "n2"]).await;
     lab.run(&["thaw", "n2"]).await.ok();
     assert_ne!(refused.code, 0, "{refused:?}");
+}
+
+/// Bytes that a node has sent over one of its cables.
+async fn sent(lab: &TestLab, node: &str, device: &str) -> u64 {
+    let table = lab.run(&["shell", node, "--", "cat", "/proc/net/dev"]).await.ok().out;
+    let line = table.lines().find_map(|line| line.trim().strip_prefix(&format!("{device}:")));
+    line.unwrap().split_whitespace().nth(8).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn memory_goes_over_the_networks_that_are_for_it() {
+    let lab = cluster("2", "").await;
+    let vm = unique("routed");
+    boot(&lab, "n1", &vm).await;
+    let networks = ["cluster", "network", "list", "--json"];
+    let subnet = eventually("the nodes say in which networks they are", GUEST, async || {
+        let view = lab.muster("n1", &networks).await.ok().json();
+        let known = view["networks"].as_array()?.iter();
+        let known: Vec<_> = known.filter_map(|it| it["subnet"].as_str()).collect();
+        known.into_iter().find(|it| it.starts_with("10.90.2.")).map(str::to_owned)
+    })
+    .await;
+    let set = ["cluster", "network", "set", &subnet, "--name", "fast", "--migration", "1"];
+    lab.muster("n2", &set).await.ok();
+    let before = sent(&lab, "n1", "migr0").await;
+    let told = migrate(&lab, "n1", &vm, "n2").await;
+    let bytes = told["measured"]["bytes"].as_u64().unwrap();
+    let over = sent(&lab, "n1", "migr0").await - before;
+    assert!(over >= bytes && bytes > 10 << 20, "{over} of {bytes}");
+
+    // Where it does not work, the others are used, and it is said.
+    lab.run(&["cut", "n1", "n2", "--network", "migration"]).await.ok();
+    let before = sent(&lab, "n2", "migr0").await;
+    migrate(&lab, "n1", &vm, "n1").await;
+    assert!(sent(&lab, "n2", "migr0").await - before < 1 << 20);
+    let events = lab.muster("n2", &["event", "list", "--json"]).await.ok().out;
+    assert!(events.contains("fast does not carry its migration"), "{events}");
+
+    // Unless that is forbidden: then it stays, and why is said.
+    lab.muster("n1", &["cluster", "network", "strict", "on"]).await.ok();
+    let refused = lab.muster("n1", &["vm", "migrate", &vm, "--to", "n2"]).await;
+    assert_ne!(refused.code, 0, "{refused:?}");
+    let view = show(&lab, "n1", &vm).await.unwrap();
+    assert_eq!((&view["node"], &view["phase"]), (&"n1".into(), &"running".into()));
+    lab.run(&["mend", "n1", "n2"]).await.ok();
+
+    // How far it is is known at every node, also at the one that only looks on.
+    lab.run(&["slow", "n2", "--rate", "60M"]).await.ok();
+    let begun =
+        lab.muster("n1", &["--no-wait", "vm", "migrate", &vm, "--to", "n2", "--json"]).await;
+    let op = begun.ok().json()["op"]["id"].as_str().unwrap().to_owned();
+    eventually("the other node shows how far it is", GUEST, async || {
+        let view = lab.muster("n2", &["op", "show", &op, "--json"]).await.ok().json();
+        assert_eq!(view["state"], "running", "it has ended unseen: {view}");
+        view["progress"]["step"].as_str().filter(|it| it.contains("sending")).map(drop)
+    })
+    .await;
+    lab.run(&["mend", "--all"]).await.ok();
+    lab.muster("n2", &["op", "wait", &op]).await.ok();
+    lab.muster("n1", &["cluster", "network", "set", "fast", "--migration", "off"]).await.ok();
+    let dry = lab.muster("n1", &["vm", "migrate", &vm, "--dry-run", "--json"]).await.ok();
+    assert!(dry.out.contains("10.90.1."), "{dry:?}");
+    lab.muster("n1", &["cluster", "network", "forget", "fast"]).await.ok();
 }

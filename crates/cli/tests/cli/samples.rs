@@ -291,6 +291,12 @@ pub(crate) fn answer(id: &str) -> Answer {
         "VmList" => json!([summary("web-1", "running"), summary("web-2", "off")]),
         "VmShow" | "VmUndelete" | "VmUpgrade" | "VmRegister" => vm(),
         "ClusterCpu" => processors(),
+        "ClusterNetworkList" | "ClusterNetworkSet" | "ClusterNetworkForget" | "MigrationStrict" => {
+            json!({ "strict": false, "networks": [{
+                "subnet": "10.90.2.0/24", "name": "fast", "cluster": false, "migration": 1,
+                "nodes": [{ "node": "host-1", "address": "10.90.2.11" }], "missing": ["host-2"]
+            }] })
+        }
         "VmFreeze" => json!({ "filesystems": 1, "frozen": true, "consistency": null }),
         "VmThaw" => json!({ "filesystems": 1, "frozen": false, "consistency": "crash" }),
         "VmScreenshot" => return Answer::Raw(b"\x89PNG picture".to_vec()),

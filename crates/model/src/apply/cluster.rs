@@ -39,6 +39,9 @@ const USES_MAX: u32 = 64;
 /// Nodes that are gone and still known. Far beyond what a cluster sees in its life.
 const GONE_MAX: usize = 10_000;
 
+/// Addresses of all devices of one node.
+const INTERFACES_MAX: usize = 64;
+
 /// Addresses of one node: cluster networks.
 const ADDRESSES_MAX: usize = 8;
 
@@ -354,6 +357,9 @@ fn check_key(key: &str) -> Result<(), Refused> {
 fn check_facts(facts: &NodeFacts) -> Result<(), Refused> {
     if facts.addresses.len() > ADDRESSES_MAX {
         return Err(Refused::Limit { what: "addresses of a node", most: ADDRESSES_MAX });
+    }
+    if facts.interfaces.len() > INTERFACES_MAX {
+        return Err(Refused::Limit { what: "interfaces of a node", most: INTERFACES_MAX });
     }
     if facts.version.chars().count() > VERSION_CHARS_MAX {
         return Err(Refused::Invalid("the version of a node is too long".to_owned()));

@@ -28,6 +28,7 @@ fn facts(n: u8) -> Box<NodeFacts> {
     Box::new(NodeFacts {
         addresses: vec![format!("10.0.0.{}:7444", n + 1).parse().unwrap()],
         version: "0.1.0".to_owned(),
+        interfaces: Vec::new(),
     })
 }
 

@@ -30,6 +30,9 @@ use crate::apply::platform;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 
+/// Longest text about a way that was not the one that it should be.
+const FALLBACK_CHARS_MAX: usize = 200;
+
 /// Checks that a running VM may be sent to a node.
 pub(crate) fn admit(state: &ClusterState, vm: &VmRecord, to: NodeId) -> Result<(), Refused> {
     if vm.volume.is_none() {
@@ -86,9 +89,13 @@ pub(crate) fn hand_over(
     let text = format!("{} goes on on {target}", vm.name);
     let subject = vm_subject(vm);
     if let Some(op) = state.ops.get_mut(&id) {
-        std::sync::Arc::make_mut(op).migration = Some(Box::new(*report));
+        std::sync::Arc::make_mut(op).migration = Some(Box::new(report.clone()));
     }
-    cx.event(EventKind::VmMoved, Severity::Info, subject, text, Some(id));
+    cx.event(EventKind::VmMoved, Severity::Info, subject.clone(), text, Some(id));
+    if let Some(fallback) = &report.fallback {
+        let text = fallback.chars().take(FALLBACK_CHARS_MAX).collect();
+        cx.event(EventKind::MigrationFallback, Severity::Warning, subject, text, Some(id));
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 
 mod begin;
 mod cluster;
+mod cluster_network;
 #[cfg(test)]
 mod cluster_test;
 mod fence;
@@ -107,6 +108,12 @@ fn apply_cluster(
             volume::create(state, cx, *id, name, kind)
         }
         Command::VolumeDelete { volume: id } => volume::delete(state, cx, *id),
+        Command::ClusterNetworkSet { record } => cluster_network::set(state, cx, record),
+        Command::ClusterNetworkForget { subnet } => cluster_network::forget(state, cx, *subnet),
+        Command::MigrationStrict { strict } => {
+            cluster_network::strict(state, cx, *strict);
+            Ok(())
+        }
         Command::RuleCreate { rule } => ha::rule_create(state, cx, rule),
         Command::RuleDelete { rule } => ha::rule_delete(state, cx, *rule),
         Command::NodeFenced { node, epoch, reign, proof } => {

@@ -1,5 +1,6 @@
 //! The state machine under single cases and under random sequences of commands.
 
+mod cluster_network;
 mod forced;
 mod ha;
 mod migrate;

@@ -73,7 +73,7 @@ pub(crate) async fn take_in(
     if addresses.is_empty() {
         addresses.push(SocketAddr::new(from.ip(), request.port));
     }
-    let facts = NodeFacts { addresses, version: request.version };
+    let facts = NodeFacts { addresses, version: request.version, interfaces: Vec::new() };
     let command = Command::NodeJoin {
         node: request.node,
         name: request.name.clone(),

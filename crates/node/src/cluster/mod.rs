@@ -19,6 +19,7 @@ pub(crate) mod forward;
 pub(crate) mod join;
 pub(crate) mod leave;
 pub(crate) mod members;
+pub(crate) mod networks;
 pub(crate) mod out;
 pub(crate) mod peers;
 pub(crate) mod place;

@@ -28,6 +28,7 @@ use model::ClusterState;
 use model::Gone;
 use model::Membership;
 use model::NodeId;
+use model::Way;
 use peer::CallError;
 use peer::Clock;
 use peer::Handler;
@@ -58,6 +59,7 @@ use crate::cluster::join;
 use crate::cluster::status;
 use crate::config::Config;
 use crate::fencing;
+use crate::http::own_progress;
 use crate::migrate;
 use crate::migrate::PROBE_STREAM;
 
@@ -107,6 +109,12 @@ impl Peers {
             router: OnceLock::new(),
             gone: watch::Sender::new(None),
         }))
+    }
+
+    /// Ways for the memory of a machine that goes to a node, the preferred one first.
+    pub(crate) fn migration_ways(&self, to: NodeId) -> Vec<Way> {
+        let own = self.identity().map(|own| own.node());
+        own.map_or_else(Vec::new, |from| self.0.migration_ways(from, to))
     }
 
     pub(crate) fn dir(&self) -> &PlaceDir {
@@ -257,6 +265,11 @@ impl Inner {
         }
     }
 
+    fn migration_ways(&self, from: NodeId, to: NodeId) -> Vec<Way> {
+        let Some(state) = self.state.get() else { return Vec::new() };
+        state.borrow().migration_ways(from, to)
+    }
+
     fn addresses(&self, node: NodeId) -> Option<Vec<SocketAddr>> {
         let state = self.state.get()?.borrow();
         let addresses = &state.nodes.get(&node)?.facts.addresses;
@@ -373,6 +386,10 @@ impl Handler for Port {
             Method::STATUS => {
                 let app = self.app()?;
                 serde_json::to_vec(&status::own(&app))
+            }
+            Method::PROGRESS => {
+                let app = self.app()?;
+                serde_json::to_vec(&own_progress(&app, &body))
             }
             Method::MACHINES => serde_json::to_vec(&self.app()?.own_vm_summaries()),
             Method::HOST => {

@@ -45,6 +45,17 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// The nodes are one cluster from here on.
+    pub(crate) fn form_cluster(&mut self) {
+        self.state.cluster = Some(std::sync::Arc::new(model::ClusterRecord {
+            id: model::ClusterId::new(Uuid::from_u128(8)),
+            name: name("lab"),
+            ca_certificate: String::new(),
+            ca_key: model::SecretText::new(String::new()),
+            created: self.now,
+        }));
+    }
+
     /// Nodes `n1`, `n2`... with room for eight VMs each, and a shared volume.
     pub(crate) fn new(nodes: u128) -> Self {
         let now = UnixMillis::new(10_000_000);

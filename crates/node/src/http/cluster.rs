@@ -113,7 +113,8 @@ async fn create(call: Call<ep::ClusterCreate>) -> Result<ClusterView, ApiError> 
     // The key is on the disk before the state says that it is this node's.
     app.peers.dir().write(&place).map_err(|error| failed("the node's key", &error))?;
     app.propose(&call.caller.actor, command).await?;
-    let facts = NodeFacts { addresses, version: env!("CARGO_PKG_VERSION").to_owned() };
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    let facts = NodeFacts { addresses, version, interfaces: Vec::new() };
     let facts = Command::NodeFactsSet { node: app.node, facts: Box::new(facts) };
     app.propose(&call.caller.actor, facts).await?;
     app.peers.bring_up(place).await.map_err(port)?;

@@ -7,6 +7,7 @@
 
 mod auth;
 mod cluster;
+mod cluster_networks;
 mod consoles;
 mod devices;
 mod events;
@@ -25,6 +26,8 @@ mod vms;
 mod volumes;
 mod where_read;
 mod witness;
+
+pub(crate) use ops::own as own_progress;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -115,6 +118,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     networks::mount(&mut mounts);
     volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);
+    cluster_networks::mount(&mut mounts);
     cluster::mount(&mut mounts);
     witness::mount(&mut mounts);
     fence::mount(&mut mounts);

@@ -12,6 +12,7 @@ use model::NodeId;
 use model::UnixMillis;
 use model::VmId;
 use model::VmRecord;
+use model::Way;
 use model::machine_version;
 use peer::Method;
 use serde::Deserialize;
@@ -75,7 +76,7 @@ pub(super) async fn as_owner(app: &App, vm: VmId, to: NodeId) -> Vec<CheckView> 
         let missing = ("its node does not know it".to_owned(), "try it again");
         return vec![check("source", Err(missing))];
     };
-    let mut checks = vec![machine(app, vm).await];
+    let mut checks = vec![machine(app, vm).await, way(&state.migration_ways(app.node, to))];
     let asked = Instant::now();
     let answer = app.peers.ask(to, Method::MIGRATE, &Question::Check { vm: vm.id }, ASK_MAX).await;
     let name = state.nodes.get(&to).map_or_else(|| to.to_string(), |node| node.name.to_string());
@@ -109,6 +110,25 @@ async fn machine(app: &App, vm: &VmRecord) -> CheckView {
             let hint = "take away what is named, or move it saved: muster vm move";
             check("machine", Err((blockers.join("; "), hint)))
         }
+    }
+}
+
+/// Which network it would go over.
+fn way(ways: &[Way]) -> CheckView {
+    match ways.first() {
+        Some(Way { address, network: Some(name) }) => {
+            check("way", Ok(format!("over {name} ({})", address.ip())))
+        }
+        Some(Way { address, network: None }) => check("way", Ok(format!("over {}", address.ip()))),
+        None => check(
+            "way",
+            Err((
+                "no network with the migration role leads there, and no other may be used"
+                    .to_owned(),
+                "see them: muster cluster network list; let others be used: muster cluster network \
+                 strict off",
+            )),
+        ),
     }
 }
 

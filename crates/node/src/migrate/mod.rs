@@ -17,6 +17,7 @@ mod check;
 mod probe;
 mod target;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use api::migrate::CheckView;
@@ -25,8 +26,10 @@ use model::NodeId;
 use model::OpFailure;
 use model::OpId;
 use model::VmId;
+use model::Way;
 use peer::CallError;
 use peer::Method;
+use peer::PeerStream;
 use serde::Deserialize;
 use serde::Serialize;
 use vm::lifecycle::Mover;
@@ -47,6 +50,10 @@ pub(crate) const STREAM: &str = "migrate:";
 /// How long a node may take to make a machine: QEMU on a busy host, and what is left of an earlier
 /// machine of the same VM goes first.
 const PREPARE_MAX: Duration = Duration::from_secs(60);
+
+/// Start of a preferred network before the next one: connections come about within it on a network
+/// that works, also while others fill it.
+const WAY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long it may take to answer a question.
 const ASK_MAX: Duration = Duration::from_secs(5);
@@ -115,6 +122,31 @@ impl PeerMover {
     }
 }
 
+/// Opens a stream that carries much, by the networks that are for it.
+async fn open(peers: &Peers, to: NodeId, name: &str) -> Result<(PeerStream, SocketAddr), String> {
+    let links = peers.links().ok_or("this host is in no cluster")?;
+    let ways = peers.migration_ways(to);
+    if ways.is_empty() {
+        return Err("no network with the migration role leads there, and no other may be used \
+                    (muster cluster network list)"
+            .to_owned());
+    }
+    let addresses = ways.into_iter().map(|way| way.address).collect();
+    let opened = links.stream_by(to, name, addresses, WAY_PATIENCE).await;
+    opened.map_err(|error| error.to_string())
+}
+
+/// What is to be said where the way that was taken is not the one that should be.
+fn fallback(ways: &[Way], by: SocketAddr) -> Option<String> {
+    let taken = ways.iter().find(|way| way.address == by)?;
+    let wanted = ways.first().filter(|first| first.address != by)?.network.as_ref()?;
+    let over = match &taken.network {
+        Some(network) => format!("over {network} ({})", by.ip()),
+        None => format!("over {}, a network without the migration role", by.ip()),
+    };
+    Some(format!("{wanted} does not carry its migration; it goes {over}"))
+}
+
 fn unreachable(error: &CallError) -> OpFailure {
     OpFailure {
         code: "unreachable".to_owned(),
@@ -128,9 +160,12 @@ impl Mover for PeerMover {
     async fn prepare(&self, to: NodeId, offer: Offer) -> Result<Ready, OpFailure> {
         let question = Question::Prepare { offer: Box::new(offer) };
         let ask = self.peers.ask(to, Method::MIGRATE, &question, PREPARE_MAX);
-        let (answer, bandwidth) = tokio::join!(ask, probe::measure(&self.peers, to));
+        let (answer, measured) = tokio::join!(ask, probe::measure(&self.peers, to));
         match answer.map_err(|error| unreachable(&error))? {
-            Answer::Ready => Ok(Ready { bandwidth }),
+            Answer::Ready => Ok(Ready {
+                bandwidth: measured.map(|(bandwidth, _)| bandwidth),
+                fallback: measured.and_then(|(_, by)| fallback(&self.peers.migration_ways(to), by)),
+            }),
             Answer::Cannot { failure } => Err(failure),
             Answer::Planned { .. } | Answer::Found { .. } | Answer::Done => Err(OpFailure {
                 code: "protocol".to_owned(),
@@ -141,9 +176,8 @@ impl Mover for PeerMover {
     }
 
     async fn connect(&self, to: NodeId, op: OpId) -> Result<Box<dyn Wire>, String> {
-        let links = self.peers.links().ok_or("this host is in no cluster")?;
-        let stream = links.stream(to, &format!("{STREAM}{op}")).await;
-        Ok(Box::new(stream.map_err(|error| error.to_string())?))
+        let (stream, _) = open(&self.peers, to, &format!("{STREAM}{op}")).await?;
+        Ok(Box::new(stream))
     }
 
     async fn abandon(&self, to: NodeId, op: OpId) {

@@ -2,6 +2,7 @@
 //! TLS. Twice the same amount; the first one lets TCP find its pace.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -28,12 +29,12 @@ const ROUNDS: u32 = 2;
 /// How long a measurement may take: 4 MiB at 10 Mb/s.
 const MEASURE_MAX: Duration = Duration::from_secs(4);
 
-/// What the way carries, in bytes per second; none if it could not be measured.
-pub(crate) async fn measure(peers: &Peers, to: NodeId) -> Option<Bytes> {
+/// What the way carries, in bytes per second, and by which address it was measured; none where it
+/// could not be.
+pub(crate) async fn measure(peers: &Peers, to: NodeId) -> Option<(Bytes, SocketAddr)> {
     let work = async {
-        let links = peers.links()?;
-        let mut stream = links.stream(to, PROBE_STREAM).await.ok()?;
-        rounds(&mut stream).await.ok()
+        let (mut stream, by) = super::open(peers, to, PROBE_STREAM).await.ok()?;
+        Some((rounds(&mut stream).await.ok()?, by))
     };
     tokio::time::timeout(MEASURE_MAX, work).await.ok().flatten()
 }

@@ -37,6 +37,7 @@ use crate::app::App;
 use crate::app::now;
 use crate::cluster::witness;
 use crate::host;
+use crate::platform;
 use crate::volumes;
 
 /// Files by which services that set the clock are known while they do.
@@ -83,6 +84,7 @@ pub(super) async fn host_facts(app: &Arc<App>) -> HostFacts {
         }),
         accelerator_reason: ability.as_ref().map(|it| it.accel_reason.clone()).unwrap_or_default(),
         cpu: cpu(&cpuinfo),
+        platform: ability.as_ref().and_then(platform::of),
         memory: host::memory().total,
         addresses: addresses.into_iter().map(address).collect(),
         guard: guard(app),

@@ -15,6 +15,7 @@ use api::types::Accelerator;
 use model::Bytes;
 use model::FenceDeviceId;
 use model::NodeId;
+use model::Platform;
 use model::UnixMillis;
 use model::VolumeId;
 use serde::Deserialize;
@@ -81,6 +82,8 @@ pub(crate) struct HostFacts {
     pub(crate) accelerator: Option<Accelerator>,
     pub(crate) accelerator_reason: String,
     pub(crate) cpu: CpuFacts,
+    /// What guests can get there; none where that is not known, or said by an older program.
+    pub(crate) platform: Option<Platform>,
     pub(crate) memory: Bytes,
     pub(crate) addresses: Vec<AddressFacts>,
     pub(crate) guard: GuardFacts,
@@ -260,6 +263,7 @@ impl Answer {
 
 impl HostFacts {
     fn hold(&mut self) {
+        self.platform = self.platform.take().filter(|it| it.validate().is_ok());
         let texts = [
             &mut self.muster,
             &mut self.kernel,

@@ -58,6 +58,8 @@ use model::Severity;
 use model::UnixMillis;
 use model::VmId;
 use model::VmRecord;
+use serde::Deserialize;
+use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -137,7 +139,7 @@ pub enum LedgerError {
 }
 
 /// How far an operation is.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Progress {
     /// The step, in words.
     pub step: String,

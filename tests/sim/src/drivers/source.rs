@@ -291,7 +291,8 @@ impl Host {
     fn propose_handover(&self, scene: &Scene, record: &VmRecord, op: OpId) -> Answer {
         self.trace(&format!("hands {} over", short(&record.id)));
         let (ledger, answer) = (scene.daemon.ledger(), Answer::default());
-        let report = MigrateReport { predicted: None, measured: Some(MigrateResult::default()) };
+        let measured = Some(MigrateResult::default());
+        let report = MigrateReport { measured, ..MigrateReport::default() };
         let note = HandoverNote { op, generation: record.generation, report };
         let place = answer.clone();
         self.spawn(async move {

@@ -8,6 +8,7 @@ mod evict;
 mod force_quorum;
 mod join;
 mod leave;
+mod network;
 mod status;
 mod token;
 mod validate;
@@ -25,6 +26,7 @@ noun! {
     Status(status),
     Capacity(capacity),
     Cpu(cpu),
+    Network(network),
     Validate(validate),
     ConfirmOff(confirm_off),
     ForceQuorum(force_quorum),

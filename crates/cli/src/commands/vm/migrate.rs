@@ -149,7 +149,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
         return context.out.reply(&begun, |_| format!("{id}\nfollow it with: muster op wait {id}"));
     }
     let op = operation::end_of(context, Reply { raw: Vec::new(), value: op }).await?.value;
-    let report = op.migration.unwrap_or_default();
+    let report = op.migration.clone().unwrap_or_default();
     let VmMigrateView { vm, from, to, .. } = &begun.value;
     if context.out.json {
         let ended = Ended { vm, from, to, report, op: &op };
@@ -190,6 +190,9 @@ fn words(vm: &Name, to: &Name, report: &MigrateReport) -> String {
         let _ = write!(text, " (expected {})", length(predicted.total_ms));
     }
     let _ = write!(text, ", {} passes, {} MiB", measured.passes, measured.bytes.as_mib());
+    if let Some(fallback) = &report.fallback {
+        let _ = write!(text, "\n{fallback}; see: muster cluster network list");
+    }
     text
 }
 
@@ -218,7 +221,8 @@ mod tests {
             dirty_rate: Bytes::ZERO,
             converges: true,
         };
-        let report = MigrateReport { predicted: Some(predicted), measured: Some(measured) };
+        let report =
+            MigrateReport { predicted: Some(predicted), measured: Some(measured), fallback: None };
         assert_eq!(
             words(&vm, &to, &report),
             "web-1 runs on host-2: it stood for 43 ms (expected 50), 1.2 s in all (expected 1.1 \

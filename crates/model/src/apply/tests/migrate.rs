@@ -42,7 +42,7 @@ pub(super) fn handover(world: &World, op: OpId) -> Command {
     Command::VmHandover {
         op,
         generation: vm.generation,
-        report: Box::new(MigrateReport { predicted: None, measured }),
+        report: Box::new(MigrateReport { predicted: None, measured, fallback: None }),
         by: Speaker { node: vm.owner, epoch },
     }
 }

@@ -11,6 +11,7 @@ use api::validate::Subject;
 use api::validate::Unit;
 use api::validate::Verdict;
 use model::NodeId;
+use model::Platform;
 
 use super::HostFacts;
 use super::NodePicture;
@@ -214,6 +215,11 @@ fn vendors(picture: &Picture, found: &mut Vec<FindingView>) {
 
 fn features(picture: &Picture, found: &mut Vec<FindingView>) {
     let hosts = picture.hosts();
+    let said: Vec<(&NodePicture, &Platform)> =
+        hosts.iter().filter_map(|(it, host)| Some((*it, host.platform.as_ref()?))).collect();
+    if said.len() == hosts.len() {
+        return guests(&said, found);
+    }
     let all: BTreeSet<&String> = hosts.iter().flat_map(|(_, host)| &host.cpu.features).collect();
     let common: Vec<&&String> = all
         .iter()
@@ -249,6 +255,42 @@ fn features(picture: &Picture, found: &mut Vec<FindingView>) {
             finding(Check::Cpu, Verdict::Pass, Subject::Cluster, text)
                 .measured(all.len() as u64, Unit::Count),
         );
+    }
+}
+
+/// What machines get, where every host has said what it can give them.
+fn guests(said: &[(&NodePicture, &Platform)], found: &mut Vec<FindingView>) {
+    let mut same = true;
+    for (it, platform) in said {
+        let mut others = said
+            .iter()
+            .filter(|(other, kin)| other.id != it.id && kin.is_kin(platform))
+            .map(|(_, kin)| &kin.cpu_features);
+        let Some(first) = others.next() else { continue };
+        let mut common = first.clone();
+        others.for_each(|more| common.retain(|one| more.contains(one)));
+        let lowered: Vec<&str> =
+            common.difference(&platform.cpu_features).map(String::as_str).collect();
+        if lowered.is_empty() {
+            continue;
+        }
+        same = false;
+        let count = lowered.len() as u64;
+        let text = format!(
+            "because of it, machines get {count} features less when they are switched on: {}",
+            some_of(lowered, FEATURES_SHOWN)
+        );
+        let advice = "machines that run keep what they have, and can go there only when they were \
+                      off and on; see: muster cluster cpu";
+        found.push(
+            finding(Check::Cpu, Verdict::Warn, node(it), text)
+                .advice(advice)
+                .measured(count, Unit::Count),
+        );
+    }
+    if same {
+        let text = "no host lowers what machines get of their processors".to_owned();
+        found.push(finding(Check::Cpu, Verdict::Pass, Subject::Cluster, text));
     }
 }
 

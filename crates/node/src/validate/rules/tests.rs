@@ -283,6 +283,27 @@ fn processors() {
 }
 
 #[test]
+fn a_host_that_lowers_what_machines_get_is_told_before_it_joins() {
+    let platform = |features: &[&str]| model::Platform {
+        engine: "QEMU 10.0.2".to_owned(),
+        accelerator: Accelerator::Kvm,
+        cpu_base: "Nehalem-v1".to_owned(),
+        cpu_features: features.iter().map(|one| (*one).to_owned()).collect(),
+        machine_virtio: "pc-q35-10.0".to_owned(),
+        machine_legacy: "pc-i440fx-10.0".to_owned(),
+    };
+    let mut joins = picture(3);
+    for n in [1, 2] {
+        joins.host(n).platform = Some(platform(&["aes", "avx", "avx2"]));
+    }
+    joins.host(3).platform = Some(platform(&["aes", "sha-ni"]));
+    is(&joins, Check::Cpu, Verdict::Warn, "n3", "2 features less when they are switched on: avx");
+    assert_eq!(of(&joins, Check::Cpu, Verdict::Warn).len(), 1, "the others have more, not less");
+    joins.host(3).platform = Some(platform(&["aes", "avx", "avx2", "sha-ni"]));
+    assert!(of(&joins, Check::Cpu, Verdict::Warn).is_empty());
+}
+
+#[test]
 fn versions_that_differ_are_shown_as_a_matrix() {
     let mut picture = picture(3);
     picture.host(3).qemu = Some("QEMU 9.2".to_owned());

@@ -12,7 +12,7 @@ use model::OpId;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a driver hands over.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct HandoverNote {
     /// The migration.
     pub op: OpId,

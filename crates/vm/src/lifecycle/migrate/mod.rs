@@ -70,11 +70,14 @@ pub struct Offer {
 }
 
 /// What the target says when its machine waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ready {
     /// What the way to it carries, in bytes per second, where that was measured.
     #[serde(default)]
     pub bandwidth: Option<Bytes>,
+    /// That it is not the way that it should be, in words.
+    #[serde(default)]
+    pub fallback: Option<String>,
 }
 
 /// A connection to another node: bytes both ways, as they are.

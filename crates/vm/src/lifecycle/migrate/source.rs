@@ -77,7 +77,7 @@ impl Driver {
         self.end_old_migration(task, &machine).await?;
         self.progress(task, "preparing", 0, 0);
         let asked = Instant::now();
-        let forecast = self.prepare(record, task, to, policy, &machine).await?;
+        let (forecast, fallback) = self.prepare(record, task, to, policy, &machine).await?;
         self.publisher.phase(Phase::Migrating);
         let begun = Instant::now();
         let mut ladder = Ladder::new(policy);
@@ -96,7 +96,8 @@ impl Driver {
             bytes: seen.sent,
             ..MigrateResult::default()
         };
-        let report = MigrateReport { predicted: Some(forecast), measured: Some(measured) };
+        let report =
+            MigrateReport { predicted: Some(forecast), measured: Some(measured), fallback };
         let (op, generation) = (task.op.id, record.generation);
         self.hand_over(HandoverNote { op, generation, report }).await?;
         tracing::info!(
@@ -142,7 +143,7 @@ impl Driver {
         to: NodeId,
         policy: MigratePolicy,
         machine: &Arc<dyn Machine>,
-    ) -> Step<MigrateForecast> {
+    ) -> Step<(MigrateForecast, Option<String>)> {
         let memory = machine.memory_state().await?;
         let offer = Offer {
             op: task.op.id,
@@ -166,7 +167,7 @@ impl Driver {
             // A guest of which nothing is known is taken for an idle one; the ladder sees more.
             dirty_rate: dirty_rate.unwrap_or(Bytes::ZERO),
         };
-        Ok(forecast::forecast(known, policy))
+        Ok((forecast::forecast(known, policy), ready.fallback))
     }
 
     /// Sends until the target has everything. Gives what was seen last, and when the guest stopped.
@@ -241,7 +242,7 @@ impl Driver {
         let begun = Instant::now();
         let mut handovers = Handovers::default();
         loop {
-            let answer = self.host.ledger.hand_over(note).await;
+            let answer = self.host.ledger.hand_over(note.clone()).await;
             match handovers.answered(answer, begun.elapsed()) {
                 AfterHandover::Leave => return Ok(()),
                 AfterHandover::Stand(why) => return Err(handover_failed(&why)),

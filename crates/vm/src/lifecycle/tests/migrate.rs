@@ -103,7 +103,7 @@ impl Mover for Direct {
                 abandon_arrival(&host, Some(&record), VM, op).await;
             }
         });
-        Ok(Ready { bandwidth: None })
+        Ok(Ready::default())
     }
 
     async fn connect(&self, to: NodeId, op: OpId) -> Result<Box<dyn Wire>, String> {
