@@ -31,6 +31,7 @@ use crate::apply::image_subject;
 use crate::apply::migrate;
 use crate::apply::nics;
 use crate::apply::set;
+use crate::apply::storage;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 use crate::apply::volume;
@@ -119,6 +120,9 @@ fn begin_on_vm(state: &mut ClusterState, op: OpId, request: &OpRequest) -> Resul
         // The right to run is given here, once, and every process carries the number.
         vm.generation = vm.generation.next();
     }
+    if let OpRequest::VmMoveStorage { to, .. } = request {
+        storage::begun(vm, *to);
+    }
     vm.ops.push(op);
     Ok(vm.name.clone())
 }
@@ -190,6 +194,7 @@ fn admit_change(state: &ClusterState, vm: &VmRecord, request: &OpRequest) -> Res
             policy.validate().map_err(Refused::Invalid)?;
             migrate::admit(state, vm, *to)
         }
+        OpRequest::VmMoveStorage { to, .. } => storage::admit(state, vm, *to),
         OpRequest::DiskAdd { disk, .. } => {
             not_legacy_running(vm, "take another disk")?;
             admit_disk(state, disk)?;
@@ -307,6 +312,7 @@ fn create(
         answered: None,
         moving: None,
         arrival: None,
+        copies: Vec::new(),
         created: created_at(cx),
         deleted: None,
     };

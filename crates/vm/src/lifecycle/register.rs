@@ -240,6 +240,7 @@ mod tests {
             answered: None,
             moving: None,
             arrival: None,
+            copies: Vec::new(),
             created: UnixMillis::new(1),
             deleted: None,
         }

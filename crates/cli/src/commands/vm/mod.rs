@@ -9,6 +9,7 @@ mod guest;
 mod ha;
 mod list;
 mod migrate;
+mod move_storage;
 mod moving;
 mod nic;
 mod off;
@@ -47,6 +48,7 @@ noun! {
     Set(set),
     Migrate(migrate),
     Move(moving),
+    MoveStorage(move_storage),
     Delete(delete),
     Undelete(undelete),
     Register(register),

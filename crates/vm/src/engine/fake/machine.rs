@@ -27,6 +27,8 @@ use super::Fault;
 use super::lock;
 use super::migrate;
 use super::migrate::Migration;
+use super::mirror;
+use super::mirror::Mirror;
 use crate::engine::BalloonPlan;
 use crate::engine::BalloonStats;
 use crate::engine::CpuLimits;
@@ -35,6 +37,8 @@ use crate::engine::DiskBus;
 use crate::engine::DiskPlan;
 use crate::engine::EngineError;
 use crate::engine::ExitInfo;
+use crate::engine::FirmwarePlan;
+use crate::engine::ImageSlot;
 use crate::engine::Inventory;
 use crate::engine::LaunchPlan;
 use crate::engine::Layout;
@@ -44,6 +48,8 @@ use crate::engine::MemoryState;
 use crate::engine::MigratePhase;
 use crate::engine::MigrateProgress;
 use crate::engine::MigrateTuning;
+use crate::engine::MirrorPlan;
+use crate::engine::MirrorProgress;
 use crate::engine::NicPlan;
 use crate::engine::Origin;
 use crate::engine::Outgoing;
@@ -97,6 +103,8 @@ pub(super) struct FakeVm {
     layout: Layout,
     ports: Ports,
     disks: BTreeMap<DiskId, FakeDisk>,
+    firmware: Option<PathBuf>,
+    pub(super) mirrors: BTreeMap<ImageSlot, Mirror>,
     nics: BTreeMap<NicId, FakeNic>,
     vcpus: VcpuState,
     cpu_limits: CpuLimits,
@@ -136,8 +144,8 @@ impl FakeVm {
         plan: LaunchPlan,
         saved: Option<SavedDoc>,
     ) -> Result<Self, EngineError> {
-        let LaunchPlan { profile, disks, nics, layout, memory, cpus, balloon, isolation, .. } =
-            plan;
+        let LaunchPlan { profile, firmware, disks, nics, layout, memory, cpus, balloon, .. } = plan;
+        let cpu_limits = plan.isolation.cpu();
         let incoming = run.arrival.is_some();
         let ports = Ports::place(&layout, profile, &disks, &nics, saved.is_some() || incoming)?;
         let block = match profile {
@@ -157,9 +165,14 @@ impl FakeVm {
             layout: ports.layout((memory.size, memory.max), (plugged, cpus.max)),
             ports,
             disks: BTreeMap::new(),
+            firmware: match firmware {
+                FirmwarePlan::Uefi { vars } => Some(vars),
+                FirmwarePlan::Bios => None,
+            },
+            mirrors: BTreeMap::new(),
             nics: BTreeMap::new(),
             vcpus: VcpuState { plugged, max: cpus.max },
-            cpu_limits: isolation.cpu(),
+            cpu_limits,
             memory: MemoryState {
                 boot: memory.size,
                 requested: present,
@@ -201,6 +214,7 @@ impl FakeVm {
             self.emit(MachineEvent::Exited(info.clone()));
             self.exit = Some(info);
             self.disks.clear();
+            self.mirrors.clear();
             self.nics.clear();
             self.viewers.clear();
         }
@@ -231,6 +245,25 @@ impl FakeVm {
         }
         let writable = self.disks.values().filter(|disk| !disk.read_only);
         writable.filter_map(|disk| disk.image.clone()).collect()
+    }
+
+    /// The top file of something.
+    pub(super) fn image(&self, slot: ImageSlot) -> Option<PathBuf> {
+        match slot {
+            ImageSlot::Disk(disk) => self.disks.get(&disk)?.image.clone(),
+            ImageSlot::Firmware => self.firmware.clone(),
+        }
+    }
+
+    pub(super) fn set_image(&mut self, slot: ImageSlot, path: PathBuf) {
+        match slot {
+            ImageSlot::Disk(disk) => {
+                if let Some(disk) = self.disks.get_mut(&disk) {
+                    disk.image = Some(path);
+                }
+            }
+            ImageSlot::Firmware => self.firmware = Some(path),
+        }
     }
 
     pub(super) fn present(&self) -> Bytes {
@@ -557,6 +590,30 @@ impl Machine for FakeMachine {
             true => Ok(()),
             false => Err(EngineError::NotPlugged(format!("disk {disk}"))),
         })
+    }
+
+    async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError> {
+        self.with("blockdev-mirror", |vm| mirror::begin(vm, &plan))
+    }
+
+    async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError> {
+        self.with("query-block-jobs", |vm| Ok(mirror::progress(&self.host, vm)))
+    }
+
+    async fn mirror_tighten(&self) -> Result<(), EngineError> {
+        self.with("block-job-change", |vm| Ok(mirror::tighten(vm)))
+    }
+
+    async fn mirror_hold(&self) -> Result<(), EngineError> {
+        self.with("job-complete", |vm| Ok(mirror::hold(vm)))
+    }
+
+    async fn mirror_pivot(&self) -> Result<(), EngineError> {
+        self.with("job-finalize", |vm| mirror::pivot(&self.host, vm))
+    }
+
+    async fn mirror_cancel(&self) -> Result<(), EngineError> {
+        self.with("job-cancel", |vm| Ok(mirror::cancel(vm)))
     }
 
     async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError> {

@@ -9,6 +9,7 @@
 
 mod machine;
 mod migrate;
+mod mirror;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -83,6 +84,12 @@ pub enum Fault {
     MigrateStalls,
     /// A machine that waits for a migration does not take it.
     IncomingFails,
+    /// A copy of a disk never gets on.
+    MirrorStalls,
+    /// A copy of a disk fails with these words.
+    MirrorFails(String),
+    /// Copies that are held cannot be made the machine's.
+    PivotFails,
     /// Attaching fails with these words.
     PlugFails(String),
     /// The guest agent does not answer.

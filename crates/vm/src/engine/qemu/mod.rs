@@ -20,6 +20,7 @@ mod jit;
 mod launch;
 mod machine;
 mod migrate;
+mod mirror;
 mod process;
 mod qmp;
 mod record;
@@ -355,6 +356,7 @@ async fn prune(shared: &Shared) -> Result<(), EngineError> {
             layout.nics.keys().filter(gone_nic).copied().collect(),
         )
     };
+    mirror::prune(shared).await?;
     for disk in disks {
         shared.drop_disk(disk).await;
     }

@@ -1,0 +1,180 @@
+//! Copies of plain files. Holes stay holes, and nothing counts before it is durable.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+
+use model::Generation;
+use nix::unistd::Whence;
+
+use crate::lifecycle::VmFiles;
+
+/// What is read at once: 1 MiB, so that a copy can be stopped soon.
+const CHUNK: usize = 1 << 20;
+
+/// How far a copy is, and whether it shall stop.
+#[derive(Debug, Default)]
+pub(super) struct Copying {
+    pub(super) done: AtomicU64,
+    pub(super) stop: AtomicBool,
+}
+
+/// Room that the files of a directory take on the disk.
+pub(super) fn allocated(dir: &Path) -> io::Result<u64> {
+    let mut sum = 0;
+    for path in plain_files(dir)? {
+        sum += crate::image::allocated_bytes(&path)?;
+    }
+    Ok(sum)
+}
+
+/// All plain files of a VM's directory.
+fn plain_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for place in [dir.to_owned(), dir.join("disks")] {
+        let entries = match fs::read_dir(&place) {
+            Ok(entries) => entries,
+            // One without disks on this host has no directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            if entry.file_type()?.is_file() {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a file of a VM's directory means nothing after a move: half-written ones, and those that
+/// are made anew.
+fn stays_behind(name: &str) -> bool {
+    let over = [".new", ".removed", ".part", ".used"].iter().any(|end| name.ends_with(end));
+    // The newest run is written by a claim, which looks first.
+    over || name == "run"
+}
+
+/// Copies all files of a VM that are not in `live`, and makes them durable. On a volume the newest run
+/// is written, too.
+pub(super) fn copy_rest(
+    from: &VmFiles,
+    to: &VmFiles,
+    live: &BTreeSet<PathBuf>,
+    run: Option<Generation>,
+    copying: &Copying,
+) -> io::Result<()> {
+    to.make()?;
+    for path in plain_files(from.dir())? {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
+        if live.contains(&path) || name.is_none_or(|name| stays_behind(&name)) {
+            continue;
+        }
+        let below = path.strip_prefix(from.dir()).map_err(io::Error::other)?;
+        copy(&path, &to.dir().join(below), copying)?;
+    }
+    if let Some(run) = run
+        && let Some(newer) = to.claim(run)?
+    {
+        return Err(io::Error::other(format!("run {newer} has used it, and this is run {run}")));
+    }
+    sync_all(to.dir())
+}
+
+/// Copies one file; holes stay holes.
+fn copy(from: &Path, to: &Path, copying: &Copying) -> io::Result<()> {
+    let source = File::open(from)?;
+    let size = source.metadata()?.len();
+    let target = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+    target.set_len(size)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut at = 0;
+    while let Some((begin, end)) = data_from(&source, at, size)? {
+        at = begin;
+        while at < end {
+            if copying.stop.load(Ordering::Relaxed) {
+                return Err(io::Error::from(io::ErrorKind::Interrupted));
+            }
+            let want = usize::try_from(end - at).map_or(CHUNK, |left| left.min(CHUNK));
+            source.read_exact_at(&mut buffer[..want], at)?;
+            target.write_all_at(&buffer[..want], at)?;
+            at += want as u64;
+            copying.done.fetch_add(want as u64, Ordering::Relaxed);
+        }
+    }
+    target.sync_all()
+}
+
+/// The next stretch of data of a file.
+fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+    if at >= size {
+        return Ok(None);
+    }
+    let seek = |from: u64, what| {
+        let from = i64::try_from(from).map_err(io::Error::other)?;
+        match nix::unistd::lseek(file, from, what) {
+            Ok(found) => Ok(u64::try_from(found).ok()),
+            // Nothing but a hole is left.
+            Err(nix::errno::Errno::ENXIO) => Ok(None),
+            Err(error) => Err(io::Error::from(error)),
+        }
+    };
+    let Some(begin) = seek(at, Whence::SeekData)? else { return Ok(None) };
+    let end = seek(begin, Whence::SeekHole)?.unwrap_or(size).min(size);
+    Ok((begin < end).then_some((begin, end)))
+}
+
+/// A blank file as large as another one.
+pub(super) fn make_raw_like(from: &Path, to: &Path) -> io::Result<()> {
+    let size = fs::metadata(from)?.len();
+    let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(to)?;
+    made.set_len(size)?;
+    made.sync_all()
+}
+
+/// Makes every file of a VM's directory durable, and their names.
+pub(super) fn sync_all(dir: &Path) -> io::Result<()> {
+    for path in plain_files(dir)? {
+        File::open(path)?.sync_all()?;
+    }
+    for place in [dir.join("disks"), dir.to_owned()] {
+        File::open(place)?.sync_all()?;
+    }
+    // The VM's own name.
+    dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_same_bytes_and_the_same_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let file = File::create(&from).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(&[7; 5000], 3 << 20).unwrap();
+        file.write_all_at(&[9; 100], (64 << 20) - 100).unwrap();
+        file.sync_all().unwrap();
+        let copying = Copying::default();
+        copy(&from, &to, &copying).unwrap();
+        assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
+        assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20, "thin stays thin");
+        copying.stop.store(true, Ordering::Relaxed);
+        assert!(copy(&from, &to, &copying).is_err());
+    }
+}
