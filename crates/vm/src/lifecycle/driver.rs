@@ -462,6 +462,8 @@ impl Driver {
                 })
             };
             let _ = tokio::time::timeout(RETRY_AFTER, self.wanted.wait_for(knows)).await;
+            // Its volume may be away: that is not to be asked for without a pause.
+            tokio::time::sleep(REPORT_AGAIN_AFTER).await;
             return false;
         }
         self.after(record, op, &outcome).await;
@@ -682,7 +684,7 @@ impl Driver {
         self.files.tidy(record, &in_use);
         self.untidy = !self.remove_copies(record).await;
         if self.untidy {
-            self.retry_at = Some(Instant::now() + COPIES_AGAIN);
+            self.retry_at.get_or_insert(Instant::now() + COPIES_AGAIN);
         }
     }
 

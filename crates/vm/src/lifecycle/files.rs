@@ -55,6 +55,24 @@ impl VmFiles {
         Self { dir: vms_dir.join(vm.to_string()) }
     }
 
+    /// The files of a VM that a run of it brings to a place. They are its own once they have its
+    /// name: a node that was fenced, and does not know it, works under another run's name.
+    pub(crate) fn staged(vms_dir: &Path, vm: VmId, run: Generation) -> Self {
+        Self { dir: vms_dir.join(format!("{vm}.part-{run}")) }
+    }
+
+    /// Gives staged files the VM's name, durably. Done already is fine; a directory that has the name
+    /// is never replaced.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(crate) fn publish(&self, own: &Self) -> io::Result<()> {
+        if self.dir.exists() || !own.dir.exists() {
+            fs::rename(&self.dir, &own.dir)?;
+        }
+        own.dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+    }
+
     /// The directory itself.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -286,13 +304,7 @@ impl VmFiles {
     /// What the system said, or that the file is damaged; the run must not begin then.
     pub fn claim(&self, run: Generation) -> io::Result<Option<Generation>> {
         let path = self.dir.join("run");
-        let there = match fs::read_to_string(&path) {
-            Ok(text) => {
-                text.trim().parse::<u64>().map(Generation::new).map_err(io::Error::other)?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Generation::default(),
-            Err(error) => return Err(error),
-        };
+        let there = newest_run(&self.dir)?;
         if there > run {
             return Ok(Some(there));
         }
@@ -357,6 +369,18 @@ impl VmFiles {
     /// Whether a saved memory of that run is there as a whole, which says that it was not used.
     pub(crate) fn has_memory(&self, run: Generation) -> bool {
         self.memory(run).is_file() && self.read_memory_layout(run).is_ok()
+    }
+}
+
+/// The newest run that has claimed a VM's directory; 0 if none has.
+///
+/// # Errors
+/// What the system said, or that the file is damaged.
+pub(crate) fn newest_run(dir: &Path) -> io::Result<Generation> {
+    match fs::read_to_string(dir.join("run")) {
+        Ok(text) => text.trim().parse().map(Generation::new).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Generation::default()),
+        Err(error) => Err(error),
     }
 }
 

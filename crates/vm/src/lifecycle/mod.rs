@@ -90,6 +90,7 @@ pub use status::Phase;
 pub use status::RunStatus;
 pub use status::Status;
 pub use storage::in_place;
+pub use storage::remove_copy;
 pub use storage::room_for_move;
 
 /// What the state wants of a VM: its record and the operation under way.

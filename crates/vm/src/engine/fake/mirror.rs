@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -22,6 +23,9 @@ use crate::engine::MirrorPlan;
 use crate::engine::MirrorProgress;
 use crate::engine::RunState;
 
+/// What is copied at once.
+const BLOCK: usize = 4096;
+
 /// Looks until all of a disk is copied.
 const LOOKS: u64 = 3;
 
@@ -29,6 +33,8 @@ const LOOKS: u64 = 3;
 #[derive(Debug)]
 pub(super) struct Mirror {
     target: PathBuf,
+    /// Held open, as by a process: whoever renames it changes nothing.
+    file: File,
     phase: MirrorPhase,
     looks: u64,
     tight: bool,
@@ -46,14 +52,14 @@ pub(super) fn begin(vm: &mut FakeVm, plan: &MirrorPlan) -> Result<(), EngineErro
     if vm.image(plan.slot).is_none() {
         return Err(EngineError::NotPlugged(format!("{:?}", plan.slot)));
     }
-    if let Err(error) = std::fs::metadata(&target) {
+    let file = File::options().read(true).write(true).open(&target).map_err(|error| {
         let path = target.display().to_string();
-        return Err(EngineError::Image { path, why: error.to_string() });
-    }
+        EngineError::Image { path, why: error.to_string() }
+    })?;
     if vm.mirrors.contains_key(&plan.slot) {
         return Err(refuse("it is being copied already"));
     }
-    let mirror = Mirror { target, phase: MirrorPhase::Copying, looks: 0, tight: false };
+    let mirror = Mirror { target, file, phase: MirrorPhase::Copying, looks: 0, tight: false };
     vm.mirrors.insert(plan.slot, mirror);
     Ok(())
 }
@@ -81,7 +87,7 @@ pub(super) fn progress(host: &FakeHost, vm: &mut FakeVm) -> BTreeMap<ImageSlot, 
         }
         if mirror.tight && mirror.looks == LOOKS {
             // From here on each write goes to both.
-            mirror.phase = match copy(&sources[slot], &mirror.target) {
+            mirror.phase = match copy(&sources[slot], &mirror.file) {
                 Ok(()) => MirrorPhase::InStep,
                 Err(error) => MirrorPhase::Failed(error.to_string()),
             };
@@ -99,9 +105,14 @@ pub(super) fn progress(host: &FakeHost, vm: &mut FakeVm) -> BTreeMap<ImageSlot, 
     told.collect()
 }
 
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    let bytes = std::fs::read(from)?;
-    File::options().write(true).open(to)?.write_all_at(&bytes, 0)
+fn copy(from: &Path, to: &File) -> io::Result<()> {
+    for (at, block) in (0..).zip(std::fs::read(from)?.chunks(BLOCK)) {
+        // Thin stays thin.
+        if block.iter().any(|byte| *byte != 0) {
+            to.write_all_at(block, at * BLOCK as u64)?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes writes wait for both files, and asks those that are in step to hold.
@@ -129,7 +140,8 @@ pub(super) fn pivot(host: &FakeHost, vm: &mut FakeVm) -> Result<(), EngineError>
         return Err(refuse("it does not let go"));
     }
     for (slot, mirror) in std::mem::take(&mut vm.mirrors) {
-        vm.set_image(slot, mirror.target);
+        let opened = format!("/proc/self/fd/{}", mirror.file.as_raw_fd());
+        vm.set_image(slot, std::fs::read_link(opened).unwrap_or(mirror.target));
     }
     Ok(())
 }
@@ -149,13 +161,15 @@ impl FakeHost {
         if fake.exit.is_some() || fake.state != RunState::Running || held {
             return false;
         }
-        let both = fake.mirrors.values().filter(|mirror| mirror.phase == MirrorPhase::InStep);
-        let mut files: Vec<PathBuf> = both.map(|mirror| mirror.target.clone()).collect();
-        files.extend(fake.writers());
-        let write = |path: &PathBuf| {
-            File::options().write(true).open(path)?.write_all_at(&number.to_be_bytes(), 0)
-        };
-        files.iter().all(|path| write(path).is_ok())
+        let both = fake.mirrors.iter().filter(|(_, it)| it.phase == MirrorPhase::InStep);
+        let number = number.to_be_bytes();
+        let write =
+            |path: &PathBuf| File::options().write(true).open(path)?.write_all_at(&number, 0);
+        let mut all = true;
+        for mirror in both.filter(|(slot, _)| **slot != ImageSlot::Firmware) {
+            all &= mirror.1.file.write_all_at(&number, 0).is_ok();
+        }
+        fake.writers().iter().all(|path| write(path).is_ok()) && all
     }
 
     /// What the guest reads at the beginning of its first disk, if it can read now.

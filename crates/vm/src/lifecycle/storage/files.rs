@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use model::Generation;
+use model::VmId;
 use nix::unistd::Whence;
 
 use crate::lifecycle::VmFiles;
@@ -66,16 +67,13 @@ fn stays_behind(name: &str) -> bool {
     over || name == "run"
 }
 
-/// Copies all files of a VM that are not in `live`, and makes them durable. On a volume the newest run
-/// is written, too.
+/// Copies all files of a VM that are not in `live`, and makes them durable.
 pub(super) fn copy_rest(
     from: &VmFiles,
     to: &VmFiles,
     live: &BTreeSet<PathBuf>,
-    run: Option<Generation>,
     copying: &Copying,
 ) -> io::Result<()> {
-    to.make()?;
     for path in plain_files(from.dir())? {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         if live.contains(&path) || name.is_none_or(|name| stays_behind(&name)) {
@@ -84,12 +82,68 @@ pub(super) fn copy_rest(
         let below = path.strip_prefix(from.dir()).map_err(io::Error::other)?;
         copy(&path, &to.dir().join(below), copying)?;
     }
-    if let Some(run) = run
-        && let Some(newer) = to.claim(run)?
-    {
-        return Err(io::Error::other(format!("run {newer} has used it, and this is run {run}")));
-    }
     sync_all(to.dir())
+}
+
+/// Makes an empty directory for a VM that comes, claimed by its run where other nodes see it, in the
+/// place of whatever an earlier attempt has left.
+pub(super) fn make_room(
+    vms_dir: &Path,
+    vm: VmId,
+    run: Generation,
+    on_volume: bool,
+) -> io::Result<VmFiles> {
+    remove_copy(vms_dir, vm, run)?;
+    let staged = VmFiles::staged(vms_dir, vm, run);
+    staged.make()?;
+    if on_volume {
+        staged.claim(run)?;
+    }
+    Ok(staged)
+}
+
+/// Removes what lies of a VM in a place that is not its own, as run `run` of it knows. What a newer run
+/// has claimed there is left alone: then it is this node that knows an old state.
+///
+/// # Errors
+/// What the system said; or that a newer run uses it.
+pub fn remove_copy(vms_dir: &Path, vm: VmId, run: Generation) -> io::Result<()> {
+    let entries = match fs::read_dir(vms_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let prefix = format!("{vm}.");
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let of = name.strip_prefix(&prefix).and_then(|rest| rest.split_once('-'));
+        if of.and_then(|(_, of)| of.parse().ok()).is_some_and(|of| Generation::new(of) <= run) {
+            remove_claimed(&entry.path(), run)?;
+        }
+    }
+    let (own, aside) = (vms_dir.join(vm.to_string()), vms_dir.join(format!("{prefix}old-{run}")));
+    // First out of its name, then looked at: nobody can put another one there in between.
+    match fs::rename(&own, &aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    }
+    if let Err(error) = remove_claimed(&aside, run) {
+        if fs::rename(&aside, &own).is_err() {
+            tracing::error!(path = %aside.display(), "a directory could not be put back");
+        }
+        return Err(error);
+    }
+    File::open(vms_dir)?.sync_all()
+}
+
+/// Removes a directory that no newer run has claimed.
+fn remove_claimed(dir: &Path, run: Generation) -> io::Result<()> {
+    let newest = crate::lifecycle::files::newest_run(dir)?;
+    if newest > run {
+        return Err(io::Error::other(format!("run {newest} uses it, and this is run {run}")));
+    }
+    fs::remove_dir_all(dir)
 }
 
 /// Copies one file; holes stay holes.
@@ -160,6 +214,33 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
+
+    #[test]
+    fn what_a_newer_run_has_claimed_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (vms, vm) = (dir.path(), VmId::new(uuid::Uuid::from_u128(7)));
+        let run = Generation::new;
+        remove_copy(&vms.join("nowhere"), vm, run(3)).unwrap();
+        let staged = make_room(vms, vm, run(3), true).unwrap();
+        let newer = make_room(vms, vm, run(4), true).unwrap();
+        assert!(!staged.dir().exists(), "of an earlier run");
+        assert!(newer.dir().exists());
+        let own = VmFiles::new(vms, vm);
+        newer.publish(&own).unwrap();
+        newer.publish(&own).unwrap();
+        // The old owner wakes up, and knows nothing of the new one.
+        assert!(remove_copy(vms, vm, run(3)).is_err());
+        assert!(make_room(vms, vm, run(3), true).is_err());
+        assert!(own.dir().join("run").exists(), "it is where it was");
+        let late = VmFiles::staged(vms, vm, run(3));
+        late.make().unwrap();
+        assert!(late.publish(&own).is_err(), "it is not replaced");
+        let other = VmId::new(uuid::Uuid::from_u128(8));
+        VmFiles::new(vms, other).make().unwrap();
+        remove_copy(vms, vm, run(5)).unwrap();
+        let left: Vec<_> = fs::read_dir(vms).unwrap().map(|it| it.unwrap().file_name()).collect();
+        assert_eq!(left, [other.to_string().as_str()], "another VM's files are its own");
+    }
 
     #[test]
     fn a_copy_has_the_same_bytes_and_the_same_holes() {

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use model::Bytes;
-use model::Generation;
 use model::VmRecord;
 
+use super::Target;
 use super::files;
 use super::in_place;
 use super::no_room;
+use super::room_for_move;
 use crate::engine::MirrorPhase;
-use crate::image::room_for;
-use crate::lifecycle::VmFiles;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
 use crate::lifecycle::ops::Stop;
@@ -27,52 +25,54 @@ use crate::lifecycle::ops::file;
 const SHOW_EVERY: Duration = Duration::from_millis(500);
 
 impl Driver {
+    /// Makes the directory that a VM comes to, after a look at the room there.
+    pub(super) async fn make_room(&self, record: &VmRecord, target: &Target) -> Step<()> {
+        let needed = room_for_move(&self.files, &target.vms_dir).map_err(|why| no_room(&why))?;
+        tracing::info!(vm = %record.name, %needed, to = %target.vms_dir.display(), "storage moves");
+        let (vms_dir, on_volume) = (target.vms_dir.clone(), target.on_volume);
+        let (vm, run) = (self.vm, record.generation);
+        // Not to be left half-way: what it makes is removed by others then.
+        let made =
+            tokio::task::spawn_blocking(move || files::make_room(&vms_dir, vm, run, on_volume));
+        let made = made.await.map_err(std::io::Error::other).flatten();
+        made.map(drop).map_err(file("the new directory cannot be made"))
+    }
+
     /// Copies the directory of a VM that has no process.
     pub(super) async fn copy_still(
         &mut self,
         record: &VmRecord,
         task: &Task<'_>,
-        target: &VmFiles,
-        on_volume: bool,
+        target: &Target,
     ) -> Step<()> {
-        let cannot = "the new directory cannot be made";
-        let needed = files::allocated(self.files.dir()).map_err(file(cannot))?;
-        let to = target.clone();
-        // Of an attempt that did not come to its end.
-        let removed = tokio::task::spawn_blocking(move || to.remove()).await;
-        removed.map_err(std::io::Error::other).flatten().map_err(file(cannot))?;
-        target.make().map_err(file(cannot))?;
-        room_for(target.dir(), Bytes::new(needed)).map_err(|error| no_room(&error))?;
+        self.make_room(record, target).await?;
+        let needed = files::allocated(self.files.dir()).unwrap_or_default();
         // It is made anew at each start.
         let live = BTreeSet::from([self.files.seed()]);
-        self.copy_files(record, task, target, (live, needed), on_volume).await
+        self.copy_files(task, target, live, needed).await?;
+        self.publish(target).await
     }
 
-    /// Copies what the engine does not.
-    pub(super) async fn copy_small_files(
+    /// Gives the whole and durable copy the VM's name.
+    pub(super) async fn publish(&self, target: &Target) -> Step<()> {
+        let (staged, own) = (target.staged.clone(), target.own.clone());
+        let named = tokio::task::spawn_blocking(move || staged.publish(&own)).await;
+        let named = named.map_err(std::io::Error::other).flatten();
+        named.map_err(file("the new directory cannot be given its name"))
+    }
+
+    /// Copies what is not in `live`.
+    pub(super) async fn copy_files(
         &mut self,
-        record: &VmRecord,
         task: &Task<'_>,
-        target: &VmFiles,
+        target: &Target,
         live: BTreeSet<PathBuf>,
-        on_volume: bool,
-    ) -> Step<()> {
-        self.copy_files(record, task, target, (live, 0), on_volume).await
-    }
-
-    async fn copy_files(
-        &mut self,
-        record: &VmRecord,
-        task: &Task<'_>,
-        target: &VmFiles,
-        (live, total): (BTreeSet<PathBuf>, u64),
-        on_volume: bool,
+        total: u64,
     ) -> Step<()> {
         let copying = Arc::new(files::Copying::default());
-        let run: Option<Generation> = on_volume.then_some(record.generation);
-        let (from, to, shared) = (self.files.clone(), target.clone(), copying.clone());
+        let (from, to, shared) = (self.files.clone(), target.staged.clone(), copying.clone());
         let mut copy =
-            tokio::task::spawn_blocking(move || files::copy_rest(&from, &to, &live, run, &shared));
+            tokio::task::spawn_blocking(move || files::copy_rest(&from, &to, &live, &shared));
         let stop = loop {
             self.progress(task, "copying files", copying.done.load(Ordering::Relaxed), total);
             tokio::select! {
@@ -102,7 +102,8 @@ impl Driver {
         };
         // One that was decided about ends by its pivot; any other was given up.
         let decided = mirrors.values().all(|mirror| {
-            let ours = mirror.target.as_ref().is_some_and(|to| to.starts_with(self.files.dir()));
+            let place = self.files.dir().parent().unwrap_or(self.files.dir());
+            let ours = mirror.target.as_ref().is_some_and(|to| to.starts_with(place));
             mirror.phase == MirrorPhase::Held && ours
         });
         if decided {
@@ -124,14 +125,15 @@ impl Driver {
         for place in &record.copies {
             // Of another node's disks, that node does it.
             let Some(there) = in_place(record, *place) else { continue };
-            let old = VmFiles::new(&(self.host.vms_dir)(&there), self.vm);
             assert_ne!(*place, record.place(), "the place that counts is no copy");
-            let ours = VmFiles::new(&(self.host.vms_dir)(record), self.vm);
-            if old.dir() == ours.dir() || self.volume_ready(&there).is_err() {
+            let there_dir = (self.host.vms_dir)(&there);
+            if there_dir == (self.host.vms_dir)(record) || self.volume_ready(&there).is_err() {
                 all = false;
                 continue;
             }
-            let removed = tokio::task::spawn_blocking(move || old.remove()).await;
+            let (vm, run) = (self.vm, record.generation);
+            let removed =
+                tokio::task::spawn_blocking(move || files::remove_copy(&there_dir, vm, run)).await;
             let gone = match removed.map_err(std::io::Error::other).flatten() {
                 Ok(()) => self.host.ledger.copy_gone(self.vm, *place).await.is_ok(),
                 Err(error) => {

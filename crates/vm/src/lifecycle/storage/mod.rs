@@ -5,6 +5,7 @@
 //!   in step                             each write waits for both
 //!   small files, all flushed
 //!   guest stands, copies held           both are the same and durable (engine::MirrorPhase)
+//!   the copy gets the VM's name
 //!   VmStorageMoved: the one decision    the new place is the VM's
 //!   pivot, guest goes on                the guest writes to the new files
 //!   operation ends, old place removed   (driver's tidying: VmRecord::copies)
@@ -18,6 +19,10 @@
 //! the operation is in the state, which refuses a decision that is still on its way; the same rule as
 //! in a migration ([`crate::lifecycle::migrate`]). Only a driver that knows that no decision was sent
 //! lets it go on earlier.
+//!
+//! Until just before the decision the copy has a name of its run's own, and on a volume that run's
+//! claim: a node that was fenced and wakes up late can neither write into the copy of a newer run,
+//! nor replace it, nor remove it.
 //!
 //! A VM that is off or saved is copied file by file, and decided about in the same way.
 
@@ -64,6 +69,8 @@ use crate::lifecycle::ops::file;
 use crate::lifecycle::ops::race;
 use crate::lifecycle::plan;
 
+pub use files::remove_copy;
+
 /// How often copies are looked at, beside events.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -84,6 +91,18 @@ struct Image {
     chain: Vec<ImageFile>,
     /// What a thin copy is of.
     base: Option<PathBuf>,
+}
+
+/// Where a VM goes.
+struct Target {
+    /// The directory of VMs there.
+    vms_dir: PathBuf,
+    /// The files while they are not the VM's.
+    staged: VmFiles,
+    /// The files once they have the VM's name.
+    own: VmFiles,
+    /// Whether other nodes see them.
+    on_volume: bool,
 }
 
 /// A VM's record as it would be in a place that its owner reaches; none for another node's disks.
@@ -107,8 +126,8 @@ pub fn room_for_move(from: &VmFiles, vms_dir: &std::path::Path) -> Result<Bytes,
 }
 
 impl Driver {
-    /// The files that the VM would have in a place. Nothing is touched.
-    fn files_in(&self, record: &VmRecord, place: VmPlace) -> Step<VmFiles> {
+    /// Where the VM would be in a place. Nothing is touched.
+    fn target(&self, record: &VmRecord, place: VmPlace) -> Step<Target> {
         let Some(there) = in_place(record, place) else {
             return Err(failed(
                 "elsewhere",
@@ -117,7 +136,11 @@ impl Driver {
             ));
         };
         self.volume_ready(&there)?;
-        Ok(VmFiles::new(&(self.host.vms_dir)(&there), self.vm))
+        let vms_dir = (self.host.vms_dir)(&there);
+        let own = VmFiles::new(&vms_dir, self.vm);
+        assert_ne!(own.dir(), self.files.dir(), "a directory is not moved onto itself");
+        let staged = VmFiles::staged(&vms_dir, self.vm, record.generation);
+        Ok(Target { vms_dir, staged, own, on_volume: matches!(place, VmPlace::Volume { .. }) })
     }
 
     pub(crate) async fn move_storage(
@@ -130,13 +153,11 @@ impl Driver {
             // An earlier daemon, or an earlier owner, got as far as the decision.
             return Ok(self.go_on_there(record).await);
         }
-        let target = self.files_in(record, to)?;
-        assert_ne!(target.dir(), self.files.dir(), "a directory is not moved onto itself");
-        let on_volume = matches!(to, VmPlace::Volume { .. });
+        let target = self.target(record, to)?;
         match (&self.run, record.power) {
-            (Some(_), _) => self.move_running(record, task, &target, on_volume).await?,
+            (Some(_), _) => self.move_running(record, task, &target).await?,
             (None, Power::Off | Power::Saved) => {
-                self.copy_still(record, task, &target, on_volume).await?;
+                self.copy_still(record, task, &target).await?;
                 self.decide(record, task).await.map_err(|(stop, _)| stop)?;
             }
             (None, Power::Running | Power::Paused) => {
@@ -147,7 +168,7 @@ impl Driver {
                 ));
             }
         }
-        self.files = target;
+        self.files = target.own;
         Ok(self.go_on_there(record).await)
     }
 
@@ -156,19 +177,21 @@ impl Driver {
         &mut self,
         record: &VmRecord,
         task: &Task<'_>,
-        target: &VmFiles,
-        on_volume: bool,
+        target: &Target,
     ) -> Step<()> {
         let machine = self.machine()?;
         let before = machine.mirrors().await?;
         // An earlier daemon may have sent the decision: nobody but the state can take it back.
         let mut sent = before.values().any(|mirror| mirror.phase == MirrorPhase::Held);
-        let images = self.images(record, target, &machine).await?;
+        let images = self.images(record, &target.staged, &machine).await?;
         if !sent {
-            self.begin_copies(task, &images, target, &machine, !before.is_empty()).await?;
+            if before.is_empty() {
+                self.make_room(record, target).await?;
+            }
+            self.begin_copies(task, &images, &machine).await?;
             self.bring_in_step(task, &machine, images.len()).await?;
             let live = images.iter().map(|image| image.from.clone()).collect();
-            self.copy_small_files(record, task, target, live, on_volume).await?;
+            self.copy_files(task, target, live, 0).await?;
         }
         let held = self.hold(task, &machine, target, images.len()).await;
         let decided = match held {
@@ -239,27 +262,10 @@ impl Driver {
         &mut self,
         task: &Task<'_>,
         images: &[Image],
-        target: &VmFiles,
         machine: &Arc<dyn Machine>,
-        begun: bool,
     ) -> Step<()> {
         self.progress(task, "making disks", 0, 0);
         let under_way = machine.mirrors().await?;
-        if !begun {
-            let (from, to) = (self.files.clone(), target.clone());
-            // Not to be left half-way: what it makes is removed by others then.
-            let cleaned = tokio::task::spawn_blocking(move || {
-                to.remove()?;
-                to.make()?;
-                files::allocated(from.dir())
-            });
-            let needed = cleaned
-                .await
-                .map_err(std::io::Error::other)
-                .flatten()
-                .map_err(file("the new directory cannot be made"))?;
-            room_for(target.dir(), Bytes::new(needed)).map_err(|error| no_room(&error))?;
-        }
         for image in images.iter().filter(|image| !under_way.contains_key(&image.slot)) {
             self.make_blank(task, image).await?;
             machine.mirror(MirrorPlan { slot: image.slot, chain: image.chain.clone() }).await?;
@@ -323,7 +329,7 @@ impl Driver {
         &mut self,
         task: &Task<'_>,
         machine: &Arc<dyn Machine>,
-        target: &VmFiles,
+        target: &Target,
         count: usize,
     ) -> Step<()> {
         self.progress(task, "switching", 0, 0);
@@ -351,14 +357,15 @@ impl Driver {
             })
             .await?;
         }
-        // The engine has flushed what it wrote; this asks the system once more, and for the names.
-        let to = target.clone();
-        let synced = tokio::task::spawn_blocking(move || files::sync_all(to.dir()));
-        let synced = race(&mut self.wanted, task, synced).await?;
-        synced
-            .map_err(std::io::Error::other)
-            .flatten()
-            .map_err(file("the new files cannot be made durable"))
+        // The engine has flushed what it wrote; this asks the system once more.
+        if target.staged.dir().exists() {
+            let to = target.staged.clone();
+            let synced = tokio::task::spawn_blocking(move || files::sync_all(to.dir()));
+            let synced = race(&mut self.wanted, task, synced).await?;
+            let synced = synced.map_err(std::io::Error::other).flatten();
+            synced.map_err(file("the new files cannot be made durable"))?;
+        }
+        self.publish(target).await
     }
 
     /// The one decision. With an error, whether it may still be taken by one that was sent.
@@ -452,10 +459,10 @@ fn check<'a>(phases: impl Iterator<Item = &'a MirrorPhase>, count: usize) -> Ste
     ))
 }
 
-fn no_room(error: &crate::image::ImageError) -> Stop {
+fn no_room(why: &str) -> Stop {
     failed(
         "no_space",
-        format!("there is no room for it: {error}"),
+        format!("there is no room for it: {why}"),
         "free space there, or choose another volume: muster volume list",
     )
 }

@@ -394,8 +394,10 @@ impl World {
         assert_eq!(vm.copies, [], "places with left-over copies");
         let volumes = self.truth.get().volumes.keys().copied().collect::<Vec<_>>();
         for place in volumes.into_iter().map(Some).chain([None]) {
-            let there = self.files_on(place).dir().exists();
-            assert_eq!(there, place == vm.volume, "a directory in {place:?}");
+            let there = listing(&vms_dir(self.dir.path(), place));
+            let wanted = BTreeSet::from([self.files_on(place).dir().to_owned()]);
+            let wanted = if place == vm.volume { wanted } else { BTreeSet::new() };
+            assert_eq!(there, wanted, "directories in {place:?}");
         }
         let files = self.files();
         let disks: BTreeSet<PathBuf> = vm.spec.disks.iter().map(|disk| files.disk(disk)).collect();

@@ -41,6 +41,9 @@ const ON_FIRST: VmPlace = VmPlace::Volume { volume: FIRST };
 const ON_SECOND: VmPlace = VmPlace::Volume { volume: SECOND };
 const LOCAL: VmPlace = VmPlace::Node { node: NODE };
 
+/// How often the guest reads and writes.
+const GUEST_EVERY: Duration = Duration::from_millis(4);
+
 /// More calls than any move makes.
 const CALLS_MAX: usize = 500;
 
@@ -95,11 +98,11 @@ struct Guest {
 
 impl Guest {
     fn start(host: &FakeHost, vm: VmId) -> Self {
-        let acknowledged = Arc::new(Mutex::new(0));
+        let acknowledged = Arc::new(Mutex::new(host.guest_reads(vm).unwrap_or_default()));
         let (host, count) = (host.clone(), acknowledged.clone());
         let task = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(GUEST_EVERY).await;
                 let mut count = lock(&count);
                 if let Some(read) = host.guest_reads(vm) {
                     assert_eq!(read, *count, "an acknowledged write is lost");
@@ -118,7 +121,7 @@ impl Guest {
 
     /// That nothing was lost; ends it.
     async fn unharmed(self, world: &World) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(GUEST_EVERY * 3).await;
         assert!(!self.task.is_finished(), "the guest has found a lost write");
         self.task.abort();
         let _ = self.task.await;
@@ -169,7 +172,10 @@ async fn everywhere<W: Future<Output = World>>(before: impl Fn() -> W, to: VmPla
             let gate = Gate::at(stop_at);
             world.spawn(gate.clone());
             let finished = tokio::select! {
-                call = gate.stopped() => !calls.insert(call) && false,
+                call = gate.stopped() => {
+                    calls.insert(call);
+                    false
+                }
                 () = tokio::time::sleep(Duration::from_secs(5)) => true,
             };
             world.kill().await;
@@ -234,11 +240,11 @@ async fn a_saved_machine_moves_with_its_memory_and_resumes_there() {
 #[tokio::test(start_paused = true)]
 async fn it_can_be_stopped_at_any_moment() {
     let mut ends = BTreeSet::new();
-    for moment in 0..1_000 {
+    for moment in 0..200 {
         let mut world = running().await;
         let guest = Guest::start(&world.fake, VM);
         let op = world.begin(request(ON_SECOND));
-        tokio::time::sleep(Duration::from_millis(moment * 5)).await;
+        tokio::time::sleep(Duration::from_millis(moment * 7)).await;
         let over = !world.op(op).is_running();
         if !over {
             world.cancel(op);
@@ -320,7 +326,8 @@ async fn a_volume_that_is_not_there_is_named() {
 async fn an_old_volume_that_goes_away_is_cleaned_when_it_is_back() {
     let mut world = running().await;
     let op = world.begin(request(ON_SECOND));
-    world.until("it has moved", |world| world.vm().place() == ON_SECOND).await;
+    let coming = super::vms_dir(world.dir.path(), Some(SECOND));
+    world.until("it is being copied", |_| !super::listing(&coming).is_empty()).await;
     lock(&world.seen.missing).insert(FIRST);
     world.done(op).await;
     assert_eq!(world.vm().copies, [ON_FIRST]);
