@@ -5,6 +5,7 @@
 //!     vm.json             copy of the record, so that the VM can be registered again
 //!     layout.json         device addresses of the last run (engine::Layout)
 //!     generation-id       what the guest sees as VM generation id
+//!     coming              the move of storage that it was made for, until it is the VM's
 //!     run                 on a shared volume: the newest run that was given the right to these disks
 //!     uefi-vars.fd        UEFI variables
 //!     seed.iso            cloud-init disc, made anew at each start
@@ -14,6 +15,9 @@
 //!     memory-<generation>.sav   saved memory with its layout: used at most once
 //!     memory-<generation>.layout.json
 //! ```
+//!
+//! A directory that comes to a place is `<vm id>.part-<run>` until it is whole; one that is being removed
+//! is `<vm id>.old-<run>` (see `storage`).
 //!
 //! Files appear whole: written beside their place, made durable, then renamed.
 
@@ -31,6 +35,7 @@ use model::DiskFormat;
 use model::DiskId;
 use model::DiskSpec;
 use model::Generation;
+use model::OpId;
 use model::VmId;
 use model::VmRecord;
 use uuid::Uuid;
@@ -71,6 +76,24 @@ impl VmFiles {
             fs::rename(&self.dir, &own.dir)?;
         }
         own.dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+    }
+
+    /// Notes for which move of storage this directory was made, durably.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(crate) fn mark_coming(&self, op: OpId) -> io::Result<()> {
+        self.write(&self.dir.join("coming"), op.to_string().as_bytes())
+    }
+
+    /// Whether it was made for that move.
+    pub(crate) fn is_coming(&self, op: OpId) -> bool {
+        fs::read_to_string(self.dir.join("coming")).is_ok_and(|of| of == op.to_string())
+    }
+
+    /// It is the VM's: the note means nothing any more.
+    pub(crate) fn arrived(&self) {
+        remove_quietly(&self.dir.join("coming"));
     }
 
     /// The directory itself.

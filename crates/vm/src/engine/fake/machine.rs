@@ -15,15 +15,13 @@ use model::DiskId;
 use model::NicId;
 use serde::Deserialize;
 use serde::Serialize;
-use tokio::io::AsyncBufReadExt;
-use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::FakeHost;
 use super::Fault;
+use super::agent;
 use super::lock;
 use super::migrate;
 use super::migrate::Migration;
@@ -64,9 +62,6 @@ use crate::engine::layout::Ports;
 
 /// Serial output that is kept.
 const SERIAL_KEPT: usize = 64 * 1024;
-
-/// Longest line the fake guest agent reads.
-const AGENT_LINE_MAX: u64 = 64 * 1024;
 
 /// A picture of one black pixel.
 const PNG: [u8; 67] = [
@@ -601,11 +596,17 @@ impl Machine for FakeMachine {
     }
 
     async fn mirror_tighten(&self) -> Result<(), EngineError> {
-        self.with("block-job-change", |vm| Ok(mirror::tighten(vm)))
+        self.with("block-job-change", |vm| {
+            mirror::tighten(vm);
+            Ok(())
+        })
     }
 
     async fn mirror_hold(&self) -> Result<(), EngineError> {
-        self.with("job-complete", |vm| Ok(mirror::hold(vm)))
+        self.with("job-complete", |vm| {
+            mirror::hold(vm);
+            Ok(())
+        })
     }
 
     async fn mirror_pivot(&self) -> Result<(), EngineError> {
@@ -613,7 +614,10 @@ impl Machine for FakeMachine {
     }
 
     async fn mirror_cancel(&self) -> Result<(), EngineError> {
-        self.with("job-cancel", |vm| Ok(mirror::cancel(vm)))
+        self.with("job-cancel", |vm| {
+            mirror::cancel(vm);
+            Ok(())
+        })
     }
 
     async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError> {
@@ -779,49 +783,8 @@ impl Machine for FakeMachine {
         self.with("agent", |_| Ok(()))?;
         tokio::spawn(async move {
             let silent = || host.has_fault(id, &Fault::AgentSilent);
-            let _ = fake_agent(theirs, silent).await;
+            let _ = agent::answer(theirs, silent).await;
         });
         Ok(ours)
-    }
-}
-
-/// The guest agent of the fake guest: knows how to synchronise, to tell what it can do, and to answer
-/// a ping.
-async fn fake_agent(mut stream: UnixStream, silent: impl Fn() -> bool) -> std::io::Result<()> {
-    let (read, mut write) = stream.split();
-    let mut read = BufReader::new(read).take(AGENT_LINE_MAX);
-    loop {
-        let mut line = Vec::new();
-        read.set_limit(AGENT_LINE_MAX);
-        if read.read_until(b'\n', &mut line).await? == 0 {
-            return Ok(());
-        }
-        if silent() {
-            continue;
-        }
-        // A client flushes the agent's parser with a byte that is not JSON before it synchronises.
-        let start = line.iter().position(|byte| *byte == b'{').unwrap_or(line.len());
-        let request = serde_json::from_slice::<serde_json::Value>(&line[start..]);
-        let Ok(request) = request else { continue };
-        let id = &request["arguments"]["id"];
-        let reply = match request["execute"].as_str() {
-            Some("guest-sync-delimited") => {
-                write.write_all(&[0xff]).await?;
-                serde_json::json!({ "return": id })
-            }
-            Some("guest-sync") => serde_json::json!({ "return": id }),
-            Some("guest-ping") => serde_json::json!({ "return": {} }),
-            Some("guest-info") => {
-                let ping = serde_json::json!({ "name": "guest-ping", "enabled": true });
-                serde_json::json!({ "return": { "version": "0", "supported_commands": [ping] } })
-            }
-            other => serde_json::json!({
-                "error": {
-                    "class": "CommandNotFound",
-                    "desc": format!("The command {} has not been found", other.unwrap_or("?")),
-                }
-            }),
-        };
-        write.write_all(format!("{reply}\n").as_bytes()).await?;
     }
 }

@@ -7,6 +7,7 @@
 //! The fake guest is obedient and quick: it shuts down on the power button, lets devices go at
 //! once and takes the memory it is given, unless a [`Fault`] says otherwise.
 
+mod agent;
 mod machine;
 mod migrate;
 mod mirror;

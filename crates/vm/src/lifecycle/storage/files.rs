@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
 use model::Generation;
+use model::OpId;
 use model::VmId;
 use nix::unistd::Whence;
 
@@ -64,7 +65,7 @@ fn plain_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 fn stays_behind(name: &str) -> bool {
     let over = [".new", ".removed", ".part", ".used"].iter().any(|end| name.ends_with(end));
     // The newest run is written by a claim, which looks first.
-    over || name == "run"
+    over || name == "run" || name == "coming"
 }
 
 /// Copies all files of a VM that are not in `live`, and makes them durable.
@@ -91,11 +92,13 @@ pub(super) fn make_room(
     vms_dir: &Path,
     vm: VmId,
     run: Generation,
+    op: OpId,
     on_volume: bool,
 ) -> io::Result<VmFiles> {
     remove_copy(vms_dir, vm, run)?;
     let staged = VmFiles::staged(vms_dir, vm, run);
     staged.make()?;
+    staged.mark_coming(op)?;
     if on_volume {
         staged.claim(run)?;
     }
@@ -221,8 +224,9 @@ mod tests {
         let (vms, vm) = (dir.path(), VmId::new(uuid::Uuid::from_u128(7)));
         let run = Generation::new;
         remove_copy(&vms.join("nowhere"), vm, run(3)).unwrap();
-        let staged = make_room(vms, vm, run(3), true).unwrap();
-        let newer = make_room(vms, vm, run(4), true).unwrap();
+        let op = OpId::new(uuid::Uuid::from_u128(9));
+        let staged = make_room(vms, vm, run(3), op, true).unwrap();
+        let newer = make_room(vms, vm, run(4), op, true).unwrap();
         assert!(!staged.dir().exists(), "of an earlier run");
         assert!(newer.dir().exists());
         let own = VmFiles::new(vms, vm);
@@ -230,7 +234,7 @@ mod tests {
         newer.publish(&own).unwrap();
         // The old owner wakes up, and knows nothing of the new one.
         assert!(remove_copy(vms, vm, run(3)).is_err());
-        assert!(make_room(vms, vm, run(3), true).is_err());
+        assert!(make_room(vms, vm, run(3), op, true).is_err());
         assert!(own.dir().join("run").exists(), "it is where it was");
         let late = VmFiles::staged(vms, vm, run(3));
         late.make().unwrap();

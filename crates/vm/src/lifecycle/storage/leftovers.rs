@@ -26,14 +26,19 @@ const SHOW_EVERY: Duration = Duration::from_millis(500);
 
 impl Driver {
     /// Makes the directory that a VM comes to, after a look at the room there.
-    pub(super) async fn make_room(&self, record: &VmRecord, target: &Target) -> Step<()> {
+    pub(super) async fn make_room(
+        &self,
+        record: &VmRecord,
+        task: &Task<'_>,
+        target: &Target,
+    ) -> Step<()> {
         let needed = room_for_move(&self.files, &target.vms_dir).map_err(|why| no_room(&why))?;
         tracing::info!(vm = %record.name, %needed, to = %target.vms_dir.display(), "storage moves");
         let (vms_dir, on_volume) = (target.vms_dir.clone(), target.on_volume);
-        let (vm, run) = (self.vm, record.generation);
+        let (vm, run, op) = (self.vm, record.generation, task.op.id);
         // Not to be left half-way: what it makes is removed by others then.
         let made =
-            tokio::task::spawn_blocking(move || files::make_room(&vms_dir, vm, run, on_volume));
+            tokio::task::spawn_blocking(move || files::make_room(&vms_dir, vm, run, op, on_volume));
         let made = made.await.map_err(std::io::Error::other).flatten();
         made.map(drop).map_err(file("the new directory cannot be made"))
     }
@@ -45,7 +50,12 @@ impl Driver {
         task: &Task<'_>,
         target: &Target,
     ) -> Step<()> {
-        self.make_room(record, target).await?;
+        if target.own.is_coming(task.op.id) {
+            // Whole since an earlier daemon, which may have sent the decision: it must be there when
+            // that is taken in.
+            return Ok(());
+        }
+        self.make_room(record, task, target).await?;
         let needed = files::allocated(self.files.dir()).unwrap_or_default();
         // It is made anew at each start.
         let live = BTreeSet::from([self.files.seed()]);

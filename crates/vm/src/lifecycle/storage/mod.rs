@@ -180,13 +180,23 @@ impl Driver {
         target: &Target,
     ) -> Step<()> {
         let machine = self.machine()?;
-        let before = machine.mirrors().await?;
+        let mut before = machine.mirrors().await?;
+        let fits = |to: &PathBuf| to.starts_with(target.staged.dir());
+        if !before.values().all(|mirror| mirror.target.as_ref().is_some_and(fits)) {
+            // Of an earlier move to elsewhere, which is over.
+            machine.mirror_cancel().await?;
+            before.clear();
+        }
         // An earlier daemon may have sent the decision: nobody but the state can take it back.
         let mut sent = before.values().any(|mirror| mirror.phase == MirrorPhase::Held);
         let images = self.images(record, &target.staged, &machine).await?;
         if !sent {
+            if record.power == Power::Running && machine.query_status().await? == RunState::Paused {
+                // An earlier daemon has let it stand, and got no further.
+                machine.cont().await?;
+            }
             if before.is_empty() {
-                self.make_room(record, target).await?;
+                self.make_room(record, task, target).await?;
             }
             self.begin_copies(task, &images, &machine).await?;
             self.bring_in_step(task, &machine, images.len()).await?;
@@ -403,6 +413,7 @@ impl Driver {
 
     /// The new place is the VM's: so must the machine's files be.
     async fn go_on_there(&mut self, record: &VmRecord) -> OpOutcome {
+        self.files.arrived();
         let Ok(machine) = self.machine() else { return OpOutcome::Done };
         self.pivot(&machine).await;
         if self.run.is_some()

@@ -391,3 +391,55 @@ async fn a_decision_whose_answer_is_lost_is_gone_through_with() {
         guest.unharmed(&world).await;
     }
 }
+
+/// The daemon dies with its decision on the way, which is taken in some time later.
+async fn late<W: Future<Output = World>>(before: impl Fn() -> W, power: Power) {
+    let mut at_decision = None;
+    for stop_at in 0..CALLS_MAX {
+        let mut world = before().await;
+        world.kill().await;
+        world.begin(request(ON_SECOND));
+        let gate = Gate::at(stop_at);
+        world.spawn(gate.clone());
+        if gate.stopped().await == "storage moved" {
+            at_decision = Some(stop_at);
+            break;
+        }
+    }
+    let mut ends = BTreeSet::new();
+    for cancel in [false, true] {
+        for delay in 0..12 {
+            let mut world = before().await;
+            world.kill().await;
+            let guest = Guest::start(&world.fake, VM);
+            let op = world.begin(request(ON_SECOND));
+            let gate = Gate::at(at_decision.unwrap());
+            world.spawn(gate.clone());
+            gate.stopped().await;
+            world.kill().await;
+            let generation = world.vm().generation;
+            let by = model::Speaker { node: NODE, epoch: 0 };
+            if cancel {
+                world.cancel(op);
+            }
+            world.spawn(Gate::open());
+            tokio::time::sleep(Duration::from_millis(delay * 4)).await;
+            let taken = world.truth.propose(Command::VmStorageMoved { op, generation, by });
+            let state = world.ended(op).await;
+            let done = matches!(state, OpState::Done { .. });
+            assert!(done || (cancel && taken.is_err()), "{state:?} and {taken:?}");
+            ends.insert(taken.is_ok());
+            check(&world, &state, ON_FIRST, ON_SECOND, power).await;
+            if power == Power::Running {
+                guest.unharmed(&world).await;
+            }
+        }
+    }
+    assert_eq!(ends.len(), 2, "some came in time and some did not");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_decision_finds_both_copies_whole_or_the_end_of_the_operation() {
+    late(running, Power::Running).await;
+    late(on_first, Power::Off).await;
+}
