@@ -157,9 +157,15 @@ enum Meanwhile {
     Crash,
 }
 
-/// Kills the daemon before and after each call in turn.
-async fn everywhere<W: Future<Output = World>>(before: impl Fn() -> W, to: VmPlace) {
-    for meanwhile in [Meanwhile::Nothing, Meanwhile::Cancel, Meanwhile::Crash] {
+const ALL: [Meanwhile; 3] = [Meanwhile::Nothing, Meanwhile::Cancel, Meanwhile::Crash];
+
+/// Kills the daemon before and after each call in turn, with each thing that may happen meanwhile.
+async fn everywhere<W: Future<Output = World>>(
+    before: impl Fn() -> W,
+    to: VmPlace,
+    all: &[Meanwhile],
+) {
+    for meanwhile in all.iter().copied() {
         let mut calls = BTreeSet::new();
         let mut ends = BTreeSet::new();
         for stop_at in 0.. {
@@ -213,23 +219,33 @@ async fn everywhere<W: Future<Output = World>>(before: impl Fn() -> W, to: VmPla
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_running_machine_moves_whatever_dies() {
-    everywhere(running, ON_SECOND).await;
+async fn a_running_machine_moves_whenever_the_daemon_dies() {
+    everywhere(running, ON_SECOND, &[Meanwhile::Nothing]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_machine_that_is_to_stay_stays_or_has_moved() {
+    everywhere(running, ON_SECOND, &[Meanwhile::Cancel]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_crashes_in_its_move_loses_nothing() {
+    everywhere(running, ON_SECOND, &[Meanwhile::Crash]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_machine_moves_whatever_dies() {
-    everywhere(paused, ON_SECOND).await;
+    everywhere(paused, ON_SECOND, &[Meanwhile::Nothing]).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_is_off_moves_whatever_dies() {
-    everywhere(on_first, LOCAL).await;
+    everywhere(on_first, LOCAL, &ALL).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_saved_machine_moves_with_its_memory_and_resumes_there() {
-    everywhere(saved, ON_SECOND).await;
+    everywhere(saved, ON_SECOND, &ALL).await;
     let mut world = saved().await;
     world.run(request(ON_SECOND)).await;
     world.run(OpRequest::VmResume { vm: VM }).await;
