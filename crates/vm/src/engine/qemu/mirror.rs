@@ -243,7 +243,12 @@ pub(super) async fn hold(shared: &Shared) -> Result<(), EngineError> {
     for job in jobs(shared).await? {
         if job.status == "ready" {
             let id = json!({ "id": Job::id(&job.place, job.side) });
-            shared.run("job-complete", id).await?;
+            match shared.run("job-complete", id).await {
+                // It was asked before, and has come further meanwhile; or it has failed, which the
+                // next look shows.
+                Ok(_) | Err(EngineError::Command { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     Ok(())
