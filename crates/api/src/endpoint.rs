@@ -294,6 +294,9 @@ endpoints! {
     /// Move a running virtual machine to another node, while it runs
     VmMigrate: Post "/vms/{vm}/migrate" OPERATOR, Json,
         (Nothing, migrate::VmMigrateBody) -> migrate::VmMigrateView;
+    /// Move a virtual machine with its disks to another volume, while it runs if it runs
+    VmMoveStorage: Post "/vms/{vm}/move-storage" OPERATOR, Json,
+        (Nothing, migrate::VmMoveStorageBody) -> migrate::VmMoveStorageView;
     /// Move a virtual machine on a volume to another node, or stop doing so
     VmMove: Post "/vms/{vm}/move" OPERATOR, Json, (Nothing, ha::VmMoveBody) -> ha::VmMoveView;
     /// Freeze the guest's file systems, for at most ten seconds

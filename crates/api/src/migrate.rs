@@ -1,4 +1,4 @@
-//! Words of the API about live migration.
+//! Words of the API about live migration, of machines and of their storage.
 
 use model::MigrateChange;
 use model::Name;
@@ -51,6 +51,38 @@ pub struct VmMigrateView {
     /// Whether all of it is so.
     pub fits: bool,
     /// The migration; none if it was not begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<OpView>,
+}
+
+/// A move of a VM's storage to begin.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmMoveStorageBody {
+    /// Name or id of the volume to move to; none is the own disks of the VM's node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Only say whether it could be.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Whether a VM's storage can be moved, and the operation if it was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmMoveStorageView {
+    /// The VM.
+    pub vm: Name,
+    /// The volume it lies on; none is the own disks of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Name>,
+    /// The volume it goes to; none is the own disks of its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+    /// All that was looked at.
+    pub checks: Vec<CheckView>,
+    /// Whether all of it is so.
+    pub fits: bool,
+    /// The operation; none if it was not begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<OpView>,
 }

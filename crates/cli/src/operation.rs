@@ -140,7 +140,10 @@ fn outcome(op: &OpView, interrupted: bool) -> Result<(), CliError> {
 
 /// Whether stopping it half-way is safe and useful.
 const fn stops_on_interrupt(verb: Verb) -> bool {
-    matches!(verb, Verb::ImageImport | Verb::VmSave | Verb::VmMigrate | Verb::VmShutdown)
+    matches!(
+        verb,
+        Verb::ImageImport | Verb::VmSave | Verb::VmMigrate | Verb::VmMoveStorage | Verb::VmShutdown
+    )
 }
 
 /// Follows an operation to its end.

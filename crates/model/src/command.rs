@@ -41,6 +41,7 @@ use crate::Speaker;
 use crate::TokenId;
 use crate::UnixMillis;
 use crate::VmId;
+use crate::VmPlace;
 use crate::VmRecord;
 use crate::VolumeId;
 use crate::VolumeKind;
@@ -279,6 +280,23 @@ pub enum Command {
         report: Box<MigrateReport>,
         /// The source; refused from a node that was fenced or that lost the VM meanwhile.
         by: Speaker,
+    },
+    /// The one decision of a move of storage: the copy in the new place is whole and durable, the
+    /// guest stands, and from here on that place is the VM's. Said again, it changes nothing.
+    VmStorageMoved {
+        /// The operation.
+        op: OpId,
+        /// The run that stands; refused if there has been another one.
+        generation: Generation,
+        /// The owner; refused from a node that was fenced or that lost the VM meanwhile.
+        by: Speaker,
+    },
+    /// Nothing of a VM is left in a place that is not its own (see [`crate::VmRecord::copies`]).
+    VmCopyGone {
+        /// Which.
+        vm: VmId,
+        /// Where it was looked.
+        place: VmPlace,
     },
     /// A VM that has no process goes to the node it is being moved to.
     VmRehome {

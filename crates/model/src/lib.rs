@@ -163,6 +163,7 @@ pub use vm::Power;
 pub use vm::SavedState;
 pub use vm::VmRecord;
 pub use volume::ImagePlace;
+pub use volume::VmPlace;
 pub use volume::VolumeKind;
 pub use volume::VolumeRecord;
 pub use witness::WitnessPlace;

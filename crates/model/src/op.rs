@@ -40,6 +40,7 @@ use crate::SavedState;
 use crate::UnixMillis;
 use crate::VmChange;
 use crate::VmId;
+use crate::VmPlace;
 use crate::VmSpec;
 use crate::VolumeId;
 
@@ -105,6 +106,13 @@ pub enum OpRequest {
         to: NodeId,
         /// How far it may go.
         policy: MigratePolicy,
+    },
+    /// Move a VM's directory with all its disks to another place, while it runs if it runs.
+    VmMoveStorage {
+        /// Which.
+        vm: VmId,
+        /// Where to.
+        to: VmPlace,
     },
     /// Press the reset button. Unwritten data in the guest is lost.
     VmReset {
@@ -213,6 +221,7 @@ pub enum Verb {
     VmResume,
     VmSave,
     VmMigrate,
+    VmMoveStorage,
     VmReset,
     VmDelete,
     VmPurge,
@@ -342,6 +351,7 @@ impl OpRequest {
             Self::VmResume { .. } => Verb::VmResume,
             Self::VmSave { .. } => Verb::VmSave,
             Self::VmMigrate { .. } => Verb::VmMigrate,
+            Self::VmMoveStorage { .. } => Verb::VmMoveStorage,
             Self::VmReset { .. } => Verb::VmReset,
             Self::VmDelete { .. } => Verb::VmDelete,
             Self::VmPurge { .. } => Verb::VmPurge,
@@ -368,6 +378,7 @@ impl OpRequest {
             | Self::VmResume { vm }
             | Self::VmSave { vm }
             | Self::VmMigrate { vm, .. }
+            | Self::VmMoveStorage { vm, .. }
             | Self::VmReset { vm }
             | Self::VmDelete { vm }
             | Self::VmPurge { vm }
@@ -403,6 +414,7 @@ impl Verb {
             Self::VmResume => "resume",
             Self::VmSave => "save",
             Self::VmMigrate => "migrate",
+            Self::VmMoveStorage => "move storage of",
             Self::VmReset => "reset",
             Self::VmDelete => "delete",
             Self::VmPurge => "purge",

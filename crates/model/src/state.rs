@@ -421,6 +421,9 @@ impl ClusterState {
             if vm.volume.is_some_and(|volume| !self.volumes.contains_key(&volume)) {
                 return Err(format!("{} lies on a volume that is gone", vm.name));
             }
+            if vm.copies.contains(&vm.place()) {
+                return Err(format!("the directory of {} is its own and a copy", vm.name));
+            }
             if !self.nodes.contains_key(&vm.owner) {
                 return Err(format!("{} is owned by a node that is gone", vm.name));
             }

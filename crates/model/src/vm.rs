@@ -16,6 +16,7 @@ use crate::Pinned;
 use crate::Revision;
 use crate::UnixMillis;
 use crate::VmId;
+use crate::VmPlace;
 use crate::VmSpec;
 use crate::VolumeId;
 
@@ -130,6 +131,10 @@ pub struct VmRecord {
     /// what it can: then what is pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<GuestCpu>,
+    /// Places beside its own where a directory of it may lie: half a copy, or the one that it has
+    /// left. They are removed, and forgotten then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<VmPlace>,
     /// When it was created.
     pub created: UnixMillis,
     /// When it was put in the recycle bin.
@@ -141,6 +146,14 @@ impl VmRecord {
     /// The operation under way.
     pub fn busy(&self) -> Option<OpId> {
         self.ops.first().copied()
+    }
+
+    /// Where its directory lies: the one that counts.
+    pub fn place(&self) -> VmPlace {
+        match self.volume {
+            Some(volume) => VmPlace::Volume { volume },
+            None => VmPlace::Node { node: self.owner },
+        }
     }
 
     /// The migration by which the present run came to its owner.

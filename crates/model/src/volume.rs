@@ -38,6 +38,24 @@ pub struct VolumeRecord {
     pub created: UnixMillis,
 }
 
+/// Where the directory of a VM lies.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(tag = "on", rename_all = "snake_case")]
+pub enum VmPlace {
+    /// In the data directory of a node: only that node can run it.
+    Node {
+        /// Which.
+        node: NodeId,
+    },
+    /// On a volume: every node that has it can run it.
+    Volume {
+        /// Which.
+        volume: VolumeId,
+    },
+}
+
 /// Where an image's file lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "on", rename_all = "snake_case")]

@@ -23,6 +23,7 @@ use model::Speaker;
 use model::Subject;
 use model::UnixMillis;
 use model::VmId;
+use model::VmPlace;
 use vm::lifecycle::Handover;
 use vm::lifecycle::HandoverNote;
 use vm::lifecycle::Ledger;
@@ -137,6 +138,21 @@ impl Ledger for NodeLedger {
             Err(ProposeError::Unavailable(why)) => Handover::NotSent(why.to_owned()),
             Err(error @ ProposeError::Unknown) => Handover::Unknown(error.to_string()),
         }
+    }
+
+    async fn storage_moved(&self, op: OpId, generation: Generation) -> Handover {
+        let command = Command::VmStorageMoved { op, generation, by: self.speaker() };
+        let proposal = Proposal { at: now(), actor: self.actor.clone(), command };
+        match self.truth.propose(proposal).await {
+            Ok(_) => Handover::Done,
+            Err(ProposeError::Refused(refused)) => Handover::Refused(refused.to_string()),
+            Err(ProposeError::Unavailable(why)) => Handover::NotSent(why.to_owned()),
+            Err(error @ ProposeError::Unknown) => Handover::Unknown(error.to_string()),
+        }
+    }
+
+    async fn copy_gone(&self, vm: VmId, place: VmPlace) -> Result<(), LedgerError> {
+        self.propose(Command::VmCopyGone { vm, place }).await
     }
 
     async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError> {

@@ -15,15 +15,19 @@ use model::NodeId;
 use model::OpId;
 use model::OpRequest;
 use model::UnixMillis;
+use model::VmPlace;
+use model::VmRecord;
 
 use crate::app::new_uuid;
 use crate::app::now;
+use crate::hub::Hub;
 use crate::ledger::NodeLedger;
 use crate::ports::SwitchPorts;
 use crate::truth::Truth;
 use vm::engine::Ability;
 use vm::engine::Engine;
 use vm::lifecycle::Arrivals;
+use vm::lifecycle::remove_copy;
 
 /// How often the host's network is looked at when nothing changes: repairs what others broke.
 const NETWORK_EVERY: Duration = Duration::from_secs(30);
@@ -33,6 +37,9 @@ const RECYCLE_EVERY: Duration = Duration::from_secs(600);
 
 /// How often machines of no VM are looked for.
 const STRAYS_EVERY: Duration = Duration::from_secs(60);
+
+/// How often copies of other nodes' VMs are looked for.
+const COPIES_EVERY: Duration = Duration::from_secs(60);
 
 /// How often an engine that cannot be used is asked again.
 const ENGINE_EVERY: Duration = Duration::from_secs(10);
@@ -148,6 +155,36 @@ impl Reconcilers {
             }
             self.record("recycle bin", &result);
             tokio::time::sleep(RECYCLE_EVERY).await;
+        }
+    }
+
+    /// Removes what moves of storage have left on this node's own disks of VMs that are another
+    /// node's by now; of its own, their drivers do it.
+    pub(crate) async fn copies(self, ledger: Arc<NodeLedger>, hub: Hub, vms_dir: PathBuf) {
+        let here = VmPlace::Node { node: ledger.node };
+        loop {
+            let mut result = Ok(());
+            let state = ledger.truth.state();
+            let left = |vm: &&Arc<VmRecord>| {
+                vm.owner != ledger.node && vm.copies.contains(&here) && !hub.has(vm.id)
+            };
+            for vm in state.vms.values().filter(left) {
+                let (dir, id, run) = (vms_dir.clone(), vm.id, vm.generation);
+                let removed = tokio::task::spawn_blocking(move || remove_copy(&dir, id, run)).await;
+                let removed = removed.map_err(std::io::Error::other).flatten();
+                let gone = match removed.map_err(|error| error.to_string()) {
+                    Ok(()) => {
+                        let command = Command::VmCopyGone { vm: vm.id, place: here };
+                        ledger.propose(command).await.map_err(|error| error.to_string())
+                    }
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = gone {
+                    result = Err(format!("an old copy of {} stays here: {error}", vm.name));
+                }
+            }
+            self.record("copies", &result);
+            tokio::time::sleep(COPIES_EVERY).await;
         }
     }
 

@@ -85,6 +85,7 @@ const VERBS: &[(&str, &str)] = &[
     ("RuleCreate", "rule create apart --tag web --apart"),
     ("RuleDelete", "rule delete apart"),
     ("VmMigrate", "vm migrate web-1 --to host-2"),
+    ("VmMoveStorage", "vm move-storage web-1 --to fast"),
     ("VmMove", "vm move web-1 --to host-2"),
     ("NetworkList", "network list"),
     ("NetworkCreate", "network create lab --subnet 10.78.0.0/24"),

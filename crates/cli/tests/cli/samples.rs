@@ -327,6 +327,11 @@ pub(crate) fn answer(id: &str) -> Answer {
             "checks": [{ "what": "place", "ok": true, "detail": "room" }],
             "op": done("vm_migrate")
         }),
+        "VmMoveStorage" => json!({
+            "vm": "web-1", "from": "shared", "to": "fast", "fits": true,
+            "checks": [{ "what": "room", "ok": true, "detail": "room" }],
+            "op": done("vm_move_storage")
+        }),
         "VmMove" => json!({ "vm": "web-1", "owner": OTHER, "to": "host-2" }),
         "FenceDeviceList" => json!([fence_device()]),
         "FenceDeviceAdd" | "FenceDeviceShow" => fence_device(),

@@ -32,6 +32,7 @@ use crate::apply::migrate;
 use crate::apply::nics;
 use crate::apply::platform;
 use crate::apply::set;
+use crate::apply::storage;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 use crate::apply::volume;
@@ -123,6 +124,9 @@ fn begin_on_vm(state: &mut ClusterState, op: OpId, request: &OpRequest) -> Resul
         // The right to run is given here, once, and every process carries the number.
         vm.generation = vm.generation.next();
     }
+    if let OpRequest::VmMoveStorage { to, .. } = request {
+        storage::begun(vm, *to);
+    }
     vm.ops.push(op);
     Ok(vm.name.clone())
 }
@@ -194,6 +198,7 @@ fn admit_change(state: &ClusterState, vm: &VmRecord, request: &OpRequest) -> Res
             policy.validate().map_err(Refused::Invalid)?;
             migrate::admit(state, vm, *to)
         }
+        OpRequest::VmMoveStorage { to, .. } => storage::admit(state, vm, *to),
         OpRequest::DiskAdd { disk, .. } => {
             not_legacy_running(vm, "take another disk")?;
             admit_disk(state, disk)?;
@@ -312,6 +317,7 @@ fn create(
         moving: None,
         arrival: None,
         cpu: None,
+        copies: Vec::new(),
         created: created_at(cx),
         deleted: None,
     };

@@ -21,9 +21,11 @@ use crate::Refused;
 use crate::Severity;
 use crate::Subject;
 use crate::VmId;
+use crate::VmPlace;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::finish;
+use crate::apply::storage;
 use crate::apply::vm_subject;
 use crate::state::not_found;
 
@@ -292,6 +294,7 @@ fn remove(state: &mut ClusterState, cx: &Context<'_>, record: &NodeRecord, how: 
         by: cx.proposal.actor.to_string(),
     };
     state.nodes.remove(&record.id);
+    storage::forget_copies(state, VmPlace::Node { node: record.id });
     state.gone.insert(record.id, Arc::new(gone));
     // Ids are sorted by time: the first one is the oldest.
     if state.gone.len() > GONE_MAX {

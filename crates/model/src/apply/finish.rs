@@ -32,6 +32,7 @@ use crate::apply::nics;
 use crate::apply::platform;
 use crate::apply::prune_ops;
 use crate::apply::set;
+use crate::apply::storage;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 
@@ -59,6 +60,7 @@ pub(crate) fn finish(
     {
         return Err(Refused::Invalid(format!("operation {op} is not the one under way")));
     }
+    storage::admit_end(state, &record, outcome)?;
     let subject = subject_of(state, &record)?;
     match (record.request.vm(), record.request.image()) {
         (Some(vm), _) => finish_vm(state, cx, vm, &record, outcome)?,
@@ -228,6 +230,7 @@ fn done_vm(
             };
             migrate::done(state, id, record, *measured)
         }
+        OpRequest::VmMoveStorage { to, .. } => storage::done(state, id, *to),
         OpRequest::VmReset { .. } | OpRequest::VmPurge { .. } => Ok(()),
         OpRequest::VmDelete { .. } => {
             let at = cx.proposal.at;

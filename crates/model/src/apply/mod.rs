@@ -19,6 +19,7 @@ mod nics;
 mod platform;
 mod register;
 mod set;
+mod storage;
 #[cfg(test)]
 mod tests;
 mod things;
@@ -128,6 +129,10 @@ fn apply_cluster(
         Command::VmHandover { op, generation, report, by } => {
             migrate::hand_over(state, cx, *op, *generation, report, *by)
         }
+        Command::VmStorageMoved { op, generation, by } => {
+            storage::moved(state, cx, *op, *generation, *by)
+        }
+        Command::VmCopyGone { vm, place } => storage::copy_gone(state, *vm, *place),
         Command::VmRehome { vm, to } => ha::rehome(state, cx, *vm, *to),
         other => apply_members(state, cx, other),
     }

@@ -53,6 +53,7 @@ pub(crate) fn register(
     vm.ops = Vec::new();
     vm.crashes = Vec::new();
     vm.volume = None;
+    vm.copies = Vec::new();
     vm.takeovers = Vec::new();
     vm.moving = None;
     vm.deleted = None;

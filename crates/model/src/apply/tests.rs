@@ -5,6 +5,7 @@ mod forced;
 mod ha;
 mod migrate;
 mod platform;
+mod storage;
 
 use proptest::prelude::Strategy;
 use proptest::prelude::prop_assert;
@@ -449,6 +450,9 @@ enum Step {
     Migrate(u8, u8),
     HandOver(u8),
     Platform(u8, u8),
+    MoveStorage(u8, u8),
+    StorageMoved(u8),
+    CopyGone(u8, u8),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -473,6 +477,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6_u8).prop_map(Step::HandOver),
         (0..6_u8).prop_map(Step::HandOver),
         (0..3_u8, 0..8_u8).prop_map(|(node, level)| Step::Platform(node, level)),
+        (0..6_u8, 0..4_u8).prop_map(|(vm, to)| Step::MoveStorage(vm, to)),
+        (0..6_u8, 0..4_u8).prop_map(|(vm, to)| Step::MoveStorage(vm, to)),
+        (0..6_u8).prop_map(Step::StorageMoved),
+        (0..6_u8).prop_map(Step::StorageMoved),
+        (0..6_u8, 0..4_u8).prop_map(|(vm, at)| Step::CopyGone(vm, at)),
     ];
     proptest::collection::vec(one, 1..120)
 }
@@ -536,8 +545,8 @@ proptest! {
     /// commands give the same state.
     #[test]
     fn random_sequences_keep_the_invariants(steps in steps()) {
-        let mut world = ha::cluster();
-        let mut twin = ha::cluster();
+        let mut world = storage::cluster();
+        let mut twin = storage::cluster();
         for step in steps {
             let before: Vec<_> = world.state.vms.values().cloned().collect();
             let fenced: Vec<_> = world
@@ -553,6 +562,13 @@ proptest! {
             for old in before {
                 let Ok(vm) = world.state.vm(old.id) else { continue };
                 prop_assert!(vm.generation >= old.generation);
+                // The place that was left is known until somebody has removed what lies there, and
+                // only its own move changes a place.
+                if vm.place() != old.place() && vm.volume != old.volume {
+                    prop_assert!(matches!(step, Step::StorageMoved(_)), "{:?}", step);
+                    prop_assert!(vm.copies.contains(&old.place()));
+                    prop_assert_eq!((vm.owner, vm.generation), (old.owner, old.generation));
+                }
                 // Who has a process keeps the VM, unless it is proved that it writes no more; and
                 // then the right to run is a new one.
                 let may_run = matches!(old.power, Power::Running | Power::Paused)
@@ -601,6 +617,19 @@ fn perform(world: &mut World, step: &Step) {
                 Some(op) => world.propose(migrate::handover(world, op)).map(drop),
                 None => Ok(()),
             }
+        }
+        Step::MoveStorage(n, to) => {
+            world.begin(OpRequest::VmMoveStorage { vm: vm(n), to: storage::place(to) }).map(drop)
+        }
+        Step::StorageMoved(n) => {
+            let busy = world.state.vm(vm(n)).ok().and_then(|vm| vm.busy());
+            match busy.filter(|op| world.state.op(*op).is_ok()) {
+                Some(op) => world.propose(storage::moved(world, op)).map(drop),
+                None => Ok(()),
+            }
+        }
+        Step::CopyGone(n, at) => {
+            world.propose(Command::VmCopyGone { vm: vm(n), place: storage::place(at) }).map(drop)
         }
         Step::Verb(n, v) => world.begin(verb(v, vm(n))).map(drop),
         Step::Finish(n, how) => match outcome(world, vm(n), how) {

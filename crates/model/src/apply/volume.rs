@@ -8,13 +8,16 @@ use crate::ImageId;
 use crate::ImagePlace;
 use crate::Name;
 use crate::NodeId;
+use crate::OpRequest;
 use crate::Refused;
 use crate::Severity;
 use crate::Subject;
+use crate::VmPlace;
 use crate::VolumeId;
 use crate::VolumeKind;
 use crate::VolumeRecord;
 use crate::apply::Context;
+use crate::apply::storage;
 
 /// Most volumes: each one is looked at by every node each second.
 const VOLUMES_MAX: usize = 256;
@@ -88,11 +91,21 @@ pub(crate) fn delete(
         .values()
         .filter(|image| matches!(image.place, ImagePlace::Volume { volume, .. } if volume == id))
         .map(|image| image.name.as_str());
-    let users: Vec<&str> = vms.chain(images).take(5).collect();
+    let coming = state
+        .ops
+        .values()
+        .filter(|op| op.is_running())
+        .filter(|op| match op.request {
+            OpRequest::VmMoveStorage { to, .. } => to == VmPlace::Volume { volume: id },
+            _ => false,
+        })
+        .map(|op| op.target.as_str());
+    let users: Vec<&str> = vms.chain(images).chain(coming).take(5).collect();
     if !users.is_empty() {
         return Err(Refused::InUse { what: "volume", name, users: users.join(", ") });
     }
     state.volumes.remove(&id);
+    storage::forget_copies(state, VmPlace::Volume { volume: id });
     let subject = Subject::Volume { id, name: name.to_string() };
     let text = format!("volume {name} was forgotten; its files stay");
     cx.event(EventKind::VolumeDeleted, Severity::Info, subject, text, None);

@@ -17,6 +17,7 @@ use api::ha::UnplacedView;
 use api::ha::VmMoveView;
 use api::migrate::CheckView;
 use api::migrate::VmMigrateView;
+use api::migrate::VmMoveStorageView;
 use api::platform::ClusterCpuView;
 use model::ClusterState;
 use model::Command;
@@ -27,6 +28,7 @@ use model::OpRequest;
 use model::RuleId;
 use model::RuleRecord;
 use model::VmId;
+use model::VmPlace;
 use model::VmRecord;
 use placement::Plan;
 
@@ -48,6 +50,7 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::RuleDelete, _, _>(delete_rule);
     mounts.json::<ep::VmMove, _, _>(move_vm);
     mounts.json::<ep::VmMigrate, _, _>(migrate_vm);
+    mounts.json::<ep::VmMoveStorage, _, _>(move_storage);
 }
 
 async fn set_mode(call: Call<ep::NodeSetMode>) -> Result<PlanView, ApiError> {
@@ -201,13 +204,41 @@ async fn migrate_vm(call: Call<ep::VmMigrate>) -> Result<VmMigrateView, ApiError
     Ok(VmMigrateView { vm: vm.name.clone(), from: name(vm.owner), to: name(to), checks, fits, op })
 }
 
+async fn move_storage(call: Call<ep::VmMoveStorage>) -> Result<VmMoveStorageView, ApiError> {
+    let vm = find_vm(&call)?;
+    let state = call.app.truth.state();
+    let volume = match &call.body.to {
+        Some(to) => Some(state.find_volume(to)?.clone()),
+        None => None,
+    };
+    let to = match &volume {
+        Some(volume) => VmPlace::Volume { volume: volume.id },
+        None => VmPlace::Node { node: vm.owner },
+    };
+    let checks = crate::migrate::plan_storage(&call.app, &vm, to).await;
+    let fits = checks.iter().all(|check| check.ok);
+    if !fits && !call.body.dry_run {
+        return Err(unfit(&vm, &checks));
+    }
+    let op = match call.body.dry_run {
+        true => None,
+        false => {
+            let request = OpRequest::VmMoveStorage { vm: vm.id, to };
+            Some(begin(&call, request, time::STORAGE).await?)
+        }
+    };
+    let from = vm.volume.and_then(|volume| Some(state.volumes.get(&volume)?.name.clone()));
+    let to = volume.map(|volume| volume.name.clone());
+    Ok(VmMoveStorageView { vm: vm.name.clone(), from, to, checks, fits, op })
+}
+
 /// All reasons at once: whoever mends them one by one wants to know how many there are.
 fn unfit(vm: &VmRecord, checks: &[CheckView]) -> ApiError {
     let against: Vec<&CheckView> = checks.iter().filter(|check| !check.ok).collect();
     let reasons: Vec<String> =
         against.iter().map(|check| format!("{}: {}", check.what, check.detail)).collect();
     let hint = against.first().map(|check| check.hint.clone()).unwrap_or_default();
-    let message = format!("{} cannot be migrated there: {}", vm.name, reasons.join("; "));
+    let message = format!("{} cannot go there: {}", vm.name, reasons.join("; "));
     ApiError::new(ErrorKind::Conflict, "unfit", message, hint)
 }
 

@@ -62,6 +62,8 @@ pub(crate) mod time {
     pub(crate) const GUEST: Millis = Millis::from_secs(90);
     /// Sending memory while the guest runs: 256 GiB over 1 Gb/s, twice.
     pub(crate) const MIGRATE: Millis = Millis::from_secs(5400);
+    /// Copying disks while the guest runs: 30 TB at 100 MB/s, with room to spare.
+    pub(crate) const STORAGE: Millis = Millis::from_secs(4 * 24 * 3600);
     /// Beyond the guest's patience in a shutdown, for ending the process.
     pub(crate) const SHUTDOWN_SPARE: Millis = Millis::from_secs(30);
     /// Fetching and converting an image.

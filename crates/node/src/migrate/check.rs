@@ -41,7 +41,7 @@ pub(crate) struct Found {
     now: UnixMillis,
 }
 
-fn check(what: &str, result: Result<String, (String, &str)>) -> CheckView {
+pub(super) fn check(what: &str, result: Result<String, (String, &str)>) -> CheckView {
     let (ok, detail, hint) = match result {
         Ok(detail) => (true, detail, String::new()),
         Err((detail, hint)) => (false, detail, hint.to_owned()),
@@ -64,7 +64,7 @@ pub(crate) async fn plan(app: &App, vm: &VmRecord, to: NodeId) -> Vec<CheckView>
     }
 }
 
-fn not_understood(who: &str) -> CheckView {
+pub(super) fn not_understood(who: &str) -> CheckView {
     let hint = "give all nodes the same version of Muster";
     check("version", Err((format!("{who} does not understand"), hint)))
 }

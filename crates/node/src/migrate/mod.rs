@@ -15,6 +15,7 @@
 
 mod check;
 mod probe;
+mod storage;
 mod target;
 
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ use model::NodeId;
 use model::OpFailure;
 use model::OpId;
 use model::VmId;
+use model::VmPlace;
 use model::Way;
 use peer::CallError;
 use peer::Method;
@@ -41,6 +43,7 @@ use crate::cluster::peers::Peers;
 
 pub(crate) use check::plan;
 pub(crate) use probe::PROBE_STREAM;
+pub(crate) use storage::plan as plan_storage;
 pub(crate) use target::Targets;
 pub(crate) use target::under_way;
 
@@ -68,6 +71,13 @@ pub(crate) enum Question {
         vm: VmId,
         /// Where to.
         to: NodeId,
+    },
+    /// To the owner: whether a VM's storage could go to a place.
+    Storage {
+        /// Which.
+        vm: VmId,
+        /// Where to.
+        to: VmPlace,
     },
     /// To the target: whether a VM could come.
     Check {

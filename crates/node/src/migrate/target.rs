@@ -22,6 +22,7 @@ use super::Answer;
 use super::Question;
 use super::check;
 use super::probe;
+use super::storage;
 use crate::app::App;
 use crate::hub::Hub;
 use crate::truth::Truth;
@@ -89,6 +90,10 @@ impl Targets {
         let answer = match question {
             Question::Plan { vm, to } => {
                 let checks = check::as_owner(app, vm, to).await;
+                Answer::Planned { checks }
+            }
+            Question::Storage { vm, to } => {
+                let checks = storage::as_owner(app, vm, to).await;
                 Answer::Planned { checks }
             }
             Question::Check { vm } => Answer::Found { found: check::as_target(app, vm).await },

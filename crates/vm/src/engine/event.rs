@@ -82,6 +82,8 @@ pub enum MachineEvent {
     SaveEnded(Result<(), String>),
     /// A live migration has come further: look at [`super::Machine::migrate_progress`].
     MigrationMoved,
+    /// A copy of a disk has come further: look at [`super::Machine::mirrors`].
+    MirrorMoved,
     /// The process has not answered a ping within the limit.
     Hung,
     /// The process answers again after [`MachineEvent::Hung`].

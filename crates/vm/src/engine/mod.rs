@@ -26,10 +26,12 @@ mod event;
 pub mod fake;
 mod layout;
 mod migrate;
+mod mirror;
 mod plan;
 pub mod qemu;
 mod state;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Duration;
 
@@ -51,6 +53,10 @@ pub use migrate::MigratePhase;
 pub use migrate::MigrateProgress;
 pub use migrate::MigrateTuning;
 pub use migrate::Outgoing;
+pub use mirror::ImageSlot;
+pub use mirror::MirrorPhase;
+pub use mirror::MirrorPlan;
+pub use mirror::MirrorProgress;
 pub use plan::AccelChoice;
 pub use plan::BalloonPlan;
 pub use plan::ClockPolicy;
@@ -240,6 +246,36 @@ pub trait Machine: Send + Sync {
     /// Makes a disk larger and tells the guest. `size` is in bytes, a multiple of 512, and not
     /// smaller than now.
     async fn resize_disk(&self, disk: DiskId, size: Bytes) -> Result<(), EngineError>;
+
+    /// Begins to copy a disk, or the firmware's variables, to other files while the guest works with
+    /// them (see [`MirrorPhase`]). [`MachineEvent::MirrorMoved`] and [`Machine::mirrors`] tell how it
+    /// goes.
+    ///
+    /// # Errors
+    /// [`EngineError::NotPlugged`], [`EngineError::Image`], [`EngineError::DiskBusy`]; nothing is
+    /// left of it then.
+    async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError>;
+
+    /// All copies under way, failed ones among them; those of which the new files are the machine's
+    /// are over.
+    async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError>;
+
+    /// Makes the guest's writes wait for both files from now on. Idempotent.
+    async fn mirror_tighten(&self) -> Result<(), EngineError>;
+
+    /// Asks every copy that is in step to hold. Idempotent.
+    async fn mirror_hold(&self) -> Result<(), EngineError>;
+
+    /// Gives the machine the new files of all copies, for good, and closes the old ones. Can be done
+    /// again from any point.
+    ///
+    /// # Errors
+    /// [`EngineError::Command`] while one is not held; nothing is changed then. After any other error
+    /// the machine may work with either.
+    async fn mirror_pivot(&self) -> Result<(), EngineError>;
+
+    /// Gives all copies up, held ones too; closes the new files. Idempotent.
+    async fn mirror_cancel(&self) -> Result<(), EngineError>;
 
     /// Attaches a network adapter. Errors as for [`Machine::plug_disk`].
     async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError>;

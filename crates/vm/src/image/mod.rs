@@ -37,6 +37,7 @@ pub use format::SourceFormat;
 pub use inspect::HeaderError;
 pub use qemu_img::SandboxUser;
 pub use space::allocated_bytes;
+pub use space::room_for;
 pub use store::ImageStore;
 pub use store::ImageStoreConfig;
 pub use store::ImportJob;

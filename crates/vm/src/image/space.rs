@@ -31,6 +31,14 @@ pub(super) fn require(path: &Path, needed: u64) -> Result<(), ImageError> {
     Ok(())
 }
 
+/// Refuses when so much more does not fit where `path` is, or is to be.
+///
+/// # Errors
+/// [`ImageError::DiskFull`], with what is there.
+pub fn room_for(path: &Path, needed: model::Bytes) -> Result<(), ImageError> {
+    require(path, needed.get())
+}
+
 /// Bytes that the file at `path` takes on the host's disk (not its length: holes cost nothing).
 ///
 /// # Errors

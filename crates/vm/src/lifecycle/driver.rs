@@ -11,6 +11,7 @@ use model::NicId;
 use model::OpId;
 use model::OpOutcome;
 use model::OpRecord;
+use model::OpRequest;
 use model::Power;
 use model::Severity;
 use model::VmId;
@@ -51,6 +52,9 @@ use crate::lifecycle::status::Publisher;
 /// How long until a thing that cannot be had now (QEMU, storage, an answer) is tried again. Short
 /// enough that a repaired host needs no hand, long enough to cost nothing.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// How long until it is looked again whether an old copy of a VM can be removed.
+const COPIES_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long until a report that the state did not take is repeated.
 const REPORT_AGAIN_AFTER: Duration = Duration::from_millis(500);
@@ -139,6 +143,7 @@ impl Driver {
             if let Some(wanted) = &wanted {
                 self.nics = wanted.record.spec.nics.iter().map(|nic| nic.id).collect();
             }
+            self.follow_place(wanted.as_ref());
             let Some(wanted) = wanted else {
                 // What does not go away now is a stray, and is ended as one.
                 let _ = self.end_machine().await;
@@ -147,8 +152,9 @@ impl Driver {
             match &wanted.op {
                 Some(op) if ended == Some(op.id) => {}
                 Some(op) if known || self.needs_no_machine(op) => {
-                    self.perform_and_report(&wanted.record, op).await;
-                    ended = Some(op.id);
+                    if self.perform_and_report(&wanted.record, op).await {
+                        ended = Some(op.id);
+                    }
                     continue;
                 }
                 Some(op) => self.look_again_by(op),
@@ -440,23 +446,46 @@ impl Driver {
         self.report_exit(record.generation, ExitKind::Crashed, detail).await;
     }
 
-    async fn perform_and_report(&mut self, record: &Arc<VmRecord>, op: &Arc<OpRecord>) {
+    /// False if it has to be performed again.
+    async fn perform_and_report(&mut self, record: &Arc<VmRecord>, op: &Arc<OpRecord>) -> bool {
         tracing::info!(vm = %record.name, op = %op.id, verb = ?op.request.verb(), "op begins");
-        let Some(outcome) = self.perform(record, op).await else { return };
+        let Some(outcome) = self.perform(record, op).await else { return true };
         tracing::info!(vm = %record.name, op = %op.id, outcome = ?outcome, "op ended");
-        self.report(op.id, &outcome).await;
-        self.after(record, op, &outcome).await;
+        let taken = self.report(op.id, &outcome).await;
         self.untidy = true;
+        if let (OpRequest::VmMoveStorage { to, .. }, false) = (&op.request, taken) {
+            // A decision of which nothing was known has been taken in: that is gone through with.
+            let knows = |wanted: &Option<Wanted>| {
+                wanted.as_ref().is_none_or(|wanted| {
+                    let over = wanted.op.as_ref().is_none_or(|now| now.id != op.id);
+                    over || wanted.record.place() == *to
+                })
+            };
+            let _ = tokio::time::timeout(RETRY_AFTER, self.wanted.wait_for(knows)).await;
+            // Its volume may be away: that is not to be asked for without a pause.
+            tokio::time::sleep(REPORT_AGAIN_AFTER).await;
+            return false;
+        }
+        self.after(record, op, &outcome).await;
+        true
     }
 
-    /// Reports until the state has it: an operation that has ended must not be performed again.
-    async fn report(&mut self, op: OpId, outcome: &OpOutcome) {
+    /// The VM's files are where the state says.
+    fn follow_place(&mut self, wanted: Option<&Wanted>) {
+        if let Some(wanted) = wanted {
+            self.files = VmFiles::new(&(self.host.vms_dir)(&wanted.record), self.vm);
+        }
+    }
+
+    /// Reports until the state has it: an operation that has ended must not be performed again. False
+    /// if the state refuses it.
+    async fn report(&mut self, op: OpId, outcome: &OpOutcome) -> bool {
         loop {
             match self.host.ledger.finish(op, outcome.clone()).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err(LedgerError::Refused(refused)) => {
                     tracing::error!(vm = %self.vm, %op, %refused, "the state refuses an outcome");
-                    return;
+                    return false;
                 }
                 Err(LedgerError::Unavailable(error)) => {
                     tracing::warn!(vm = %self.vm, %op, %error, "an outcome is reported again");
@@ -635,6 +664,10 @@ impl Driver {
     /// the record says. Only without an operation under way.
     async fn tidy(&mut self, record: &VmRecord) {
         let mut in_use = Vec::new();
+        if !self.settle_mirrors().await {
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+            return;
+        }
         if let Some(run) = &self.run {
             let machine = run.machine.clone();
             let Ok(inventory) = machine.inventory().await else { return };
@@ -649,7 +682,10 @@ impl Driver {
             self.keep_layout_if_it_can().await;
         }
         self.files.tidy(record, &in_use);
-        self.untidy = false;
+        self.untidy = !self.remove_copies(record).await;
+        if self.untidy {
+            self.retry_at.get_or_insert(Instant::now() + COPIES_AGAIN);
+        }
     }
 
     /// Whether the VM's files can be touched.

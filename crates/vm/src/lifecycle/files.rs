@@ -5,6 +5,7 @@
 //!     vm.json             copy of the record, so that the VM can be registered again
 //!     layout.json         device addresses of the last run (engine::Layout)
 //!     generation-id       what the guest sees as VM generation id
+//!     coming              the move of storage that it was made for, until it is the VM's
 //!     run                 on a shared volume: the newest run that was given the right to these disks
 //!     uefi-vars.fd        UEFI variables
 //!     seed.iso            cloud-init disc, made anew at each start
@@ -14,6 +15,9 @@
 //!     memory-<generation>.sav   saved memory with its layout: used at most once
 //!     memory-<generation>.layout.json
 //! ```
+//!
+//! A directory that comes to a place is `<vm id>.part-<run>` until it is whole; one that is being removed
+//! is `<vm id>.old-<run>` (see `storage`).
 //!
 //! Files appear whole: written beside their place, made durable, then renamed.
 
@@ -31,6 +35,7 @@ use model::DiskFormat;
 use model::DiskId;
 use model::DiskSpec;
 use model::Generation;
+use model::OpId;
 use model::VmId;
 use model::VmRecord;
 use uuid::Uuid;
@@ -53,6 +58,42 @@ impl VmFiles {
     /// The files of a VM. Nothing is made yet.
     pub fn new(vms_dir: &Path, vm: VmId) -> Self {
         Self { dir: vms_dir.join(vm.to_string()) }
+    }
+
+    /// The files of a VM that a run of it brings to a place. They are its own once they have its
+    /// name: a node that was fenced, and does not know it, works under another run's name.
+    pub(crate) fn staged(vms_dir: &Path, vm: VmId, run: Generation) -> Self {
+        Self { dir: vms_dir.join(format!("{vm}.part-{run}")) }
+    }
+
+    /// Gives staged files the VM's name, durably. Done already is fine; a directory that has the name
+    /// is never replaced.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(crate) fn publish(&self, own: &Self) -> io::Result<()> {
+        if self.dir.exists() || !own.dir.exists() {
+            fs::rename(&self.dir, &own.dir)?;
+        }
+        own.dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+    }
+
+    /// Notes for which move of storage this directory was made, durably.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(crate) fn mark_coming(&self, op: OpId) -> io::Result<()> {
+        self.write(&self.dir.join("coming"), op.to_string().as_bytes())
+    }
+
+    /// Whether it was made for that move.
+    pub(crate) fn is_coming(&self, op: OpId) -> bool {
+        fs::read_to_string(self.dir.join("coming")).is_ok_and(|of| of == op.to_string())
+    }
+
+    /// It is the VM's: the note means nothing any more.
+    pub(crate) fn arrived(&self) {
+        remove_quietly(&self.dir.join("coming"));
     }
 
     /// The directory itself.
@@ -286,13 +327,7 @@ impl VmFiles {
     /// What the system said, or that the file is damaged; the run must not begin then.
     pub fn claim(&self, run: Generation) -> io::Result<Option<Generation>> {
         let path = self.dir.join("run");
-        let there = match fs::read_to_string(&path) {
-            Ok(text) => {
-                text.trim().parse::<u64>().map(Generation::new).map_err(io::Error::other)?
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Generation::default(),
-            Err(error) => return Err(error),
-        };
+        let there = newest_run(&self.dir)?;
         if there > run {
             return Ok(Some(there));
         }
@@ -357,6 +392,18 @@ impl VmFiles {
     /// Whether a saved memory of that run is there as a whole, which says that it was not used.
     pub(crate) fn has_memory(&self, run: Generation) -> bool {
         self.memory(run).is_file() && self.read_memory_layout(run).is_ok()
+    }
+}
+
+/// The newest run that has claimed a VM's directory; 0 if none has.
+///
+/// # Errors
+/// What the system said, or that the file is damaged.
+pub(crate) fn newest_run(dir: &Path) -> io::Result<Generation> {
+    match fs::read_to_string(dir.join("run")) {
+        Ok(text) => text.trim().parse().map(Generation::new).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Generation::default()),
+        Err(error) => Err(error),
     }
 }
 

@@ -38,6 +38,7 @@ mod power;
 mod register;
 mod services;
 mod status;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -57,6 +58,7 @@ use model::OpRecord;
 use model::Severity;
 use model::UnixMillis;
 use model::VmId;
+use model::VmPlace;
 use model::VmRecord;
 use serde::Deserialize;
 use serde::Serialize;
@@ -89,6 +91,9 @@ pub use register::look;
 pub use status::Phase;
 pub use status::RunStatus;
 pub use status::Status;
+pub use storage::in_place;
+pub use storage::remove_copy;
+pub use storage::room_for_move;
 
 /// What the state wants of a VM: its record and the operation under way.
 #[derive(Debug, Clone)]
@@ -110,6 +115,16 @@ pub trait Ledger: Send + Sync + 'static {
 
     /// The guest stands for good and the target of its migration has everything: gives the VM to it.
     async fn hand_over(&self, note: HandoverNote) -> Handover;
+
+    /// The VM's copy in the place that a move of its storage goes to is whole, and its guest stands:
+    /// makes that place the VM's. Said again, it changes nothing.
+    async fn storage_moved(&self, op: OpId, generation: Generation) -> Handover;
+
+    /// Nothing of the VM is left in a place that is not its own.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the state is as it was.
+    async fn copy_gone(&self, vm: VmId, place: VmPlace) -> Result<(), LedgerError>;
 
     /// A run has ended without an operation that asked for it. Durable as [`Ledger::finish`].
     ///

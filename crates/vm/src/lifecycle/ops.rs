@@ -114,6 +114,7 @@ impl Driver {
             OpRequest::VmShutdown { .. } => self.run.is_none() && !self.unknown,
             // The VM is this node's already.
             OpRequest::VmMigrate { .. } => record.arrived_by() == Some(op.id),
+            OpRequest::VmMoveStorage { to, .. } => record.place() == *to,
             OpRequest::VmStart { .. } | OpRequest::VmResume { .. } => match &self.run {
                 // The guest goes on since an earlier daemon.
                 Some(run) if run.info.generation == record.generation => {
@@ -151,6 +152,7 @@ impl Driver {
             OpRequest::VmMigrate { to, policy, .. } => {
                 self.migrate(record, task, *to, *policy).await
             }
+            OpRequest::VmMoveStorage { to, .. } => self.move_storage(record, task, *to).await,
             OpRequest::VmReset { .. } => self.reset(task).await,
             OpRequest::VmDelete { .. } => {
                 self.end_machine().await?;
@@ -158,6 +160,9 @@ impl Driver {
             }
             OpRequest::VmPurge { .. } => {
                 self.end_machine().await?;
+                if !self.remove_copies(record).await {
+                    tracing::warn!(vm = %record.name, "old copies of its files are left");
+                }
                 self.files.remove().map_err(file("its files cannot be removed"))?;
                 Ok(OpOutcome::Done)
             }
@@ -206,6 +211,7 @@ impl Driver {
             OpRequest::VmSet { change, .. } => self.undo_set(record, change).await,
             OpRequest::DiskAdd { disk, .. } => self.undo_add_disk(disk).await,
             OpRequest::NicAdd { nic, .. } => self.undo_add_nic(nic.id).await,
+            // Copies of disks are given up once the end is in the state (see `storage`).
             // A cable that was pulled for a move is put back in by the tidying that follows, and a
             // disk that was put aside is put back.
             _ => {}

@@ -34,7 +34,7 @@ use crate::engine::RestorePlan;
 use crate::lifecycle::VmFiles;
 
 /// The id of the cloud-init disc among a VM's disks: none that is made at random.
-const SEED_DISK: model::DiskId = model::DiskId::new(uuid::Uuid::from_u128(0x5eed));
+pub(crate) const SEED_DISK: model::DiskId = model::DiskId::new(uuid::Uuid::from_u128(0x5eed));
 
 /// What a plan needs besides the record.
 pub(crate) struct Parts {

@@ -241,6 +241,7 @@ mod tests {
             moving: None,
             arrival: None,
             cpu: None,
+            copies: Vec::new(),
             created: UnixMillis::new(1),
             deleted: None,
         }

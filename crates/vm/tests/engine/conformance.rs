@@ -1,6 +1,10 @@
 //! What every engine must do, checked on the fake and on QEMU with the same code.
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -20,12 +24,17 @@ use vm::engine::DeviceState;
 use vm::engine::EngineError;
 use vm::engine::ErrorClass;
 use vm::engine::GoneReason;
+use vm::engine::ImageFile;
+use vm::engine::ImageFormat;
+use vm::engine::ImageSlot;
 use vm::engine::Launched;
 use vm::engine::Machine;
 use vm::engine::MachineEvent;
 use vm::engine::MemoryPlan;
 use vm::engine::MigratePhase;
 use vm::engine::MigrateTuning;
+use vm::engine::MirrorPhase;
+use vm::engine::MirrorPlan;
 use vm::engine::Origin;
 use vm::engine::Outgoing;
 use vm::engine::Profile;
@@ -62,6 +71,8 @@ both!(
     a_guest_goes_from_machine_to_machine,
     a_migration_that_does_not_come_to_its_end_changes_nothing,
     devices_are_attached_and_told,
+    disks_move_to_other_files_while_they_are_used,
+    a_move_of_disks_that_is_given_up_changes_nothing,
     processor_limits_change_while_it_runs,
     what_cannot_be_is_refused,
     a_dead_machine_says_so,
@@ -314,6 +325,148 @@ async fn a_migration_that_does_not_come_to_its_end_changes_nothing(rig: Rig) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(machine.save_progress().await.unwrap().phase, SavePhase::Done);
+}
+
+/// Waits until all copies are there.
+async fn copies(machine: &Arc<dyn Machine>, wanted: &MirrorPhase) {
+    let end = Instant::now() + crate::rig::PATIENCE;
+    loop {
+        let all = machine.mirrors().await.unwrap();
+        if !all.is_empty() && all.values().all(|mirror| mirror.phase == *wanted) {
+            return;
+        }
+        assert!(Instant::now() < end, "not {wanted:?} but {all:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A machine with a disk of 8 MiB with something on it, another one that it may not write, and places
+/// for both.
+async fn with_two_disks(rig: &Rig) -> (Launched, Vec<(DiskId, PathBuf, PathBuf)>) {
+    let mut plan = rig.plan().await;
+    let mut all = Vec::new();
+    for (word, read_only) in [("a", false), ("b", true)] {
+        let (from, to) = (rig.blank(word, 8), rig.blank(&format!("{word}-new"), 8));
+        let file = File::options().write(true).open(&from).unwrap();
+        file.write_all_at(&vec![0x5a; 3 << 20], 1 << 20).unwrap();
+        let mut disk = disk(&from);
+        disk.read_only = read_only;
+        all.push((disk.id, from, to));
+        plan.disks.push(disk);
+    }
+    let launched = rig.engine().launch(plan).await.unwrap();
+    launched.machine.cont().await.unwrap();
+    (launched, all)
+}
+
+fn mirror(disk: DiskId, to: &Path) -> MirrorPlan {
+    let chain = vec![ImageFile { path: to.to_owned(), format: ImageFormat::Raw }];
+    MirrorPlan { slot: ImageSlot::Disk(disk), chain }
+}
+
+async fn disks_move_to_other_files_while_they_are_used(rig: Rig) {
+    let (Launched { machine, .. }, disks) = with_two_disks(&rig).await;
+    let vm = machine.run().vm;
+    assert!(machine.mirrors().await.unwrap().is_empty());
+    for (disk, _, to) in &disks {
+        machine.mirror(mirror(*disk, to)).await.unwrap();
+        let again = machine.mirror(mirror(*disk, to)).await;
+        assert!(matches!(again, Err(EngineError::Command { .. })), "{again:?}");
+    }
+    assert!(machine.mirror_pivot().await.is_err(), "they are not held");
+    machine.mirror_tighten().await.unwrap();
+    copies(&machine, &MirrorPhase::InStep).await;
+    machine.mirror_tighten().await.unwrap();
+    assert!(machine.mirror_pivot().await.is_err(), "they are not held");
+    machine.pause().await.unwrap();
+    machine.mirror_hold().await.unwrap();
+    copies(&machine, &MirrorPhase::Held).await;
+    for (_, from, to) in &disks {
+        assert!(std::fs::read(from).unwrap() == std::fs::read(to).unwrap(), "{}", to.display());
+        let room = std::fs::metadata(to).unwrap().blocks() * 512;
+        assert!(room <= 5 << 20, "thin stays thin: {room}");
+    }
+    drop(machine);
+    // The next daemon finds them as they were.
+    let engine = rig.engine();
+    let Adopted::Running(Launched { machine, .. }) = engine.adopt(vm).await.unwrap() else {
+        panic!("the machine is gone");
+    };
+    let held = machine.mirrors().await.unwrap();
+    assert_eq!(held.len(), 2, "{held:?}");
+    for (disk, _, to) in &disks {
+        let mirror = &held[&ImageSlot::Disk(*disk)];
+        assert_eq!((&mirror.phase, mirror.target.as_ref()), (&MirrorPhase::Held, Some(to)));
+    }
+    machine.mirror_pivot().await.unwrap();
+    machine.mirror_pivot().await.unwrap();
+    assert!(machine.mirrors().await.unwrap().is_empty());
+    machine.cont().await.unwrap();
+    // The old files are let go, and the new ones are taken.
+    let (disk, from, to) = &disks[0];
+    let mut other = rig.plan().await;
+    other.disks.push(crate::rig::disk(to));
+    assert!(matches!(engine.launch(other).await, Err(EngineError::DiskBusy { .. })));
+    let mut other = rig.plan().await;
+    other.isolation.slot += 1;
+    other.disks.push(crate::rig::disk(from));
+    let second = engine.launch(other).await.unwrap();
+    second.machine.kill().await.unwrap();
+    machine.resize_disk(*disk, Bytes::mib(16)).await.unwrap();
+    // And back, by a machine that was adopted again.
+    drop(machine);
+    let Adopted::Running(Launched { machine, .. }) = rig.engine().adopt(vm).await.unwrap() else {
+        panic!("the machine is gone");
+    };
+    let back = rig.blank("back", 16);
+    machine.mirror(mirror(*disk, &back)).await.unwrap();
+    machine.mirror_tighten().await.unwrap();
+    copies(&machine, &MirrorPhase::InStep).await;
+    machine.mirror_hold().await.unwrap();
+    copies(&machine, &MirrorPhase::Held).await;
+    machine.mirror_pivot().await.unwrap();
+    machine.unplug_disk(*disk).await.unwrap();
+    machine.kill().await.unwrap();
+    rig.engine().reap(vm).await.unwrap();
+}
+
+async fn a_move_of_disks_that_is_given_up_changes_nothing(rig: Rig) {
+    let (Launched { machine, .. }, disks) = with_two_disks(&rig).await;
+    let vm = machine.run().vm;
+    machine.mirror_cancel().await.unwrap();
+    let (disk, from, to) = &disks[0];
+    let nowhere = machine.mirror(mirror(*disk, &rig.dir.path().join("nowhere"))).await;
+    assert!(matches!(nowhere, Err(EngineError::Image { .. })), "{nowhere:?}");
+    let unknown = machine.mirror(mirror(DiskId::new(Uuid::now_v7()), to)).await;
+    assert!(matches!(unknown, Err(EngineError::NotPlugged(_))), "{unknown:?}");
+    for phase in [MirrorPhase::Copying, MirrorPhase::InStep, MirrorPhase::Held] {
+        for (disk, _, to) in &disks {
+            machine.mirror(mirror(*disk, to)).await.unwrap();
+        }
+        if phase != MirrorPhase::Copying {
+            machine.mirror_tighten().await.unwrap();
+            copies(&machine, &MirrorPhase::InStep).await;
+        }
+        if phase == MirrorPhase::Held {
+            machine.pause().await.unwrap();
+            machine.mirror_hold().await.unwrap();
+            copies(&machine, &MirrorPhase::Held).await;
+        }
+        machine.mirror_cancel().await.unwrap();
+        machine.mirror_cancel().await.unwrap();
+        assert!(machine.mirrors().await.unwrap().is_empty(), "{phase:?}");
+    }
+    machine.cont().await.unwrap();
+    // The new files are let go, and the old ones are not.
+    let mut other = rig.plan().await;
+    other.disks.push(crate::rig::disk(from));
+    assert!(matches!(rig.engine().launch(other).await, Err(EngineError::DiskBusy { .. })));
+    for (_, _, to) in &disks {
+        std::fs::remove_file(to).unwrap();
+    }
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    machine.kill().await.unwrap();
+    rig.engine().reap(vm).await.unwrap();
 }
 
 async fn devices_are_attached_and_told(rig: Rig) {

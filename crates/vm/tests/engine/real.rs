@@ -25,11 +25,16 @@ use vm::engine::CpuPlan;
 use vm::engine::DiskBus;
 use vm::engine::EngineError;
 use vm::engine::FirmwarePlan;
+use vm::engine::ImageFile;
+use vm::engine::ImageFormat;
+use vm::engine::ImageSlot;
 use vm::engine::LaunchPlan;
 use vm::engine::Launched;
 use vm::engine::Machine;
 use vm::engine::MachineEvent;
 use vm::engine::MigrateTuning;
+use vm::engine::MirrorPhase;
+use vm::engine::MirrorPlan;
 use vm::engine::NicModel;
 use vm::engine::NicPlan;
 use vm::engine::Origin;
@@ -408,4 +413,55 @@ async fn an_emulated_machine_with_room_for_memory_is_not_migrated() {
     let begun = launched.machine.migrate(tuning).await;
     assert!(matches!(begun, Err(EngineError::Unsupported { .. })), "{begun:?}");
     assert_eq!(launched.machine.query_status().await.unwrap(), RunState::Running);
+}
+
+/// A file system of 2 MiB, unmounted when it goes.
+struct Small(std::path::PathBuf);
+
+impl Small {
+    fn mount(at: std::path::PathBuf) -> Self {
+        std::fs::create_dir(&at).unwrap();
+        let options = ["-t", "tmpfs", "-o", "size=2m", "small"];
+        let mounted = std::process::Command::new("mount").args(options).arg(&at).status();
+        assert!(mounted.unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_finds_its_volume_full_fails_and_the_machine_goes_on() {
+    let rig = Rig::qemu();
+    let small = Small::mount(rig.dir.path().join("small"));
+    let from = rig.blank("a.img", 8);
+    std::fs::write(&from, vec![7; 8 << 20]).unwrap();
+    let to = small.0.join("a.img");
+    File::create(&to).unwrap().set_len(8 << 20).unwrap();
+    let mut plan = rig.plan().await;
+    plan.disks.push(disk(&from));
+    let slot = ImageSlot::Disk(plan.disks[0].id);
+    let Launched { machine, .. } = rig.engine().launch(plan).await.unwrap();
+    machine.cont().await.unwrap();
+    let chain = vec![ImageFile { path: to, format: ImageFormat::Raw }];
+    machine.mirror(MirrorPlan { slot, chain }).await.unwrap();
+    let failed = async {
+        loop {
+            match &machine.mirrors().await.unwrap()[&slot].phase {
+                MirrorPhase::Failed(why) => return why.clone(),
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    let why = tokio::time::timeout(PATIENCE, failed).await.unwrap();
+    assert!(why.contains("No space left"), "{why}");
+    assert!(machine.mirror_pivot().await.is_err());
+    machine.mirror_cancel().await.unwrap();
+    assert!(machine.mirrors().await.unwrap().is_empty());
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    machine.kill().await.unwrap();
 }

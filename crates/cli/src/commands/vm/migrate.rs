@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use api::endpoint::VmMigrate;
+use api::migrate::CheckView;
 use api::migrate::VmMigrateBody;
 use api::migrate::VmMigrateView;
 use api::model::AtLimit;
@@ -161,8 +162,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
 }
 
 fn checks(context: &Context, view: &VmMigrateView) -> String {
+    check_list(context, &format!("{} from {} to {}", view.vm, view.from, view.to), &view.checks)
+}
+
+/// What was looked at before a move, below a title.
+pub(super) fn check_list(context: &Context, title: &str, checks: &[CheckView]) -> String {
     let mut table = List::new(&context.out, &["LOOKED AT", "FITS", "FOUND", "WHAT TO DO"]);
-    for check in &view.checks {
+    for check in checks {
         let (word, tone) = if check.ok { ("yes", Tone::Good) } else { ("no", Tone::Bad) };
         table.row(vec![
             check.what.as_str().into(),
@@ -171,7 +177,7 @@ fn checks(context: &Context, view: &VmMigrateView) -> String {
             check.hint.as_str().into(),
         ]);
     }
-    let mut text = format!("{} from {} to {}\n", view.vm, view.from, view.to);
+    let mut text = format!("{title}\n");
     text.push_str(&table.render("nothing was looked at"));
     text
 }

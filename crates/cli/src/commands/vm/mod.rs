@@ -10,6 +10,7 @@ mod guest;
 mod ha;
 mod list;
 mod migrate;
+mod move_storage;
 mod moving;
 mod nic;
 mod off;
@@ -49,6 +50,7 @@ noun! {
     Set(set),
     Migrate(migrate),
     Move(moving),
+    MoveStorage(move_storage),
     Delete(delete),
     Undelete(undelete),
     Upgrade(upgrade),

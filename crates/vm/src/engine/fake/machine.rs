@@ -15,18 +15,18 @@ use model::DiskId;
 use model::NicId;
 use serde::Deserialize;
 use serde::Serialize;
-use tokio::io::AsyncBufReadExt;
-use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
-use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
 use super::FakeHost;
 use super::Fault;
+use super::agent;
 use super::lock;
 use super::migrate;
 use super::migrate::Migration;
+use super::mirror;
+use super::mirror::Mirror;
 use crate::engine::BalloonPlan;
 use crate::engine::BalloonStats;
 use crate::engine::CpuLimits;
@@ -35,6 +35,8 @@ use crate::engine::DiskBus;
 use crate::engine::DiskPlan;
 use crate::engine::EngineError;
 use crate::engine::ExitInfo;
+use crate::engine::FirmwarePlan;
+use crate::engine::ImageSlot;
 use crate::engine::Inventory;
 use crate::engine::LaunchPlan;
 use crate::engine::Layout;
@@ -44,6 +46,8 @@ use crate::engine::MemoryState;
 use crate::engine::MigratePhase;
 use crate::engine::MigrateProgress;
 use crate::engine::MigrateTuning;
+use crate::engine::MirrorPlan;
+use crate::engine::MirrorProgress;
 use crate::engine::NicPlan;
 use crate::engine::Origin;
 use crate::engine::Outgoing;
@@ -58,9 +62,6 @@ use crate::engine::layout::Ports;
 
 /// Serial output that is kept.
 const SERIAL_KEPT: usize = 64 * 1024;
-
-/// Longest line the fake guest agent reads.
-const AGENT_LINE_MAX: u64 = 64 * 1024;
 
 /// A picture of one black pixel.
 const PNG: [u8; 67] = [
@@ -97,6 +98,8 @@ pub(super) struct FakeVm {
     layout: Layout,
     ports: Ports,
     disks: BTreeMap<DiskId, FakeDisk>,
+    firmware: Option<PathBuf>,
+    pub(super) mirrors: BTreeMap<ImageSlot, Mirror>,
     nics: BTreeMap<NicId, FakeNic>,
     vcpus: VcpuState,
     cpu_limits: CpuLimits,
@@ -136,8 +139,8 @@ impl FakeVm {
         plan: LaunchPlan,
         saved: Option<SavedDoc>,
     ) -> Result<Self, EngineError> {
-        let LaunchPlan { profile, disks, nics, layout, memory, cpus, balloon, isolation, .. } =
-            plan;
+        let LaunchPlan { profile, firmware, disks, nics, layout, memory, cpus, balloon, .. } = plan;
+        let cpu_limits = plan.isolation.cpu();
         let incoming = run.arrival.is_some();
         let ports = Ports::place(&layout, profile, &disks, &nics, saved.is_some() || incoming)?;
         let block = match profile {
@@ -157,9 +160,14 @@ impl FakeVm {
             layout: ports.layout((memory.size, memory.max), (plugged, cpus.max)),
             ports,
             disks: BTreeMap::new(),
+            firmware: match firmware {
+                FirmwarePlan::Uefi { vars } => Some(vars),
+                FirmwarePlan::Bios => None,
+            },
+            mirrors: BTreeMap::new(),
             nics: BTreeMap::new(),
             vcpus: VcpuState { plugged, max: cpus.max },
-            cpu_limits: isolation.cpu(),
+            cpu_limits,
             memory: MemoryState {
                 boot: memory.size,
                 requested: present,
@@ -201,6 +209,7 @@ impl FakeVm {
             self.emit(MachineEvent::Exited(info.clone()));
             self.exit = Some(info);
             self.disks.clear();
+            self.mirrors.clear();
             self.nics.clear();
             self.viewers.clear();
         }
@@ -231,6 +240,25 @@ impl FakeVm {
         }
         let writable = self.disks.values().filter(|disk| !disk.read_only);
         writable.filter_map(|disk| disk.image.clone()).collect()
+    }
+
+    /// The top file of something.
+    pub(super) fn image(&self, slot: ImageSlot) -> Option<PathBuf> {
+        match slot {
+            ImageSlot::Disk(disk) => self.disks.get(&disk)?.image.clone(),
+            ImageSlot::Firmware => self.firmware.clone(),
+        }
+    }
+
+    pub(super) fn set_image(&mut self, slot: ImageSlot, path: PathBuf) {
+        match slot {
+            ImageSlot::Disk(disk) => {
+                if let Some(disk) = self.disks.get_mut(&disk) {
+                    disk.image = Some(path);
+                }
+            }
+            ImageSlot::Firmware => self.firmware = Some(path),
+        }
     }
 
     pub(super) fn present(&self) -> Bytes {
@@ -559,6 +587,39 @@ impl Machine for FakeMachine {
         })
     }
 
+    async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError> {
+        self.with("blockdev-mirror", |vm| mirror::begin(vm, &plan))
+    }
+
+    async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError> {
+        self.with("query-block-jobs", |vm| Ok(mirror::progress(&self.host, vm)))
+    }
+
+    async fn mirror_tighten(&self) -> Result<(), EngineError> {
+        self.with("block-job-change", |vm| {
+            mirror::tighten(vm);
+            Ok(())
+        })
+    }
+
+    async fn mirror_hold(&self) -> Result<(), EngineError> {
+        self.with("job-complete", |vm| {
+            mirror::hold(vm);
+            Ok(())
+        })
+    }
+
+    async fn mirror_pivot(&self) -> Result<(), EngineError> {
+        self.with("job-finalize", |vm| mirror::pivot(&self.host, vm))
+    }
+
+    async fn mirror_cancel(&self) -> Result<(), EngineError> {
+        self.with("job-cancel", |vm| {
+            mirror::cancel(vm);
+            Ok(())
+        })
+    }
+
     async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError> {
         self.plug_fault()?;
         self.with("device_add", |vm| {
@@ -722,49 +783,8 @@ impl Machine for FakeMachine {
         self.with("agent", |_| Ok(()))?;
         tokio::spawn(async move {
             let silent = || host.has_fault(id, &Fault::AgentSilent);
-            let _ = fake_agent(theirs, silent).await;
+            let _ = agent::answer(theirs, silent).await;
         });
         Ok(ours)
-    }
-}
-
-/// The guest agent of the fake guest: knows how to synchronise, to tell what it can do, and to answer
-/// a ping.
-async fn fake_agent(mut stream: UnixStream, silent: impl Fn() -> bool) -> std::io::Result<()> {
-    let (read, mut write) = stream.split();
-    let mut read = BufReader::new(read).take(AGENT_LINE_MAX);
-    loop {
-        let mut line = Vec::new();
-        read.set_limit(AGENT_LINE_MAX);
-        if read.read_until(b'\n', &mut line).await? == 0 {
-            return Ok(());
-        }
-        if silent() {
-            continue;
-        }
-        // A client flushes the agent's parser with a byte that is not JSON before it synchronises.
-        let start = line.iter().position(|byte| *byte == b'{').unwrap_or(line.len());
-        let request = serde_json::from_slice::<serde_json::Value>(&line[start..]);
-        let Ok(request) = request else { continue };
-        let id = &request["arguments"]["id"];
-        let reply = match request["execute"].as_str() {
-            Some("guest-sync-delimited") => {
-                write.write_all(&[0xff]).await?;
-                serde_json::json!({ "return": id })
-            }
-            Some("guest-sync") => serde_json::json!({ "return": id }),
-            Some("guest-ping") => serde_json::json!({ "return": {} }),
-            Some("guest-info") => {
-                let ping = serde_json::json!({ "name": "guest-ping", "enabled": true });
-                serde_json::json!({ "return": { "version": "0", "supported_commands": [ping] } })
-            }
-            other => serde_json::json!({
-                "error": {
-                    "class": "CommandNotFound",
-                    "desc": format!("The command {} has not been found", other.unwrap_or("?")),
-                }
-            }),
-        };
-        write.write_all(format!("{reply}\n").as_bytes()).await?;
     }
 }

@@ -7,8 +7,10 @@
 //! The fake guest is obedient and quick: it shuts down on the power button, lets devices go at
 //! once and takes the memory it is given, unless a [`Fault`] says otherwise.
 
+mod agent;
 mod machine;
 mod migrate;
+mod mirror;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -83,6 +85,12 @@ pub enum Fault {
     MigrateStalls,
     /// A machine that waits for a migration does not take it.
     IncomingFails,
+    /// A copy of a disk never gets on.
+    MirrorStalls,
+    /// A copy of a disk fails with these words.
+    MirrorFails(String),
+    /// Copies that are held cannot be made the machine's.
+    PivotFails,
     /// Attaching fails with these words.
     PlugFails(String),
     /// The guest agent does not answer.

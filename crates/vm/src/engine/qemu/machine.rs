@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use super::args;
 use super::cgroup::Cgroups;
 use super::image;
+use super::mirror;
 use super::process::Process;
 use super::process::Watched;
 use super::qmp::Qmp;
@@ -179,6 +180,14 @@ pub(super) fn last_words(mut output: &std::fs::File) -> String {
     String::from_utf8_lossy(&words).trim().to_owned()
 }
 
+impl Inner {
+    /// Key of the nodes that a place has now.
+    pub(super) fn image_key(&self, place: Place) -> String {
+        let place = args::place_key(place);
+        mirror::key_of(&place, self.record.side(&place))
+    }
+}
+
 impl Shared {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -283,6 +292,10 @@ impl Shared {
             "VSERPORT_CHANGE" if text("id") == "agent0" => {
                 MachineEvent::AgentPort(data["open"] == true)
             }
+            "BLOCK_JOB_READY"
+            | "BLOCK_JOB_PENDING"
+            | "BLOCK_JOB_COMPLETED"
+            | "BLOCK_JOB_CANCELLED" => MachineEvent::MirrorMoved,
             "MIGRATION" | "MIGRATION_PASS" if self.lock().migrating => MachineEvent::MigrationMoved,
             "MIGRATION" => {
                 if text("status") == "completed" {
@@ -309,7 +322,7 @@ impl Shared {
         disks
             .find(|disk| {
                 let place = inner.ports.disk(**disk);
-                place.is_some_and(|place| image::top_node(&args::place_key(place)) == node)
+                place.is_some_and(|place| image::top_node(&inner.image_key(place)) == node)
             })
             .copied()
     }
@@ -374,15 +387,16 @@ impl Shared {
 
     /// Closes what is behind a disk whose device is gone; false for a disk we do not know.
     pub(super) async fn drop_disk(&self, disk: DiskId) -> bool {
-        let (place, files) = {
+        let (place, key, files) = {
             let inner = self.lock();
             let files = inner.record.chains.get(&disk).copied().unwrap_or(1);
-            (inner.ports.disk(disk), files)
+            let Some(place) = inner.ports.disk(disk) else { return false };
+            (place, inner.image_key(place), files)
         };
-        let Some(place) = place else { return false };
-        self.close_images(place, files).await;
+        self.close_images(&key, files).await;
         {
             let mut inner = self.lock();
+            inner.record.sides.remove(&args::place_key(place));
             inner.ports.remove_disk(disk);
             inner.record.chains.remove(&disk);
             inner.going_disks.remove(&disk);
@@ -393,16 +407,15 @@ impl Shared {
         true
     }
 
-    /// Takes the nodes and descriptors of a place down.
-    pub(super) async fn close_images(&self, place: Place, files: usize) {
-        let key = args::place_key(place);
-        for node in image::nodes(&key, files) {
+    /// Takes the nodes and descriptors of images down.
+    pub(super) async fn close_images(&self, key: &str, files: usize) {
+        for node in image::nodes(key, files) {
             // Not there after an attempt that failed half-way: fine.
             let _ = self.qmp.run("blockdev-del", json!({ "node-name": node })).await;
         }
         let sets = self.qmp.run("query-fdsets", json!({})).await.unwrap_or_default();
         for set in sets.as_array().into_iter().flatten() {
-            let ours = set["fds"].as_array().into_iter().flatten().any(|fd| fd["opaque"] == *key);
+            let ours = set["fds"].as_array().into_iter().flatten().any(|fd| fd["opaque"] == key);
             if ours {
                 let id = json!({ "fdset-id": set["fdset-id"] });
                 let _ = self.qmp.run("remove-fd", id).await;

@@ -21,6 +21,7 @@ mod jit;
 mod launch;
 mod machine;
 mod migrate;
+mod mirror;
 mod process;
 mod qmp;
 mod record;
@@ -369,6 +370,7 @@ async fn prune(shared: &Shared) -> Result<(), EngineError> {
             layout.nics.keys().filter(gone_nic).copied().collect(),
         )
     };
+    mirror::prune(shared).await?;
     for disk in disks {
         shared.drop_disk(disk).await;
     }

@@ -57,6 +57,12 @@ pub(super) struct Record {
     pub(super) balloon: bool,
     /// Length of each disk's image chain, to take its nodes down again.
     pub(super) chains: BTreeMap<DiskId, usize>,
+    /// How often the images of each place have moved to other files, where they have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) sides: BTreeMap<String, u32>,
+    /// The top file that the images of a place were copied to last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) targets: BTreeMap<String, PathBuf>,
     /// Most processors that were plugged at one time in this process.
     #[serde(default)]
     pub(super) cpus_peak: u32,
@@ -79,10 +85,17 @@ impl Record {
             memory: (plan.size.get(), plan.max.get()),
             balloon: false,
             chains: BTreeMap::new(),
+            sides: BTreeMap::new(),
+            targets: BTreeMap::new(),
             cpus_peak: 0,
             cpu_limits: CpuLimits::default(),
             links: BTreeMap::new(),
         }
+    }
+
+    /// Which of a place's sides is the machine's.
+    pub(super) fn side(&self, place: &str) -> u32 {
+        self.sides.get(place).copied().unwrap_or_default()
     }
 
     pub(super) fn profile(&self) -> Profile {

@@ -1,5 +1,6 @@
 //! The verbs of a machine, as QMP commands.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::io::Seek;
@@ -23,6 +24,7 @@ use super::machine::FDSET_STATE;
 use super::machine::QemuMachine;
 use super::machine::Save;
 use super::migrate;
+use super::mirror;
 use crate::engine::Accel;
 use crate::engine::BalloonStats;
 use crate::engine::CpuLimits;
@@ -30,12 +32,15 @@ use crate::engine::DeviceState;
 use crate::engine::DiskBus;
 use crate::engine::DiskPlan;
 use crate::engine::EngineError;
+use crate::engine::ImageSlot;
 use crate::engine::Inventory;
 use crate::engine::Layout;
 use crate::engine::Machine;
 use crate::engine::MemoryState;
 use crate::engine::MigrateProgress;
 use crate::engine::MigrateTuning;
+use crate::engine::MirrorPlan;
+use crate::engine::MirrorProgress;
 use crate::engine::NicPlan;
 use crate::engine::Outgoing;
 use crate::engine::Profile;
@@ -398,7 +403,7 @@ impl Machine for QemuMachine {
     async fn resize_disk(&self, disk: DiskId, size: Bytes) -> Result<(), EngineError> {
         let place = self.shared.lock().ports.disk(disk);
         let place = place.ok_or_else(|| EngineError::NotPlugged(format!("disk {disk}")))?;
-        let node = image::top_node(&args::place_key(place));
+        let node = image::top_node(&self.shared.lock().image_key(place));
         let nodes = self.shared.run("query-named-block-nodes", json!({ "flat": true })).await?;
         let found = nodes.as_array().into_iter().flatten().find(|one| one["node-name"] == *node);
         let now = found.and_then(|one| one["image"]["virtual-size"].as_u64()).unwrap_or(0);
@@ -412,6 +417,30 @@ impl Machine for QemuMachine {
         }
         let arguments = json!({ "node-name": node, "size": size.get() });
         self.shared.run("block_resize", arguments).await.map(drop)
+    }
+
+    async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError> {
+        mirror::begin(&self.shared, plan).await
+    }
+
+    async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError> {
+        mirror::progress(&self.shared).await
+    }
+
+    async fn mirror_tighten(&self) -> Result<(), EngineError> {
+        mirror::tighten(&self.shared).await
+    }
+
+    async fn mirror_hold(&self) -> Result<(), EngineError> {
+        mirror::hold(&self.shared).await
+    }
+
+    async fn mirror_pivot(&self) -> Result<(), EngineError> {
+        mirror::pivot(&self.shared).await
+    }
+
+    async fn mirror_cancel(&self) -> Result<(), EngineError> {
+        mirror::cancel(&self.shared).await
     }
 
     async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError> {

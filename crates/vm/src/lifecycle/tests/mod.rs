@@ -15,6 +15,7 @@ mod kill;
 mod migrate;
 mod probe;
 mod settling;
+mod storage;
 mod verbs;
 
 use std::collections::BTreeSet;
@@ -53,6 +54,7 @@ use model::UnixMillis;
 use model::VmId;
 use model::VmRecord;
 use model::VmSpec;
+use model::VolumeId;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -211,10 +213,16 @@ impl World {
             ports: Arc::new(ProbePorts { seen: self.seen.clone(), gate }),
             disks: DiskTool::new("/usr/bin/qemu-img", None),
             vms_dir: {
-                let dir = self.dir.path().join("vms");
-                Box::new(move |_| dir.clone())
+                let dir = self.dir.path().to_owned();
+                Box::new(move |vm| vms_dir(&dir, vm.volume))
             },
-            volume_ready: Box::new(|_| Ok(())),
+            volume_ready: {
+                let seen = self.seen.clone();
+                Box::new(move |vm| match vm.volume {
+                    Some(volume) if lock(&seen.missing).contains(&volume) => Err("gone".into()),
+                    _ => Ok(()),
+                })
+            },
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
             mover: Arc::new(Nowhere),
             arrivals: Arc::default(),
@@ -282,7 +290,11 @@ impl World {
     }
 
     fn files(&self) -> VmFiles {
-        VmFiles::new(&self.dir.path().join("vms"), VM)
+        self.files_on(self.truth.get().vms.get(&VM).and_then(|vm| vm.volume))
+    }
+
+    fn files_on(&self, volume: Option<VolumeId>) -> VmFiles {
+        VmFiles::new(&vms_dir(self.dir.path(), volume), VM)
     }
 
     /// Waits for an operation's end, and then until nothing is left to do.
@@ -379,6 +391,14 @@ impl World {
     }
 
     fn check_files(&self, vm: &VmRecord) {
+        assert_eq!(vm.copies, [], "places with left-over copies");
+        let volumes = self.truth.get().volumes.keys().copied().collect::<Vec<_>>();
+        for place in volumes.into_iter().map(Some).chain([None]) {
+            let there = listing(&vms_dir(self.dir.path(), place));
+            let wanted = BTreeSet::from([self.files_on(place).dir().to_owned()]);
+            let wanted = if place == vm.volume { wanted } else { BTreeSet::new() };
+            assert_eq!(there, wanted, "directories in {place:?}");
+        }
         let files = self.files();
         let disks: BTreeSet<PathBuf> = vm.spec.disks.iter().map(|disk| files.disk(disk)).collect();
         assert_eq!(listing(&files.dir().join("disks")), disks, "disk files");
@@ -404,6 +424,14 @@ impl World {
         assert!(!self.files().dir().exists());
         assert_eq!(*lock(&self.seen.violations), [""; 0]);
         assert!(lock(&self.seen.ports).is_empty());
+    }
+}
+
+/// Where VMs lie: in the node's own directory, or on a volume.
+fn vms_dir(dir: &std::path::Path, volume: Option<VolumeId>) -> PathBuf {
+    match volume {
+        Some(volume) => dir.join(volume.to_string()).join("vms"),
+        None => dir.join("vms"),
     }
 }
 

@@ -24,6 +24,8 @@ use model::OpOutcome;
 use model::Severity;
 use model::UnixMillis;
 use model::VmId;
+use model::VmPlace;
+use model::VolumeId;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 
@@ -38,6 +40,7 @@ use crate::engine::DiskPlan;
 use crate::engine::Engine;
 use crate::engine::EngineError;
 use crate::engine::GoneReason;
+use crate::engine::ImageSlot;
 use crate::engine::Inventory;
 use crate::engine::LaunchPlan;
 use crate::engine::Launched;
@@ -46,6 +49,8 @@ use crate::engine::Machine;
 use crate::engine::MemoryState;
 use crate::engine::MigrateProgress;
 use crate::engine::MigrateTuning;
+use crate::engine::MirrorPlan;
+use crate::engine::MirrorProgress;
 use crate::engine::NicPlan;
 use crate::engine::Outgoing;
 use crate::engine::RestorePlan;
@@ -110,6 +115,10 @@ pub(super) struct Seen {
     pub(super) gone: Mutex<Option<GoneReason>>,
     /// Processes do not go away.
     pub(super) undead: Mutex<bool>,
+    /// Volumes that are not there.
+    pub(super) missing: Mutex<BTreeSet<VolumeId>>,
+    /// Answers to decisions about storage are lost on their way.
+    pub(super) unsure: Mutex<bool>,
     /// The state takes no reports.
     pub(super) deaf: Mutex<bool>,
     /// Runs that were made from a saved memory, with the run it is of.
@@ -162,6 +171,21 @@ impl Ledger for ProbeLedger {
             Err(LedgerError::Refused(refused)) => Handover::Refused(refused.to_string()),
             Err(LedgerError::Unavailable(why)) => Handover::NotSent(why),
         }
+    }
+
+    async fn storage_moved(&self, op: OpId, generation: Generation) -> Handover {
+        let unknown = *lock(&self.seen.unsure);
+        let command = Command::VmStorageMoved { op, generation, by: self.speaker };
+        match self.propose("storage moved", command).await {
+            Ok(()) if unknown => Handover::Unknown("its answer was lost".to_owned()),
+            Ok(()) => Handover::Done,
+            Err(LedgerError::Refused(refused)) => Handover::Refused(refused.to_string()),
+            Err(LedgerError::Unavailable(why)) => Handover::NotSent(why),
+        }
+    }
+
+    async fn copy_gone(&self, vm: VmId, place: VmPlace) -> Result<(), LedgerError> {
+        self.propose("copy gone", Command::VmCopyGone { vm, place }).await
     }
 
     async fn exited(&self, vm: VmId, run: Generation, exit: Exit) -> Result<(), LedgerError> {
@@ -439,6 +463,30 @@ impl Machine for ProbeMachine {
 
     async fn resize_disk(&self, disk: DiskId, size: Bytes) -> Result<(), EngineError> {
         through!(self, "resize_disk", self.machine.resize_disk(disk, size))
+    }
+
+    async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError> {
+        through!(self, "mirror", self.machine.mirror(plan))
+    }
+
+    async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError> {
+        through!(self, "mirrors", self.machine.mirrors())
+    }
+
+    async fn mirror_tighten(&self) -> Result<(), EngineError> {
+        through!(self, "mirror_tighten", self.machine.mirror_tighten())
+    }
+
+    async fn mirror_hold(&self) -> Result<(), EngineError> {
+        through!(self, "mirror_hold", self.machine.mirror_hold())
+    }
+
+    async fn mirror_pivot(&self) -> Result<(), EngineError> {
+        through!(self, "mirror_pivot", self.machine.mirror_pivot())
+    }
+
+    async fn mirror_cancel(&self) -> Result<(), EngineError> {
+        through!(self, "mirror_cancel", self.machine.mirror_cancel())
     }
 
     async fn plug_nic(&self, nic: NicPlan) -> Result<(), EngineError> {

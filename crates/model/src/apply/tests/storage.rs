@@ -1,0 +1,180 @@
+//! Moves of storage: the one decision, what is left over, and everything that must not happen to it.
+
+use uuid::Uuid;
+
+use super::NODE;
+use super::World;
+use super::create_request;
+use super::failure;
+use super::ha;
+use super::ha::OTHER;
+use super::ha::THIRD;
+use super::ha::VOLUME;
+use super::ha::shared_vm;
+use super::ha::take_over;
+use super::vm_id;
+use crate::Applied;
+use crate::Bytes;
+use crate::Command;
+use crate::FenceProof;
+use crate::NodeId;
+use crate::OpId;
+use crate::OpOutcome;
+use crate::OpRequest;
+use crate::Refused;
+use crate::Speaker;
+use crate::VmId;
+use crate::VmPlace;
+use crate::VmSpec;
+use crate::VolumeId;
+use crate::VolumeKind;
+
+const SECOND: VolumeId = VolumeId::new(Uuid::from_u128(91));
+
+const ON_FIRST: VmPlace = VmPlace::Volume { volume: VOLUME };
+const ON_SECOND: VmPlace = VmPlace::Volume { volume: SECOND };
+
+fn local(node: NodeId) -> VmPlace {
+    VmPlace::Node { node }
+}
+
+/// A place of the random steps.
+pub(super) fn place(n: u8) -> VmPlace {
+    [local(NODE), local(OTHER), ON_FIRST, ON_SECOND][usize::from(n) % 4]
+}
+
+/// Three nodes and two shared volumes.
+pub(super) fn cluster() -> World {
+    let mut world = ha::cluster();
+    let kind = VolumeKind::Share { path: "/second".to_owned() };
+    let name = "second".parse().unwrap();
+    world.propose(Command::VolumeCreate { volume: SECOND, name, kind }).unwrap();
+    world
+}
+
+/// The decision, as the owner proposes it now.
+pub(super) fn moved(world: &World, op: OpId) -> Command {
+    let vm = world.state.op(op).unwrap().request.vm().unwrap();
+    let vm = world.state.vm(vm).unwrap();
+    let epoch = world.state.node(vm.owner).unwrap().epoch;
+    let by = Speaker { node: vm.owner, epoch };
+    Command::VmStorageMoved { op, generation: vm.generation, by }
+}
+
+fn decide(world: &mut World, op: OpId) -> Result<Applied, Refused> {
+    let command = moved(world, op);
+    world.propose(command)
+}
+
+fn lies(world: &World, vm: VmId) -> (VmPlace, Vec<VmPlace>) {
+    let vm = world.state.vm(vm).unwrap();
+    (vm.place(), vm.copies.clone())
+}
+
+/// A machine that runs on the first node, from the first volume, and its move to the second.
+fn under_way() -> (World, VmId, OpId) {
+    let mut world = cluster();
+    let vm = shared_vm(&mut world, 1, "a");
+    world.run(OpRequest::VmStart { vm });
+    let op = world.begin(OpRequest::VmMoveStorage { vm, to: ON_SECOND }).unwrap();
+    (world, vm, op)
+}
+
+#[test]
+fn a_machine_lies_in_one_place_and_what_is_left_is_known_until_it_is_gone() {
+    let (mut world, vm, op) = under_way();
+    assert_eq!(lies(&world, vm), (ON_FIRST, vec![ON_SECOND]), "half a copy may lie there");
+    assert!(world.finish(op, OpOutcome::Done).is_err(), "it has not moved");
+    let early = world.propose(Command::VmCopyGone { vm, place: ON_SECOND });
+    assert!(early.is_err(), "a copy is being made there");
+    decide(&mut world, op).unwrap();
+    assert_eq!(lies(&world, vm), (ON_SECOND, vec![ON_FIRST]));
+    decide(&mut world, op).unwrap();
+    assert_eq!(lies(&world, vm), (ON_SECOND, vec![ON_FIRST]), "said again, it changes nothing");
+    for outcome in [failure(), OpOutcome::Cancelled { power: None }] {
+        assert!(world.finish(op, outcome).is_err(), "it can only end well now");
+    }
+    world.finish(op, OpOutcome::Done).unwrap();
+    assert!(decide(&mut world, op).is_err(), "it is over");
+    world.propose(Command::VmCopyGone { vm, place: ON_FIRST }).unwrap();
+    assert_eq!(lies(&world, vm), (ON_SECOND, Vec::new()));
+}
+
+#[test]
+fn one_that_was_stopped_lies_where_it_was() {
+    for outcome in [failure(), OpOutcome::Cancelled { power: None }] {
+        let (mut world, vm, op) = under_way();
+        world.finish(op, outcome).unwrap();
+        assert!(decide(&mut world, op).is_err(), "a late decision finds the end");
+        assert_eq!(lies(&world, vm), (ON_FIRST, vec![ON_SECOND]));
+        world.propose(Command::VmCopyGone { vm, place: ON_SECOND }).unwrap();
+        assert_eq!(lies(&world, vm), (ON_FIRST, Vec::new()));
+    }
+}
+
+#[test]
+fn who_lost_the_machine_decides_nothing() {
+    let (mut world, vm, op) = under_way();
+    let late = moved(&world, op);
+    let epoch = world.state.node(NODE).unwrap().epoch;
+    let proof = FenceProof::Statement;
+    world.propose(Command::NodeFenced { node: NODE, epoch, reign: 0, proof }).unwrap();
+    assert!(world.propose(late.clone()).is_err(), "it was fenced");
+    take_over(&mut world, vm, OTHER).unwrap();
+    assert!(world.propose(late).is_err(), "it has changed hands");
+    // The operation is the new owner's, which begins anew.
+    decide(&mut world, op).unwrap();
+    assert_eq!(lies(&world, vm), (ON_SECOND, vec![ON_FIRST]));
+}
+
+#[test]
+fn a_machine_does_not_follow_its_owner_to_local_disks_of_another_node() {
+    let mut world = cluster();
+    let vm = shared_vm(&mut world, 1, "a");
+    world.run(OpRequest::VmStart { vm });
+    assert!(world.begin(OpRequest::VmMoveStorage { vm, to: local(OTHER) }).is_err());
+    let op = world.begin(OpRequest::VmMoveStorage { vm, to: local(NODE) }).unwrap();
+    let epoch = world.state.node(NODE).unwrap().epoch;
+    let proof = FenceProof::Statement;
+    world.propose(Command::NodeFenced { node: NODE, epoch, reign: 0, proof }).unwrap();
+    take_over(&mut world, vm, OTHER).unwrap();
+    assert!(decide(&mut world, op).is_err(), "that place is another node's");
+    world.finish(op, failure()).unwrap();
+    assert_eq!(lies(&world, vm), (ON_FIRST, vec![local(NODE)]), "to be removed there");
+}
+
+#[test]
+fn what_cannot_be_moved_is_refused_with_a_reason() {
+    let mut world = cluster();
+    let vm = shared_vm(&mut world, 1, "a");
+    let to = |to| OpRequest::VmMoveStorage { vm, to };
+    assert!(world.begin(to(ON_FIRST)).is_err(), "it lies there");
+    let nowhere = VmPlace::Volume { volume: VolumeId::new(Uuid::from_u128(7)) };
+    assert!(matches!(world.begin(to(nowhere)), Err(Refused::NotFound { .. })));
+    assert!(world.begin(to(local(THIRD))).is_err(), "another node's disks");
+    world.propose(Command::VmMove { vm, to: Some(OTHER), quick: false }).unwrap();
+    assert!(world.begin(to(ON_SECOND)).is_err(), "it is being moved");
+    world.propose(Command::VmMove { vm, to: None, quick: false }).unwrap();
+    let op = world.begin(to(ON_SECOND)).unwrap();
+    assert!(matches!(world.begin(to(ON_SECOND)), Err(Refused::Busy { .. })));
+    let delete = Command::VolumeDelete { volume: SECOND };
+    assert!(matches!(world.propose(delete.clone()), Err(Refused::InUse { .. })));
+    world.finish(op, failure()).unwrap();
+    world.propose(delete).unwrap();
+    assert_eq!(lies(&world, vm), (ON_FIRST, Vec::new()), "a volume that is gone has no copies");
+}
+
+#[test]
+fn a_local_machine_comes_to_a_volume_and_back() {
+    let mut world = cluster();
+    let vm = vm_id(5);
+    world.run(create_request(5, "b", VmSpec::new(1, Bytes::mib(128))));
+    for to in [ON_SECOND, local(NODE)] {
+        let from = world.state.vm(vm).unwrap().place();
+        let op = world.begin(OpRequest::VmMoveStorage { vm, to }).unwrap();
+        decide(&mut world, op).unwrap();
+        world.finish(op, OpOutcome::Done).unwrap();
+        world.propose(Command::VmCopyGone { vm, place: from }).unwrap();
+        assert_eq!(lies(&world, vm), (to, Vec::new()));
+    }
+}
