@@ -20,6 +20,7 @@ pub mod fence;
 pub mod ha;
 pub mod migrate;
 pub mod openapi;
+pub mod session;
 pub mod types;
 pub mod validate;
 pub mod witness;

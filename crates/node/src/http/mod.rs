@@ -2,8 +2,8 @@
 //! one table in `api`.
 //!
 //! Trust boundary: everything of a request is a stranger's. Bodies, headers and connections have
-//! limits; who asks is told by the kernel (Unix socket) or by a token (TLS), and the role is
-//! checked before a handler sees anything.
+//! limits; who asks is told by the kernel (Unix socket) or by a token or session (TLS), and the role
+//! is checked before a handler sees anything.
 
 mod auth;
 mod cluster;
@@ -16,13 +16,18 @@ mod images;
 mod networks;
 mod nodes;
 mod ops;
+mod origin;
 mod register;
 mod serve;
+#[cfg(test)]
+mod session_tests;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod tokens;
 mod vms;
 mod volumes;
+mod web;
 mod where_read;
 mod witness;
 
@@ -36,6 +41,7 @@ use api::endpoint::Endpoint;
 use api::endpoint::Info;
 use api::endpoint::Method;
 use api::endpoint::TABLE;
+use api::session::OwnSessionView;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
@@ -49,6 +55,7 @@ use axum::routing::on;
 use http_body_util::BodyExt;
 use model::Actor;
 use model::Role;
+use model::TokenId;
 
 use crate::app::App;
 use crate::truth::LeaderError;
@@ -72,6 +79,25 @@ const BODY_BYTES_DRAINED_MAX: usize = 16 << 20;
 pub(crate) struct Caller {
     pub(crate) actor: Actor,
     pub(crate) role: Role,
+    pub(crate) proof: Proof,
+}
+
+/// By what it is known who asks.
+#[derive(Debug, Clone)]
+pub(crate) enum Proof {
+    /// The kernel's word on this host, or the word of the node that passed the request on.
+    Word,
+    /// A token.
+    Token(TokenId),
+    /// A browser's session, with the token that it was begun with.
+    Session { own: OwnSessionView, token: Option<TokenId> },
+}
+
+impl Caller {
+    /// A caller that the kernel or another node has named.
+    pub(crate) fn by_word(actor: Actor, role: Role) -> Self {
+        Self { actor, role, proof: Proof::Word }
+    }
 }
 
 /// One call of an endpoint.
@@ -115,6 +141,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     networks::mount(&mut mounts);
     volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);
+    sessions::mount(&mut mounts);
     cluster::mount(&mut mounts);
     witness::mount(&mut mounts);
     fence::mount(&mut mounts);
@@ -124,7 +151,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     mounts.router.fallback(no_such_route)
 }
 
+/// What is no endpoint: the web console, or nothing.
 async fn no_such_route(request: Request) -> Response {
+    if let Some(page) = web::answer(&request) {
+        return page;
+    }
     let message = format!("there is no {} {}", request.method(), request.uri().path());
     let hint = "see what there is: GET /v1/openapi.json";
     error_response(&ApiError::new(ErrorKind::NotFound, "no_such_route", message, hint))
@@ -216,6 +247,10 @@ enum Prepared<E: Endpoint> {
 /// then reads path, query and body.
 async fn prepare<E: Endpoint>(app: Arc<App>, request: Request) -> Result<Prepared<E>, ApiError> {
     where_read::check_member(&E::INFO, request.extensions().get::<Peer>())?;
+    if where_read::must_catch_up(&request) {
+        // Without a majority, what is known here must do.
+        let _ = app.truth.barrier().await;
+    }
     let caller = match E::INFO.access {
         Access::Anyone => auth::anyone(&app, &request),
         Access::Needs(role) => auth::caller(&app, &request, role)?,
