@@ -1,0 +1,134 @@
+// The frame of all pages: who is signed in, where one can go, and whether what is shown is live.
+
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, Outlet } from "@tanstack/react-router";
+import { useEffect, useState } from "react";
+import { api, Failure, setCsrf, value } from "./api/client";
+import { keys, me as meQuery } from "./api/queries";
+import type { LinkState } from "./live/link";
+import { useLive } from "./live/useLive";
+import { NoticesProvider } from "./parts/notices";
+import { Button, Trouble, Waiting } from "./parts/parts";
+import { length, whenShort } from "./parts/format";
+import { Me } from "./session";
+import { SignIn } from "./views/SignIn";
+
+const PAGES = [
+  { to: "/", label: "Cluster" },
+  { to: "/vms", label: "Machines" },
+  { to: "/images", label: "Images" },
+  { to: "/operations", label: "Operations" },
+  { to: "/events", label: "Events" },
+  { to: "/sessions", label: "Sessions" },
+] as const;
+
+export function Shell() {
+  const me = useQuery(meQuery);
+  if (me.isPending) return <Waiting what="this session" />;
+  if (me.error) {
+    const failure = Failure.of(me.error);
+    if (failure.signedOut) return <SignIn ended={failure.code === "session_ended"} />;
+    return (
+      <main className="alone">
+        <h1>Muster</h1>
+        <Trouble error={failure} />
+        <Button kind="main" onPress={() => void me.refetch()}>
+          Try again
+        </Button>
+      </main>
+    );
+  }
+  setCsrf(me.data.session?.csrf ?? "");
+  return (
+    <Me value={me.data}>
+      <NoticesProvider>
+        <Frame />
+      </NoticesProvider>
+    </Me>
+  );
+}
+
+function Frame() {
+  const client = useQueryClient();
+  const { link, retry } = useLive();
+  const me = client.getQueryData(meQuery.queryKey);
+  useEffect(() => {
+    // The daemon no longer knows this session: ask who we are, and so come to the sign-in page.
+    if (link.at === "signed_out") void client.resetQueries({ queryKey: keys.me });
+  }, [link.at, client]);
+
+  const signOut = async () => {
+    const id = me?.session?.id;
+    if (id) {
+      // If it fails, the session still ends by itself; the page says that nobody is signed in only
+      // when the daemon says so.
+      await value(api.DELETE("/v1/sessions/{session}", { params: { path: { session: id } } }));
+    }
+    setCsrf("");
+    client.clear();
+    window.location.assign("/sign-in");
+  };
+
+  return (
+    <div className="frame">
+      <a className="skip" href="#content">
+        To the content
+      </a>
+      <header className="top">
+        <span className="brand">Muster</span>
+        <nav aria-label="Pages">
+          {PAGES.map((page) => (
+            <Link key={page.to} to={page.to} activeOptions={{ exact: page.to === "/" }}>
+              {page.label}
+            </Link>
+          ))}
+        </nav>
+        <div className="who">
+          <Liveness link={link} />
+          <span className="me" title={me?.session ? `until ${whenShort(me.session.expires)}` : ""}>
+            {me?.actor} ({me?.role})
+          </span>
+          <Button kind="quiet" onPress={() => void signOut()}>
+            Sign out
+          </Button>
+        </div>
+      </header>
+      <Lost link={link} retry={retry} />
+      <main id="content" tabIndex={-1}>
+        <Outlet />
+      </main>
+    </div>
+  );
+}
+
+function Liveness({ link }: { link: LinkState }) {
+  const live = link.at === "live";
+  return (
+    <span className={live ? "liveness on" : "liveness off"} role="status">
+      {live ? "live" : link.at === "connecting" ? "connecting" : "not live"}
+    </span>
+  );
+}
+
+/** Says since when nothing new has come, and what is being done about it. */
+function Lost({ link, retry }: { link: LinkState; retry: () => void }) {
+  const [now, setNow] = useState(Date.now());
+  const lostSince = link.at === "waiting" || link.at === "connecting" ? link.lostSince : null;
+  useEffect(() => {
+    if (lostSince === null) return;
+    const timer = setInterval(() => setNow(Date.now()), 1_000);
+    return () => clearInterval(timer);
+  }, [lostSince]);
+  if (lostSince === null) return null;
+  const since = length(Math.max(0, now - lostSince));
+  return (
+    <div className="lost" role="alert">
+      <p>
+        This node has not answered for {since}: what is shown is as old as that. The page tries again
+        by itself. Machines do not depend on it. If the node is lost, open the console of another one
+        and sign in there.
+      </p>
+      <Button onPress={retry}>Try now</Button>
+    </div>
+  );
+}

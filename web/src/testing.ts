@@ -1,0 +1,12 @@
+// For all component tests: the page is empty before each, and no request goes anywhere.
+
+import { cleanup } from "@testing-library/react";
+import { afterEach, beforeEach, vi } from "vitest";
+
+beforeEach(() => {
+  vi.stubGlobal("fetch", (request: Request | string) => {
+    const address = typeof request === "string" ? request : request.url;
+    return Promise.reject(new Error(`no answer was prepared for ${address}`));
+  });
+});
+afterEach(() => cleanup());
