@@ -51,6 +51,12 @@ test.afterAll(async () => {
   await context.close();
 });
 
+/** A picture of the page, for documents and for whoever works on it. */
+async function picture(name: string): Promise<void> {
+  const folder = process.env.MUSTER_WEB_PICTURES;
+  if (folder) await page.screenshot({ path: `${folder}/${name}.png` });
+}
+
 /** No finding that keeps anybody out. */
 async function accessible(page: Page, where: string): Promise<void> {
   const { violations } = await new AxeBuilder({ page })
@@ -89,26 +95,27 @@ test("a link signs in once", async ({ browser }) => {
 });
 
 test("a machine is created and runs, and its console answers", async () => {
-  await page.getByRole("link", { name: "Machines" }).click();
+  await page.getByRole("link", { name: "Machines", exact: true }).click();
   await page.getByRole("link", { name: "Create a machine" }).click();
-  await page.getByRole("button", { name: "Create" }).click();
+  await page.getByRole("button", { name: "Create", exact: true }).click();
   await expect(page.getByRole("alert")).toContainText("mend the marked fields");
-  await page.getByLabel("Name").fill("story");
-  await page.getByLabel("Image").selectOption("tiny");
-  await page.getByLabel("Memory").fill("128M");
-  await page.getByLabel("Tags").fill("told");
-  await expect(page.getByLabel("Command line")).toContainText(
+  await page.getByLabel("Name", { exact: true }).fill("story");
+  await page.getByLabel("Image", { exact: true }).selectOption("tiny");
+  await page.getByLabel("Memory", { exact: true }).fill("128M");
+  await page.getByLabel("Tags", { exact: true }).fill("told");
+  await expect(page.getByLabel("Command line", { exact: true })).toContainText(
     "muster vm create story --image tiny --cpus 1 --memory 128M --network nat --tag told --start",
   );
   await accessible(page, "creating");
-  await page.getByRole("button", { name: "Create" }).click();
+  await picture("create");
+  await page.getByRole("button", { name: "Create", exact: true }).click();
   await expect(page.getByRole("heading", { name: "story" })).toBeVisible();
   // Nothing is loaded again: what changes comes by itself.
   await expect(page.locator(".page-head .badge")).toHaveText("running", { timeout: 60_000 });
 
-  await page.getByRole("button", { name: "Console" }).click();
+  await page.getByRole("button", { name: "Console", exact: true }).click();
   await expect(page.getByText("connected", { exact: true })).toBeVisible();
-  const screen = page.locator(".terminal");
+  const screen = page.locator(".console-screen");
   await screen.click();
   await expect(async () => {
     await page.keyboard.type("echo he''llo-$((40+2))\n");
@@ -116,6 +123,7 @@ test("a machine is created and runs, and its console answers", async () => {
   }).toPass({ timeout: 90_000 });
   await expect(page.locator("dd", { hasText: /^answers$/ })).toBeVisible({ timeout: 60_000 });
   await accessible(page, "a machine with its console");
+  await picture("machine");
   await page.getByRole("button", { name: "Close console" }).click();
 });
 
@@ -124,6 +132,7 @@ test("the list is found in, chosen from and worked by keys alone", async () => {
   const grid = page.getByRole("grid", { name: "Machines" });
   await expect(grid.getByRole("row")).toHaveCount(1);
   await accessible(page, "the list");
+  await picture("list");
   await page.keyboard.press("/");
   await page.keyboard.type("no-such-machine");
   await expect(page.getByText("No machine matches")).toBeVisible();
@@ -132,9 +141,9 @@ test("the list is found in, chosen from and worked by keys alone", async () => {
   await grid.focus();
   await page.keyboard.press("Space");
   await expect(page.getByText("1, 1 chosen")).toBeVisible();
-  await page.getByRole("button", { name: "Pause" }).press("Enter");
+  await page.getByRole("button", { name: "Pause", exact: true }).press("Enter");
   await expect(grid.getByText("paused", { exact: true })).toBeVisible();
-  await page.getByRole("button", { name: "Resume" }).press("Enter");
+  await page.getByRole("button", { name: "Resume", exact: true }).press("Enter");
   await expect(grid.getByText("running", { exact: true })).toBeVisible();
   await grid.focus();
   await page.keyboard.press("Enter");
@@ -145,6 +154,7 @@ test("a node that dies is told, and the page is live again by itself", async () 
   writeFileSync(given.kill, "");
   await expect(page.getByRole("alert").filter({ hasText: "has not answered" })).toBeVisible();
   await expect(page.getByText("not live", { exact: true })).toBeVisible();
+  await picture("lost");
   await expect(page.getByRole("heading", { name: "story" }), "what was known stays").toBeVisible();
   writeFileSync(given.restart, "");
   await expect(page.getByText("live", { exact: true })).toBeVisible({ timeout: 60_000 });
@@ -164,10 +174,17 @@ test("every page fits 360 pixels and keeps nobody out, light and dark", async ()
       const width = await page.evaluate(() => document.documentElement.scrollWidth);
       expect(width, `${path} at 360 pixels`).toBeLessThanOrEqual(360);
       await accessible(page, `${path}, ${colorScheme}`);
+      await picture(`narrow-${colorScheme}${path === machine ? "-machine" : path.replaceAll("/", "-")}`);
     }
   }
   await page.emulateMedia({ colorScheme: null });
   await page.setViewportSize({ width: 1280, height: 800 });
+  await page.goto("/");
+  await expect(page.getByText(/^Asking for/)).toHaveCount(0);
+  await picture("cluster");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await picture("cluster-dark");
+  await page.emulateMedia({ colorScheme: null });
 });
 
 test("turning off asks first, and says what is lost", async () => {
@@ -191,9 +208,9 @@ test("a viewer sees everything and is told why nothing can be done", async ({ br
   await second.goto("/");
   await second.getByLabel("Token").fill(given.viewer);
   await second.getByRole("button", { name: "Sign in" }).click();
-  await second.getByRole("link", { name: "Machines" }).click();
+  await second.getByRole("link", { name: "Machines", exact: true }).click();
   await second.getByRole("link", { name: "story" }).click();
-  const start = second.getByRole("button", { name: "Start" });
+  const start = second.getByRole("button", { name: "Start", exact: true });
   await expect(start).toBeDisabled();
   await expect(start).toHaveAccessibleDescription(/needs the role operator/);
   // The API says the same, whatever a page shows.

@@ -3,6 +3,9 @@
 import { cleanup } from "@testing-library/react";
 import { afterEach, beforeEach, vi } from "vitest";
 
+// The simulated browser lacks it; names in tests need no escaping.
+vi.stubGlobal("CSS", { escape: (name: string) => name, supports: () => false });
+
 beforeEach(() => {
   vi.stubGlobal("fetch", (request: Request | string) => {
     const address = typeof request === "string" ? request : request.url;

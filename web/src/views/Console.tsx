@@ -72,7 +72,7 @@ export default function Console({ vm, name }: { vm: string; name: string }) {
       </div>
       <div
         ref={place}
-        className="terminal"
+        className="console-screen"
         role="group"
         aria-label={`Serial console of ${name}`}
         onKeyDownCapture={(event) => {

@@ -38,7 +38,7 @@ export function changes(vm: VmView, form: Form): { body: Schemas["VmChange"]; op
   const tags = form.tags.split(/[\s,]+/).filter(Boolean);
   if (tags.join(" ") !== vm.tags.join(" ")) {
     body.tags = tags;
-    options.push(...tags.map((tag) => `--tag ${shell(tag)}`));
+    options.push(...(tags.length > 0 ? tags.map((tag) => `--tag ${shell(tag)}`) : ["--no-tags"]));
   }
   if (form.description !== vm.description) {
     body.description = form.description;

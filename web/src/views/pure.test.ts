@@ -158,5 +158,9 @@ describe("a change of a machine", () => {
       body: { cpus: 3, memory: 2 * 2 ** 30 },
       options: ["--cpus 3", "--memory 2GiB"],
     });
+    expect(changes(vm, { ...same, tags: "" })).toEqual({
+      body: { tags: [] },
+      options: ["--no-tags"],
+    });
   });
 });
