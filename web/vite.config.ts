@@ -2,9 +2,6 @@
 import react from "@vitejs/plugin-react";
 import { defineConfig } from "vite";
 
-// `MUSTER_DEV` names a daemon's TLS port to develop against: npm run dev.
-const daemon = process.env.MUSTER_DEV;
-
 export default defineConfig({
   plugins: [react()],
   build: {
@@ -16,7 +13,6 @@ export default defineConfig({
     assetsInlineLimit: 0,
     modulePreload: { polyfill: false },
   },
-  server: daemon ? { proxy: { "/v1": { target: daemon, secure: false, ws: true } } } : {},
   test: {
     environment: "jsdom",
     include: ["src/**/*.test.{ts,tsx}"],

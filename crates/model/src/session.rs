@@ -7,7 +7,7 @@
 //!
 //! Both stand in the replicated state: a link is used up by one command, so two nodes cannot both
 //! take it; a session holds at every node, and ending it ends it everywhere
-//! (docs/decisions/0016-sessions-in-the-state.md). Secrets are known to their bearers only; the state
+//! (docs/decisions/0018-sessions-in-the-state.md). Secrets are known to their bearers only; the state
 //! keeps digests.
 
 use serde::Deserialize;

@@ -94,6 +94,11 @@ export function word(text: string): string {
   return text.replace(/^vm_/, "").replaceAll("_", " ");
 }
 
+/** So many of a thing: `1 machine`, `2 machines`. */
+export function counted(count: number, noun: string): string {
+  return `${count.toLocaleString()} ${noun}${count === 1 ? "" : "s"}`;
+}
+
 /** One word of a command line, quoted if a shell would take it apart. */
 export function shell(text: string): string {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;

@@ -28,7 +28,7 @@ export function ActionBar({ targets, label }: { targets: Pick<Vm, "id" | "name" 
   };
 
   return (
-    <div className="actions" role="group" aria-label={label}>
+    <div className={`actions${targets.length === 0 ? " none" : ""}`} role="group" aria-label={label}>
       {ACTIONS.map((action) => (
         <Button
           key={action.verb}

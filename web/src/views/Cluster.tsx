@@ -4,7 +4,7 @@ import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import type { Schemas } from "../api/client";
 import { capacity, cluster, networks, nodes, ops, volumes } from "../api/queries";
-import { bytes, type Tone, whenShort, word } from "../parts/format";
+import { bytes, counted, type Tone, whenShort, word } from "../parts/format";
 import { Badge, Facts, Meter, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { EventLines } from "./Events";
 import { OpLines } from "./Operations";
@@ -122,9 +122,10 @@ function Node({ node, member }: {
       />
       <p className="quiet-text">
         <Link to="/vms" search={{ node: node.name }}>
-          {node.vms_running} machines with a process
+          {counted(node.vms_running, "machine")} with a process
         </Link>
-        , {node.cpus} processors, {node.accelerator.toUpperCase()}, QEMU {node.qemu ?? "not usable"}
+        , {counted(node.cpus, "processor")}, {node.accelerator.toUpperCase()},{" "}
+        {node.qemu ?? "QEMU cannot be used"}
       </p>
       {problems.map((problem) => (
         <p key={problem} className="problem">

@@ -1,6 +1,6 @@
 //! Sessions of browsers: signing in with a token or a link, signing out, and links.
 //!
-//! Secrets are made here and told once; the state has digests (decision 0016).
+//! Secrets are made here and told once; the state has digests (decision 0018).
 
 use api::ApiError;
 use api::ErrorKind;
