@@ -18,5 +18,7 @@ export default defineConfig({
     include: ["src/**/*.test.{ts,tsx}"],
     setupFiles: ["src/testing.ts"],
     restoreMocks: true,
+    // On a machine that builds other things at the same time.
+    testTimeout: 60_000,
   },
 });

@@ -163,7 +163,7 @@ test("a node that dies is told, and the page is live again by itself", async () 
 
 test("every page fits 360 pixels and keeps nobody out, light and dark", async () => {
   const machine = new URL(page.url()).pathname;
-  const pages = ["/", "/vms", machine, "/new", "/images", "/operations", "/events", "/sessions"];
+  const pages = ["/", "/vms", machine, "/new", "/images", "/bin", "/operations", "/events", "/sessions"];
   for (const colorScheme of ["light", "dark"] as const) {
     await page.emulateMedia({ colorScheme });
     await page.setViewportSize({ width: 360, height: 740 });
@@ -199,6 +199,22 @@ test("turning off asks first, and says what is lost", async () => {
   await page.getByRole("button", { name: "Turn off" }).click();
   await question.getByRole("button", { name: "Turn off" }).click();
   await expect(page.locator(".page-head .badge")).toHaveText("off");
+});
+
+test("what was deleted comes back", async () => {
+  await page.getByRole("button", { name: "Delete" }).click();
+  const question = page.getByRole("alertdialog");
+  await expect(question).toContainText("recycle bin");
+  await question.getByRole("button", { name: "Delete" }).click();
+  await page.getByRole("link", { name: "Recycle bin" }).click();
+  await page.getByRole("button", { name: "Remove story for good" }).click();
+  const sure = question.getByRole("button", { name: "Remove for good" });
+  await expect(sure, "its name must be typed").toBeDisabled();
+  await question.getByRole("button", { name: "Leave it" }).click();
+  await page.getByRole("button", { name: "Take story back" }).click();
+  await expect(page.getByText("It is empty.")).toBeVisible();
+  await page.getByRole("link", { name: "Machines", exact: true }).click();
+  await expect(page.getByRole("row", { name: /story/ })).toBeVisible();
 });
 
 test("a viewer sees everything and is told why nothing can be done", async ({ browser, baseURL }) => {

@@ -2,6 +2,7 @@
 
 import { createRootRoute, createRoute, createRouter, Link } from "@tanstack/react-router";
 import { Shell } from "./shell";
+import { Bin } from "./views/Bin";
 import { Cluster } from "./views/Cluster";
 import { Events } from "./views/Events";
 import { Images } from "./views/Images";
@@ -60,6 +61,7 @@ const tree = root.addChildren([
   vmsRoute,
   vmRoute,
   newRoute,
+  at("/bin", Bin),
   at("/images", Images),
   at("/operations", Operations),
   at("/events", Events),

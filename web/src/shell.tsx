@@ -3,7 +3,7 @@
 import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet } from "@tanstack/react-router";
 import { useEffect, useState } from "react";
-import { api, Failure, setCsrf, value } from "./api/client";
+import { api, Failure, onStale, setCsrf, value } from "./api/client";
 import { keys, me as meQuery } from "./api/queries";
 import type { LinkState } from "./live/link";
 import { useLive } from "./live/useLive";
@@ -17,6 +17,7 @@ const PAGES = [
   { to: "/", label: "Cluster" },
   { to: "/vms", label: "Machines" },
   { to: "/images", label: "Images" },
+  { to: "/bin", label: "Recycle bin" },
   { to: "/operations", label: "Operations" },
   { to: "/events", label: "Events" },
   { to: "/sessions", label: "Sessions" },
@@ -94,6 +95,7 @@ function Frame() {
         </div>
       </header>
       <Lost link={link} retry={retry} />
+      <Stale />
       <main id="content" tabIndex={-1}>
         <Outlet />
       </main>
@@ -129,6 +131,24 @@ function Lost({ link, retry }: { link: LinkState; retry: () => void }) {
         and sign in there.
       </p>
       <Button onPress={retry}>Try now</Button>
+    </div>
+  );
+}
+
+/** Says that there is no majority, and what that means. */
+function Stale() {
+  const [stale, setStale] = useState(false);
+  useEffect(() => {
+    onStale(setStale);
+    return () => onStale(() => {});
+  }, []);
+  if (!stale) return null;
+  return (
+    <div className="lost" role="alert">
+      <p>
+        No majority of the cluster answers: machines go on, nothing can be changed, and what is shown
+        is what this node last knew. Who is missing stands on the page Cluster.
+      </p>
     </div>
   );
 }

@@ -1,7 +1,10 @@
 // For all component tests: the page is empty before each, and no request goes anywhere.
 
-import { cleanup } from "@testing-library/react";
+import { cleanup, configure } from "@testing-library/react";
 import { afterEach, beforeEach, vi } from "vitest";
+
+// A deadline, not a pause: what comes at once is seen at once.
+configure({ asyncUtilTimeout: 20_000 });
 
 // The simulated browser lacks it; names in tests need no escaping.
 vi.stubGlobal("CSS", { escape: (name: string) => name, supports: () => false });

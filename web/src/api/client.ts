@@ -98,3 +98,31 @@ export async function value<T>(asked: Promise<Answered<T>>): Promise<NonNullable
     told.hint ?? "look at the daemon's log: journalctl -u muster",
   );
 }
+
+type Told = (stale: boolean) => void;
+
+let toldOfStale: Told = () => {};
+
+/** Who is told whether the last answer was what the node last knew, without a majority. */
+export function onStale(told: Told): void {
+  toldOfStale = told;
+}
+
+/**
+ * Asks for something that follows from the cluster's state. Without a majority there is only what this
+ * node last knew: then that is asked for, and the page says so.
+ */
+export async function known<T>(
+  ask: (query: { stale?: boolean }) => Promise<Answered<T>>,
+): Promise<NonNullable<T>> {
+  try {
+    const answer = await value(ask({}));
+    toldOfStale(false);
+    return answer;
+  } catch (error) {
+    if (Failure.of(error).code !== "no_majority") throw error;
+    const answer = await value(ask({ stale: true }));
+    toldOfStale(true);
+    return answer;
+  }
+}

@@ -1,7 +1,7 @@
 // What is asked of the API, each with its key: the event stream names keys when things change.
 
 import { queryOptions } from "@tanstack/react-query";
-import { api, value } from "./client";
+import { api, known, value } from "./client";
 
 /** Figures that change without an event (use of processors, free memory), in milliseconds. */
 const FIGURES_MS = 10_000;
@@ -36,33 +36,33 @@ export const me = queryOptions({
 
 export const vms = queryOptions({
   queryKey: keys.vms,
-  queryFn: () => value(api.GET("/v1/vms", { params: { query: { deleted: false } } })),
+  queryFn: () => known((query) => api.GET("/v1/vms", { params: { query: { deleted: false, ...query } } })),
   refetchInterval: FIGURES_MS,
 });
 
 export const vm = (id: string) =>
   queryOptions({
     queryKey: keys.vm(id),
-    queryFn: () => value(api.GET("/v1/vms/{vm}", { params: { path: { vm: id } } })),
+    queryFn: () => known((query) => api.GET("/v1/vms/{vm}", { params: { path: { vm: id }, query } })),
     refetchInterval: FIGURES_MS,
   });
 
 export const ops = queryOptions({
   queryKey: keys.ops,
-  queryFn: () => value(api.GET("/v1/ops", { params: { query: { all: false } } })),
+  queryFn: () => known((query) => api.GET("/v1/ops", { params: { query: { all: false, ...query } } })),
   // Asked again only while something is under way.
   refetchInterval: (query) => ((query.state.data?.length ?? 0) > 0 ? PROGRESS_MS : false),
 });
 
 export const events = queryOptions({
   queryKey: keys.events,
-  queryFn: () => value(api.GET("/v1/events", { params: { query: { limit: EVENTS_FIRST } } })),
+  queryFn: () => known((query) => api.GET("/v1/events", { params: { query: { limit: EVENTS_FIRST, ...query } } })),
   staleTime: Infinity,
 });
 
 export const nodes = queryOptions({
   queryKey: keys.nodes,
-  queryFn: () => value(api.GET("/v1/nodes")),
+  queryFn: () => known((query) => api.GET("/v1/nodes", { params: { query } })),
   refetchInterval: FIGURES_MS,
 });
 
@@ -74,25 +74,25 @@ export const cluster = queryOptions({
 
 export const capacity = queryOptions({
   queryKey: keys.capacity,
-  queryFn: () => value(api.GET("/v1/capacity")),
+  queryFn: () => known((query) => api.GET("/v1/capacity", { params: { query } })),
 });
 
 export const volumes = queryOptions({
   queryKey: keys.volumes,
-  queryFn: () => value(api.GET("/v1/volumes")),
+  queryFn: () => known((query) => api.GET("/v1/volumes", { params: { query } })),
 });
 
 export const networks = queryOptions({
   queryKey: keys.networks,
-  queryFn: () => value(api.GET("/v1/networks")),
+  queryFn: () => known((query) => api.GET("/v1/networks", { params: { query } })),
 });
 
 export const images = queryOptions({
   queryKey: keys.images,
-  queryFn: () => value(api.GET("/v1/images")),
+  queryFn: () => known((query) => api.GET("/v1/images", { params: { query } })),
 });
 
 export const sessions = queryOptions({
   queryKey: keys.sessions,
-  queryFn: () => value(api.GET("/v1/sessions")),
+  queryFn: () => known((query) => api.GET("/v1/sessions", { params: { query } })),
 });

@@ -20,6 +20,7 @@ export function effects(events: EventView[]): Effects {
     const [noun] = event.kind.split(".");
     if (event.subject.type === "vm") vms.add(event.subject.id);
     if (noun === "op") stale.add(keys.ops[0]);
+    if (BINNED.has(event.kind)) stale.add(keys.vms[0]);
     for (const key of BY_NOUN[noun ?? ""] ?? []) stale.add(key);
     if (TAKES_PLACE.has(event.kind)) stale.add(keys.capacity[0]);
   }
@@ -35,6 +36,9 @@ const BY_NOUN: Record<string, string[]> = {
   session: [keys.sessions[0]],
   token: [keys.sessions[0]],
 };
+
+/** Events that move machines in and out of the recycle bin: both lists are others then. */
+const BINNED = new Set(["vm.deleted", "vm.undeleted", "vm.purged", "vm.forgotten", "vm.registered"]);
 
 /** Events after which other machines may or may not find room. */
 const TAKES_PLACE = new Set([

@@ -7,6 +7,7 @@ import { capacity, cluster, networks, nodes, ops, volumes } from "../api/queries
 import { bytes, counted, type Tone, whenShort, word } from "../parts/format";
 import { Badge, Facts, Meter, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { EventLines } from "./Events";
+import { NodeModes } from "./NodeModes";
 import { OpLines } from "./Operations";
 
 const HEALTH: Record<Schemas["ClusterHealth"], Tone> = {
@@ -127,6 +128,7 @@ function Node({ node, member }: {
         , {counted(node.cpus, "processor")}, {node.accelerator.toUpperCase()},{" "}
         {node.qemu ?? "QEMU cannot be used"}
       </p>
+      {member && <NodeModes node={node} />}
       {problems.map((problem) => (
         <p key={problem} className="problem">
           {problem}

@@ -14,6 +14,9 @@ import { VmTable } from "./VmTable";
 
 const route = getRouteApi("/vms");
 
+/** How long the typing rests before the address says what is searched for, in milliseconds. */
+const ADDRESS_FOLLOWS_MS = 400;
+
 export function VmList() {
   const all = useQuery(vms);
   const search = route.useSearch();
@@ -38,6 +41,16 @@ export function VmList() {
 
   const set = (change: Partial<ListSearch>) =>
     void navigate({ search: (old: ListSearch) => ({ ...old, ...change }), replace: true });
+
+  // The address follows when the typing rests: browsers allow it only so many changes.
+  useEffect(() => {
+    const kept = find || undefined;
+    if (kept === search.find) return;
+    const timer = setTimeout(() => {
+      void navigate({ search: (old: ListSearch) => ({ ...old, find: kept }), replace: true });
+    }, ADDRESS_FOLLOWS_MS);
+    return () => clearTimeout(timer);
+  }, [find, search.find, navigate]);
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
@@ -73,10 +86,7 @@ export function VmList() {
           aria-label="Find by name, address, tag or node"
           placeholder="Find by name, address, tag or node ( / )"
           value={find}
-          onChange={(event) => {
-            setFind(event.target.value);
-            set({ find: event.target.value || undefined });
-          }}
+          onChange={(event) => setFind(event.target.value)}
         />
         <Filter label="State" value={phase} options={offered.phases} onChange={(phase) => set({ phase })} />
         <Filter label="Node" value={node} options={offered.nodes} onChange={(node) => set({ node })} />
