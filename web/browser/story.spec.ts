@@ -207,11 +207,11 @@ test("what was deleted comes back", async () => {
   await expect(question).toContainText("recycle bin");
   await question.getByRole("button", { name: "Delete" }).click();
   await page.getByRole("link", { name: "Recycle bin" }).click();
-  await page.getByRole("button", { name: "Remove story for good" }).click();
+  await page.getByRole("button", { name: "Remove for good … story" }).click();
   const sure = question.getByRole("button", { name: "Remove for good" });
   await expect(sure, "its name must be typed").toBeDisabled();
   await question.getByRole("button", { name: "Leave it" }).click();
-  await page.getByRole("button", { name: "Take story back" }).click();
+  await page.getByRole("button", { name: "Take back story" }).click();
   await expect(page.getByText("It is empty.")).toBeVisible();
   await page.getByRole("link", { name: "Machines", exact: true }).click();
   await expect(page.getByRole("row", { name: /story/ })).toBeVisible();

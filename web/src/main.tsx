@@ -11,6 +11,8 @@ const client = new QueryClient({
   defaultOptions: {
     queries: {
       staleTime: 5_000,
+      // What the browser takes for "offline" says nothing of the way to this node.
+      networkMode: "always",
       // One more try for what failed by chance; what was refused stays refused.
       retry: (times, error) => times < 1 && Failure.of(error).status === 0,
       refetchOnWindowFocus: false,

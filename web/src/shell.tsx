@@ -107,7 +107,7 @@ function Liveness({ link }: { link: LinkState }) {
   const live = link.at === "live";
   return (
     <span className={live ? "liveness on" : "liveness off"} role="status">
-      {live ? "live" : link.at === "connecting" ? "connecting" : "not live"}
+      {live ? "live" : link.at === "waiting" ? "not live" : "connecting"}
     </span>
   );
 }

@@ -4,6 +4,8 @@
 //        |                  |
 //        +---- refused (401): signed out ----+
 //
+// A page that nobody sees sleeps: browsers allow six connections to a node, for all pages together.
+//
 // Pure: time comes with the events, and what is to be done is returned.
 
 /** How long the daemon may be silent: it says that it lives every 15 seconds. */
@@ -16,6 +18,7 @@ export type LinkState =
   | { at: "connecting"; tries: number; lostSince: number | null }
   | { at: "live"; heard: number }
   | { at: "waiting"; tries: number; lostSince: number; until: number }
+  | { at: "asleep" }
   | { at: "signed_out" };
 
 export type LinkEvent =
@@ -24,6 +27,8 @@ export type LinkEvent =
   | { what: "lost" }
   | { what: "refused" }
   | { what: "tick" }
+  | { what: "hidden" }
+  | { what: "shown" }
   | { what: "retry" };
 
 export const START: LinkState = { at: "connecting", tries: 0, lostSince: null };
@@ -34,6 +39,10 @@ export function step(state: LinkState, event: LinkEvent, now: number): LinkState
   switch (event.what) {
     case "refused":
       return { at: "signed_out" };
+    case "hidden":
+      return { at: "asleep" };
+    case "shown":
+      return state.at === "asleep" ? START : state;
     case "opened":
       return state.at === "connecting" ? { at: "live", heard: now } : state;
     case "heard":
@@ -49,7 +58,7 @@ export function step(state: LinkState, event: LinkEvent, now: number): LinkState
 }
 
 function lost(state: LinkState, since: number): LinkState {
-  if (state.at === "waiting") return state;
+  if (state.at === "waiting" || state.at === "asleep" || state.at === "signed_out") return state;
   const tries = state.at === "connecting" ? state.tries + 1 : 1;
   const lostSince = state.at === "connecting" ? (state.lostSince ?? since) : since;
   const pause = PAUSES_MS[Math.min(tries, PAUSES_MS.length) - 1] ?? 0;

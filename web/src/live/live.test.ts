@@ -59,6 +59,16 @@ describe("the link to the node", () => {
     expect(pauses).toEqual([500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000]);
   });
 
+  it("sleeps while nobody looks, and wakes with a new connection", () => {
+    const asleep = run([["opened", 0], ["hidden", 5]]);
+    expect(asleep.at).toBe("asleep");
+    expect(step(asleep, { what: "lost" }, 6)).toBe(asleep);
+    expect(step(asleep, { what: "tick" }, 99_000)).toBe(asleep);
+    expect(step(asleep, { what: "shown" }, 99_000)).toEqual(START);
+    const live = run([["opened", 0]]);
+    expect(step(live, { what: "shown" }, 5)).toBe(live);
+  });
+
   it("stops for good when it is refused", () => {
     const refused = run([["refused", 5]]);
     expect(refused.at).toBe("signed_out");

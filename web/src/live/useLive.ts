@@ -17,6 +17,9 @@ const BATCH_MS = 200;
 /** Machines that are asked for one by one; when more change at once, the list is asked for. */
 const ONE_BY_ONE_MAX = 8;
 
+/** How long a page is hidden before it sleeps, in milliseconds: people go back and forth. */
+const SLEEPS_AFTER_MS = 30_000;
+
 /** Events that the page keeps. */
 const EVENTS_MAX = 1_000;
 
@@ -33,21 +36,34 @@ class Live {
     private readonly told: (state: LinkState) => void,
   ) {
     this.ticks = setInterval(() => this.take({ what: "tick" }), 1_000);
+    document.addEventListener("visibilitychange", this.looked);
     void this.connect(false);
   }
+
+  private sleep: ReturnType<typeof setTimeout> | null = null;
+
+  private looked = (): void => {
+    if (this.sleep) clearTimeout(this.sleep);
+    this.sleep = null;
+    if (document.hidden) this.sleep = setTimeout(() => this.take({ what: "hidden" }), SLEEPS_AFTER_MS);
+    else this.take({ what: "shown" });
+  };
 
   take = (event: LinkEvent): void => {
     const before = this.state;
     this.state = step(before, event, Date.now());
     if (this.state === before) return;
     if (this.state.at !== before.at) this.told(this.state);
-    if (before.at === "live" && this.state.at !== "live") this.stop.abort();
+    const connected = before.at === "live" || before.at === "connecting";
+    if (connected && this.state.at !== "live" && this.state.at !== "connecting") this.stop.abort();
     if (this.state.at === "connecting" && before.at !== "connecting") void this.connect(true);
   };
 
   end(): void {
     clearInterval(this.ticks);
     if (this.batchTimer) clearTimeout(this.batchTimer);
+    if (this.sleep) clearTimeout(this.sleep);
+    document.removeEventListener("visibilitychange", this.looked);
     this.state = { at: "signed_out" };
     this.stop.abort();
   }

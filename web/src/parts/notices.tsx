@@ -81,7 +81,7 @@ export function NoticesProvider({ children }: { children: ReactNode }) {
             </p>
             {notice.state !== "running" && (
               <Button kind="quiet" aria-label={`Put away: ${notice.title}`} onPress={() => drop(notice.id)}>
-                ✕
+                <span aria-hidden="true">✕</span>
               </Button>
             )}
           </div>

@@ -69,13 +69,13 @@ function Line({ vm }: { vm: VmSummary }) {
       <td>{vm.tags.join(", ")}</td>
       <td>
         <div className="actions">
-          <Button why={why} aria-label={`Take ${vm.name} back`} onPress={() => void back()}>
+          <Button why={why} aria-label={`Take back ${vm.name}`} onPress={() => void back()}>
             Take back
           </Button>
           <Button
             kind="danger"
             why={why}
-            aria-label={`Remove ${vm.name} for good`}
+            aria-label={`Remove for good … ${vm.name}`}
             onPress={() => setAsking(true)}
           >
             Remove for good …

@@ -35,13 +35,12 @@ export function NodeModes({ node }: { node: Schemas["NodeView"] }) {
   return (
     <div className="actions" role="group" aria-label={`What to do with ${node.name}`}>
       {(node.mode ?? "active") === "active" ? (
-        <Button why={why} aria-label={`Empty ${node.name}`} onPress={() => setDraining(true)}>
+        <Button why={why} onPress={() => setDraining(true)}>
           Empty it …
         </Button>
       ) : (
         <Button
           why={why}
-          aria-label={`Let ${node.name} take machines again`}
           isDisabled={busy}
           onPress={() => void set("active")}
         >

@@ -369,6 +369,7 @@ impl Demo {
              muster vm console {VM}            (leave it with Ctrl-])\n  \
              ssh -i {} muster@{address}\n  \
              muster top\n  \
+             muster web                        (a link that opens the web console, once)\n  \
              cargo xtask demo --stop           (ends the VM and the daemon of the demo)\n\n\
              A tutorial of ten minutes: {}",
             self.muster.binary_dir().display(),
