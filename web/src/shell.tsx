@@ -1,8 +1,8 @@
 // The frame of all pages: who is signed in, where one can go, and whether what is shown is live.
 
 import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Link, Outlet } from "@tanstack/react-router";
-import { useEffect, useState } from "react";
+import { Link, Outlet, useRouterState } from "@tanstack/react-router";
+import { useEffect, useRef, useState } from "react";
 import { api, Failure, onStale, setCsrf, value } from "./api/client";
 import { keys, me as meQuery } from "./api/queries";
 import type { LinkState } from "./live/link";
@@ -53,6 +53,8 @@ function Frame() {
   const client = useQueryClient();
   const { link, retry } = useLive();
   const me = client.getQueryData(meQuery.queryKey);
+  const [error, setError] = useState<unknown>(null);
+  useArrival();
   useEffect(() => {
     // The daemon no longer knows this session: ask who we are, and so come to the sign-in page.
     if (link.at === "signed_out") void client.resetQueries({ queryKey: keys.me });
@@ -60,10 +62,11 @@ function Frame() {
 
   const signOut = async () => {
     const id = me?.session?.id;
-    if (id) {
-      // If it fails, the session still ends by itself; the page says that nobody is signed in only
-      // when the daemon says so.
-      await value(api.DELETE("/v1/sessions/{session}", { params: { path: { session: id } } }));
+    try {
+      if (id) await value(api.DELETE("/v1/sessions/{session}", { params: { path: { session: id } } }));
+    } catch (error) {
+      // Nobody is called signed out who is not.
+      if (!Failure.of(error).signedOut) return setError(error);
     }
     setCsrf("");
     client.clear();
@@ -97,10 +100,23 @@ function Frame() {
       <Lost link={link} retry={retry} />
       <Stale />
       <main id="content" tabIndex={-1}>
+        {error !== null && <Trouble error={error} what="Still signed in" />}
         <Outlet />
       </main>
     </div>
   );
+}
+
+/** Whoever goes to another page is there: in the title, and with the focus. */
+function useArrival(): void {
+  const path = useRouterState({ select: (state) => state.location.pathname });
+  const before = useRef(path);
+  useEffect(() => {
+    const page = PAGES.find((page) => page.to === path);
+    document.title = page ? `${page.label} · Muster` : "Muster";
+    if (before.current !== path) document.getElementById("content")?.focus();
+    before.current = path;
+  }, [path]);
 }
 
 function Liveness({ link }: { link: LinkState }) {

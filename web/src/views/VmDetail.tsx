@@ -2,7 +2,7 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { createLazyRoute, Link } from "@tanstack/react-router";
-import { lazy, Suspense, useState } from "react";
+import { lazy, Suspense, useEffect, useState } from "react";
 import { Failure, type Schemas } from "../api/client";
 import { vm as vmQuery } from "../api/queries";
 import { bytes, heartbeat, length, mayDo, phaseTone, when, word } from "../parts/format";
@@ -49,6 +49,9 @@ function Shown({ vm }: { vm: VmView }) {
   const [console, setConsole] = useState(false);
   const operator = mayDo(role, "operator") ? undefined : "This needs the role operator.";
   const runs = vm.phase === "running" || vm.phase === "paused";
+  useEffect(() => {
+    document.title = `${vm.name} · Muster`;
+  }, [vm.name]);
   return (
     <>
       <p className="crumbs">

@@ -48,6 +48,7 @@ use axum::extract::FromRequestParts;
 use axum::extract::Query;
 use axum::extract::RawPathParams;
 use axum::extract::Request;
+use axum::http::HeaderValue;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::MethodFilter;
@@ -199,19 +200,27 @@ impl Mounts {
             let app = app.clone();
             let handler = handler.clone();
             async move {
-                match prepare::<E>(app, request).await {
+                kept_nowhere(match prepare::<E>(app, request).await {
                     Ok(Prepared::Here(call, request)) => match handler(*call, request).await {
                         Ok(response) => response,
                         Err(error) => error_response(&error),
                     },
                     Ok(Prepared::Answered(response)) => response,
                     Err(error) => error_response(&error),
-                }
+                })
             }
         };
         let router = std::mem::take(&mut self.router);
         self.router = router.route(info.path, on(filter(info.method), route));
     }
+}
+
+/// Browsers keep no answer of the API, and take none for something else than it says it is.
+fn kept_nowhere(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// Whether the caller is content with what this node knows.

@@ -37,6 +37,7 @@ struct Browser {
 
 struct Answer {
     status: StatusCode,
+    cache: String,
     set_cookie: String,
     body: Value,
 }
@@ -69,8 +70,10 @@ async fn send(
     let status = answer.status();
     let set_cookie = answer.headers().get("set-cookie");
     let set_cookie = set_cookie.map_or("", |value| value.to_str().unwrap()).to_owned();
+    let cache = answer.headers().get("cache-control");
+    let cache = cache.map_or("", |value| value.to_str().unwrap()).to_owned();
     let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
-    Answer { status, set_cookie, body: serde_json::from_slice(&bytes).unwrap_or_default() }
+    Answer { status, cache, set_cookie, body: serde_json::from_slice(&bytes).unwrap_or_default() }
 }
 
 async fn sign_in(daemon: &Daemon, body: Value) -> Result<Browser, Answer> {
@@ -123,6 +126,7 @@ async fn a_session_can_do_what_its_token_can_and_no_more() {
         for info in TABLE.iter().filter(|info| info.reply != ReplyKind::EventStream) {
             let path: Vec<&str> = info.parameters().map(|_| "no-such-thing").collect();
             let answer = browser.act(&daemon, info.method.as_str(), &info.fill(&path)).await;
+            assert_eq!(answer.cache, "no-store", "{}", info.id);
             let denied = matches!(answer.status.as_u16(), 401 | 403);
             let needed = match info.access {
                 Access::Anyone => None,
@@ -336,6 +340,7 @@ async fn pages_are_served_to_anybody_with_a_policy_and_tell_nothing() {
         ("/v1/nothing", "GET"),
         ("/assets/nothing.js", "GET"),
         ("/..%2f..%2fx", "GET"),
+        ("/.gitignore", "GET"),
         ("/", "POST"),
     ];
     for (path, method) in nothing {

@@ -36,7 +36,7 @@ pub(super) fn answer(request: &Request) -> Option<Response> {
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
     let of_api = path.split('/').next() == Some(api::endpoint::API_VERSION);
     let from_member = matches!(request.extensions().get::<Peer>(), Some(Peer::Member(_)));
-    if !looks || of_api || from_member || path.contains("..") {
+    if !looks || of_api || from_member || path.contains("..") || path.starts_with('.') {
         return None;
     }
     // Pages have names of things in their paths; what is below `assets` is a file or nothing.
