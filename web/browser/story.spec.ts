@@ -35,8 +35,8 @@ function watch(page: Page, home: string): void {
   page.on("pageerror", (error) => faults.push(`an error on ${page.url()}: ${error.message}`));
   page.on("console", (message) => {
     const text = message.text();
-    // A refused sign-in and a dead node are part of the story.
-    const expected = /401|ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET/;
+    // A refused sign-in, a node that is dead, and one that has just begun are part of the story.
+    const expected = /status of (401|503)|net::ERR_/;
     if (message.type() === "error" && !expected.test(text)) faults.push(`${page.url()}: ${text}`);
   });
 }

@@ -128,6 +128,9 @@ function Liveness({ link }: { link: LinkState }) {
   );
 }
 
+/** How long the node has to be silent until the whole page says so, in milliseconds. */
+const SAID_AFTER_MS = 2_000;
+
 /** Says since when nothing new has come, and what is being done about it. */
 function Lost({ link, retry }: { link: LinkState; retry: () => void }) {
   const [now, setNow] = useState(Date.now());
@@ -137,7 +140,8 @@ function Lost({ link, retry }: { link: LinkState; retry: () => void }) {
     const timer = setInterval(() => setNow(Date.now()), 1_000);
     return () => clearInterval(timer);
   }, [lostSince]);
-  if (lostSince === null) return null;
+  // What is over in a moment is said beside the name only.
+  if (lostSince === null || now - lostSince < SAID_AFTER_MS) return null;
   const since = length(Math.max(0, now - lostSince));
   return (
     <div className="lost" role="alert">

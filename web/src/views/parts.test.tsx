@@ -100,6 +100,22 @@ describe("actions", () => {
     expect(screen.queryByText(/the host is full/)).toBeNull();
   });
 
+  it("does not call failed what goes on while the node is silent", async () => {
+    let asked = 0;
+    answer({
+      "POST /v1/vms/v1/start": () => op({ state: "running", cancel_requested: false }),
+      "GET /v1/ops/o1/wait": () => {
+        asked += 1;
+        if (asked === 1) throw new Error("the connection broke");
+        return op({ state: "done", at: 5 });
+      },
+    });
+    page(<ActionBar targets={[summaryOf({ id: "v1", phase: "off" })]} label="Actions" />);
+    await userEvent.click(screen.getByRole("button", { name: "Start" }));
+    expect(await screen.findByText(/: done/)).toBeDefined();
+    expect(asked).toBe(2);
+  });
+
   it("asks before a power cut, and for a number before many of them", async () => {
     const came = answer({
       "POST /v1/vms/v0/off": () => op({ state: "done", at: 5 }),
