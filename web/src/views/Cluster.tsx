@@ -100,7 +100,9 @@ function Node({ node, member }: {
   const away = member !== undefined && !member.reachable;
   const used = node.memory - node.memory_available;
   const storage = node.storage - node.storage_available;
-  const problems = [...node.problems, ...(member?.problem ? [member.problem] : [])];
+  const found = [...node.problems, ...(member?.problem ? [member.problem] : [])];
+  // One reason is enough for a node that is silent.
+  const problems = away ? found.slice(0, 1) : found;
   return (
     <article className={away ? "card away" : "card"} aria-label={`Node ${node.name}`}>
       <div className="card-head">
@@ -109,25 +111,31 @@ function Node({ node, member }: {
         {node.mode && node.mode !== "active" && <Badge tone="busy">{word(node.mode)}</Badge>}
         {node.quarantine && <Badge tone="busy">not trusted until {whenShort(node.quarantine)}</Badge>}
       </div>
-      <Meter
-        label={`Memory of ${node.name}`}
-        part={used}
-        whole={node.memory}
-        text={`memory ${bytes(used)} of ${bytes(node.memory)}, ${bytes(node.memory_promised)} promised`}
-      />
-      <Meter
-        label={`Storage of ${node.name}`}
-        part={storage}
-        whole={node.storage}
-        text={`storage ${bytes(storage)} of ${bytes(node.storage)}`}
-      />
-      <p className="quiet-text">
-        <Link to="/vms" search={{ node: node.name }}>
-          {counted(node.vms_running, "machine")} with a process
-        </Link>
-        , {counted(node.cpus, "processor")}, {node.accelerator.toUpperCase()},{" "}
-        {node.qemu ?? "QEMU cannot be used"}
-      </p>
+      {away ? (
+        <p className="quiet-text">How full it is, is not known: it does not tell.</p>
+      ) : (
+        <>
+          <Meter
+            label={`Memory of ${node.name}`}
+            part={used}
+            whole={node.memory}
+            text={`memory ${bytes(used)} of ${bytes(node.memory)}, ${bytes(node.memory_promised)} promised`}
+          />
+          <Meter
+            label={`Storage of ${node.name}`}
+            part={storage}
+            whole={node.storage}
+            text={`storage ${bytes(storage)} of ${bytes(node.storage)}`}
+          />
+          <p className="quiet-text">
+            <Link to="/vms" search={{ node: node.name }}>
+              {counted(node.vms_running, "machine")} with a process
+            </Link>
+            , {counted(node.cpus, "processor")}, {node.accelerator.toUpperCase()},{" "}
+            {node.qemu ?? "QEMU cannot be used"}
+          </p>
+        </>
+      )}
       {member && <NodeModes node={node} />}
       {problems.map((problem) => (
         <p key={problem} className="problem">

@@ -61,7 +61,12 @@ export function EventLines({ keep, most }: { keep?: (event: EventView) => boolea
             <Badge tone={event.severity === "error" ? "bad" : "busy"}>{event.severity}</Badge>
           )}
           <span className="event-text">
-            <strong>{event.subject.name}</strong> {event.text}
+            {!event.text.includes(event.subject.name) && (
+              <>
+                <strong>{event.subject.name}</strong>{" "}
+              </>
+            )}
+            {event.text}
             {event.actor && <span className="quiet-text"> · {event.actor}</span>}
           </span>
         </li>
