@@ -1,11 +1,12 @@
-//! The web console in a real browser, against a real daemon with a real guest: the story is told in
-//! `web/browser/story.spec.ts`; here is what it needs of the world.
+//! The web console in a real browser, against a real daemon with a real guest, and against a lab that
+//! loses a node. The stories are told in `web/browser`; here is what they need of the world.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall end")]
 
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
+use std::process::Command;
 use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
@@ -13,7 +14,9 @@ use std::time::Instant;
 use e2e::Host;
 use e2e::OWN;
 use e2e::Options;
+use e2e::TestLab;
 use e2e::eventually;
+use serde_json::Value;
 use serde_json::json;
 
 /// Where the browser reaches the daemon, in the host's own network namespace.
@@ -41,12 +44,48 @@ impl Drop for Runner {
     }
 }
 
-#[tokio::test]
-async fn the_web_console_in_a_browser() {
+/// Tells a story in a browser: starts its runner, and looks now and then at what it asks for.
+async fn tell(
+    mut command: Command,
+    story: &str,
+    url: &str,
+    folder: &Path,
+    given: Value,
+    mut asked: impl AsyncFnMut(),
+) {
+    std::fs::write(folder.join("given.json"), given.to_string()).unwrap();
+    let log = std::fs::File::create(folder.join("browser.log")).unwrap();
+    command.args(["test", story]).current_dir(web()).stdin(Stdio::null());
+    command.env("MUSTER_WEB_URL", url).env("MUSTER_WEB_GIVEN", folder.join("given.json"));
+    // What the browser keeps goes with the folder.
+    command.env("HOME", folder.join("home")).env("XDG_CONFIG_HOME", folder.join("home/config"));
+    command.env("CI", "1").env("NO_COLOR", "1");
+    command.stdout(log.try_clone().unwrap()).stderr(log);
+    let mut runner = Runner(command.spawn().unwrap());
+    let told = || std::fs::read_to_string(folder.join("browser.log")).unwrap_or_default();
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = runner.0.try_wait().unwrap() {
+            break status;
+        }
+        assert!(begun.elapsed() < STORY, "the story has no end:\n{}", told());
+        asked().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert!(status.success(), "{status}\n{}", told());
+}
+
+/// The browser's runner, with the pages built.
+fn playwright() -> String {
     let playwright = web().join("node_modules/.bin/playwright");
     assert!(playwright.exists(), "the browser's runner is missing; run cargo xtask web");
     assert!(web().join("dist/index.html").exists(), "it is not built; run cargo xtask web");
+    playwright.to_string_lossy().into_owned()
+}
 
+#[tokio::test]
+async fn the_web_console_in_a_browser() {
+    let playwright = playwright();
     let extra = format!("tls_listen = \"{ADDRESS}\"\n");
     let mut host = Host::start_with(Options { extra, ..Options::default() }).await;
     host.import_tiny().await;
@@ -60,24 +99,10 @@ async fn the_web_console_in_a_browser() {
         "kill": kill,
         "restart": restart,
     });
-    std::fs::write(host.file("given.json"), given.to_string()).unwrap();
-
-    let log = std::fs::File::create(host.file("browser.log")).unwrap();
-    let mut command = host.netns().command(&playwright.to_string_lossy());
-    command.arg("test").current_dir(web()).stdin(Stdio::null());
-    command.env("MUSTER_WEB_URL", format!("https://{ADDRESS}"));
-    command.env("MUSTER_WEB_GIVEN", host.file("given.json")).env("CI", "1").env("NO_COLOR", "1");
-    // What the browser keeps goes with the host.
-    command.env("HOME", host.file("home")).env("XDG_CONFIG_HOME", host.file("home/config"));
-    command.stdout(log.try_clone().unwrap()).stderr(log);
-    let mut runner = Runner(command.spawn().unwrap());
-
-    let begun = Instant::now();
-    let status = loop {
-        if let Some(status) = runner.0.try_wait().unwrap() {
-            break status;
-        }
-        assert!(begun.elapsed() < STORY, "the story has no end:\n{}", told(&host));
+    let folder = host.file("browser");
+    std::fs::create_dir(&folder).unwrap();
+    let command = host.netns().command(&playwright);
+    let asked = async || {
         if kill.exists() && host.daemon_pid().is_some() {
             host.kill9();
             std::fs::remove_file(&kill).unwrap();
@@ -86,9 +111,8 @@ async fn the_web_console_in_a_browser() {
             host.restart().await;
             std::fs::remove_file(&restart).unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     };
-    assert!(status.success(), "{status}\n{}", told(&host));
+    tell(command, "story", &format!("https://{ADDRESS}"), &folder, given, asked).await;
 
     // What was done in the browser is told with who did it.
     eventually("the machine is off", OWN, async || {
@@ -103,6 +127,32 @@ async fn the_web_console_in_a_browser() {
     }
 }
 
-fn told(host: &Host) -> String {
-    std::fs::read_to_string(host.file("browser.log")).unwrap_or_default()
+#[tokio::test]
+async fn a_failover_is_seen_in_a_browser() {
+    let playwright = playwright();
+    let lab = TestLab::up(&["--nodes", "3", "--fake"]).await;
+    lab.muster("n1", &["volume", "create", "shared", "--share", "/muster/share"]).await.ok();
+    for n in 1..=4 {
+        let name = format!("web-{n}");
+        let create = ["vm", "create", &name, "--memory", "64M", "--disk", "size=1M"];
+        let rest = ["--no-network", "--volume", "shared", "--start"];
+        lab.muster("n1", &[create.as_slice(), &rest].concat()).await.ok();
+    }
+    let link = lab.muster("n2", &["web"]).await.ok().out.trim().to_owned();
+    let (url, _) = link.split_once("/sign-in#").unwrap();
+    let folder = lab.dir().join("browser");
+    std::fs::create_dir(&folder).unwrap();
+    let power_off = folder.join("power-off");
+    let mut command = lab.command();
+    // A command in a node begins in the node's own root directory.
+    let there = web().to_string_lossy().into_owned();
+    command.args(["exec", "n2", "--", "sh", "-c", "cd \"$0\" && exec \"$@\"", &there, &playwright]);
+    let given = json!({ "link": link, "powerOff": power_off });
+    tell(command, "failover", url, &folder, given, async || {
+        if power_off.exists() {
+            lab.run(&["power-off", "n1"]).await.ok();
+            std::fs::remove_file(&power_off).unwrap();
+        }
+    })
+    .await;
 }
