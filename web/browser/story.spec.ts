@@ -218,6 +218,7 @@ test("signing out and a revoked token end the session on the page", async ({ bro
   await other.close();
 
   await page.getByRole("button", { name: "Sign out" }).click();
+  await page.waitForURL("**/sign-in");
   await expect(page.getByLabel("Token")).toBeVisible();
   // The page may hear of the end from its stream before the answer with the empty cookie is there.
   await expect.poll(() => context.cookies()).toEqual([]);

@@ -44,6 +44,24 @@ impl Drop for Runner {
     }
 }
 
+/// A folder of the test's own; gone when it is dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn beside(other: &Path) -> Self {
+        let path = other.with_extension("browser");
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What cannot be removed is in the way of nothing.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 /// Tells a story in a browser: starts its runner, and looks now and then at what it asks for.
 async fn tell(
     mut command: Command,
@@ -140,15 +158,14 @@ async fn a_failover_is_seen_in_a_browser() {
     }
     let link = lab.muster("n2", &["web"]).await.ok().out.trim().to_owned();
     let (url, _) = link.split_once("/sign-in#").unwrap();
-    let folder = lab.dir().join("browser");
-    std::fs::create_dir(&folder).unwrap();
-    let power_off = folder.join("power-off");
+    let folder = Folder::beside(lab.dir());
+    let power_off = folder.0.join("power-off");
     let mut command = lab.command();
     // A command in a node begins in the node's own root directory.
     let there = web().to_string_lossy().into_owned();
     command.args(["exec", "n2", "--", "sh", "-c", "cd \"$0\" && exec \"$@\"", &there, &playwright]);
     let given = json!({ "link": link, "powerOff": power_off });
-    tell(command, "failover", url, &folder, given, async || {
+    tell(command, "failover", url, &folder.0, given, async || {
         if power_off.exists() {
             lab.run(&["power-off", "n1"]).await.ok();
             std::fs::remove_file(&power_off).unwrap();
