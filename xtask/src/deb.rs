@@ -27,6 +27,7 @@ use crate::run::quiet;
 use crate::run::root;
 use crate::run::show;
 use crate::run::target;
+use crate::web;
 
 /// Options of `cargo xtask deb`.
 #[derive(Debug, clap::Args)]
@@ -99,6 +100,9 @@ pub(crate) fn make(dev: bool, revision: u32) -> Result<PathBuf> {
 }
 
 fn build(dev: bool) -> Result<PathBuf> {
+    if !dev {
+        web::build().context("the package has the web console in it")?;
+    }
     let mut command = cmd("cargo", ["build", "--locked", "--quiet", "--bin=muster"]);
     // For tests with the features that the whole workspace asks for: those are built already.
     command.args(if dev { ["--workspace"].as_slice() } else { &["--package=cli", "--release"] });

@@ -56,13 +56,21 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "logs in to guests in tests"),
     ("fence-agents", "programs that switch hosts off"),
     ("busybox", "plays guests of networks in tests (udhcpc, ping, nslookup)"),
+    ("curl", "asks the web console's server as a browser does, in tests"),
+    ("chromium", "the browser that the web console is tested with"),
     ("qemu-guest-agent", "the real agent that our client is tested against"),
 ];
+
+/// Only where no program of that name is there, of whatever origin.
+const PROGRAMS: &[(&str, &str)] =
+    &[("nodejs", "builds the web console (node)"), ("npm", "brings the web console's libraries")];
 
 /// Installs what is missing and says so; silent and quick when nothing is.
 pub(crate) fn run() -> Result<()> {
     let qemu: Vec<_> = QEMU.iter().filter(|(name, _)| !is_qemu_new_enough(name)).collect();
-    let plain: Vec<_> = PACKAGES.iter().filter(|(name, _)| is_missing(name)).collect();
+    let packages = PACKAGES.iter().filter(|(name, _)| is_missing(name));
+    let programs = PROGRAMS.iter().filter(|(name, _)| has_no_program(name));
+    let plain: Vec<_> = packages.chain(programs).collect();
     if qemu.is_empty() && plain.is_empty() {
         return Ok(());
     }
@@ -100,6 +108,12 @@ pub(crate) fn run() -> Result<()> {
 fn is_missing(package: &str) -> bool {
     let instead = (package == "busybox").then_some("busybox-static");
     version_of(package).is_none() && instead.is_none_or(|other| version_of(other).is_none())
+}
+
+/// Whether the program of a package cannot be run.
+fn has_no_program(package: &str) -> bool {
+    let program = if package == "nodejs" { "node" } else { package };
+    !says_yes(cmd(program, ["--version"]))
 }
 
 fn names(packages: &[&(&str, &str)]) -> String {

@@ -19,6 +19,7 @@ mod stop;
 mod test;
 mod tidy;
 mod trouble;
+mod web;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,8 @@ enum Verb {
     Sim(sim::Args),
     /// Migrate guests in labs with faults by lot in the middle, and look after them.
     Trouble(trouble::Args),
+    /// Build the web console, which the daemon serves; needs Node.
+    Web(web::Args),
     /// Make a Debian package of the release build.
     Deb(deb::Args),
     /// Install, upgrade and remove the Debian package on a real Debian under systemd.
@@ -91,6 +94,7 @@ fn run_verb(verb: Verb) -> Result<()> {
         Verb::Test(args) => test::run(&args),
         Verb::Sim(args) => sim::run(&args),
         Verb::Trouble(args) => trouble::run(&args),
+        Verb::Web(args) => web::run(&args),
         Verb::Deb(args) => {
             install::run()?;
             deb::run(&args)

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything, from nothing but a Rust toolchain and apt.
 //!
 //! ```text
-//! install -> gate -> guests -> tests (nextest if present, else cargo test) -> doc tests -> package
+//! install -> gate -> guests -> web -> tests (nextest if present, else cargo test) -> doc tests -> package
 //!         -> totals
 //! ```
 //!
@@ -29,6 +29,7 @@ use crate::run::cmd;
 use crate::run::is_root;
 use crate::run::root;
 use crate::run::says_yes;
+use crate::web;
 
 /// The root test crate whose tests start guests: two at a time, as `.config/nextest.toml` says.
 const GUEST_THREADS: &str = "--test-threads=2";
@@ -73,6 +74,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         Ok(Vec::new())
     });
+    // Before the binary, which has its files in it.
+    step("web", &|| web::test().map(|()| Vec::new()));
     // The binary that the end-to-end tests drive.
     step("build", &|| totals(cmd("cargo", ["build", "--workspace", "--locked", "--quiet"])));
     step("tests", &|| tests(args.filter.as_deref()));

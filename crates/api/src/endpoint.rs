@@ -16,6 +16,7 @@ use crate::fence;
 use crate::ha;
 use crate::migrate;
 use crate::platform;
+use crate::session;
 use crate::types;
 use crate::validate;
 use crate::witness;
@@ -486,6 +487,18 @@ endpoints! {
         (Nothing, types::TokenCreateBody) -> types::TokenSecretView;
     /// Make an API token invalid
     TokenRevoke: Delete "/tokens/{token}" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
+
+    /// Sign a browser in with a token or a sign-in link; the answer sets the session's cookie
+    SessionBegin: Post "/sessions" Access::Anyone, Json,
+        (Nothing, session::SessionBeginBody) -> session::SessionBegunView;
+    /// List the sessions of browsers, and the sign-in links that nobody has used
+    SessionList: Get "/sessions" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> Vec<session::SessionView>;
+    /// End a session: anybody their own, administrators every one
+    SessionEnd: Delete "/sessions/{session}" VIEWER, Json, (Nothing, Nothing) -> Nothing;
+    /// Make a link that signs one browser in, once
+    WebLinkCreate: Post "/web-links" VIEWER, Json,
+        (Nothing, session::WebLinkCreateBody) -> session::WebLinkView;
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod ha;
 pub mod migrate;
 pub mod openapi;
 pub mod platform;
+pub mod session;
 pub mod types;
 pub mod validate;
 pub mod witness;

@@ -170,6 +170,22 @@ mod tests {
         );
     }
 
+    /// Two types of one name would show as one of them, wherever either is meant.
+    #[test]
+    fn no_two_schemas_share_a_name() {
+        let mut seen = std::collections::BTreeMap::new();
+        for info in crate::endpoint::TABLE {
+            for (name, schema) in (info.schemas)().refers {
+                let schema = super::to_value(&schema);
+                let before = seen.entry(name.clone()).or_insert_with(|| schema.clone());
+                assert_eq!(
+                    *before, schema,
+                    "{name} means two things; give one #[schema(as = ...)]"
+                );
+            }
+        }
+    }
+
     #[test]
     fn every_reference_in_the_document_leads_somewhere() {
         let document: serde_json::Value = serde_json::from_str(&document()).unwrap();

@@ -47,6 +47,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::session::OwnSessionView;
+
 /// Version of the program and of the API.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VersionView {
@@ -63,6 +65,9 @@ pub struct WhoAmIView {
     pub actor: String,
     /// What may be done.
     pub role: Role,
+    /// The browser's session, where it is one that asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<OwnSessionView>,
 }
 
 /// What is seen of a VM now: the settled power state and what is under way.

@@ -235,6 +235,8 @@ pub enum Unit {
 /// What a finding is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+// In the document, `Subject` is that of events.
+#[schema(as = FindingSubject)]
 pub enum Subject {
     /// All nodes together.
     Cluster,

@@ -141,6 +141,10 @@ pub(crate) enum Command {
     Rule(commands::rule::Args),
     /// Tokens for the API's TLS port.
     Token(commands::token::Args),
+    /// Print a link that signs a browser in to the web console, once.
+    Web(commands::web::Args),
+    /// Sessions of browsers in the web console.
+    Session(commands::session::Args),
     /// Operations: what is being done, and how it ended.
     Op(commands::op::Args),
     /// Events: what happened.
@@ -256,6 +260,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Volume(args) => commands::volume::run(args, context).await,
         Command::Rule(args) => commands::rule::run(args, context).await,
         Command::Token(args) => commands::token::run(args, context).await,
+        Command::Web(args) => commands::web::run(args, context).await,
+        Command::Session(args) => commands::session::run(args, context).await,
         Command::Op(args) => commands::op::run(args, context).await,
         Command::Event(args) => commands::event::run(args, context).await,
         Command::Node(args) => commands::node::run(args, context).await,

@@ -5,9 +5,11 @@ use std::str::FromStr;
 
 use api::model::DiskFormat;
 use api::model::Name;
+use api::model::Role;
 use api::model::StaticAddress;
 use api::types::DiskAddBody;
 use api::types::NicAddBody;
+use clap::ValueEnum;
 
 use crate::error::CliError;
 
@@ -15,6 +17,27 @@ use crate::error::CliError;
 const SSH_KEY_STARTS: [&str; 4] = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
 /// Largest file that is read for an option: ten times what the API takes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A role, as a word of the command line.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum RoleWord {
+    /// Look at everything but consoles and secrets.
+    Viewer,
+    /// Use what there is: power, consoles, disks and adapters.
+    Operator,
+    /// Everything, tokens and networks among it.
+    Administrator,
+}
+
+impl From<RoleWord> for Role {
+    fn from(word: RoleWord) -> Self {
+        match word {
+            RoleWord::Viewer => Self::Viewer,
+            RoleWord::Operator => Self::Operator,
+            RoleWord::Administrator => Self::Administrator,
+        }
+    }
+}
 
 /// A disk: `20G`, or `size=20G,name=data,image=debian,format=raw,ro`.
 pub(crate) fn disk(text: &str) -> Result<DiskAddBody, String> {

@@ -37,6 +37,8 @@ use crate::Platform;
 use crate::RuleId;
 use crate::RuleRecord;
 use crate::SecretText;
+use crate::SessionId;
+use crate::SessionRecord;
 use crate::Speaker;
 use crate::TokenId;
 use crate::UnixMillis;
@@ -195,6 +197,25 @@ pub enum Command {
     TokenRevoke {
         /// Which.
         token: TokenId,
+    },
+    /// Begin a session of a browser, or make a link that can become one.
+    SessionCreate {
+        /// It; the time of its making is the proposal's.
+        record: Box<SessionRecord>,
+    },
+    /// Make a sign-in link a session; it is refused to everybody who comes later.
+    SessionUseLink {
+        /// SHA-256 of the link's secret, in hexadecimal.
+        link: String,
+        /// SHA-256 of the session's secret, in hexadecimal.
+        digest: String,
+        /// When the session ends by itself.
+        expires: UnixMillis,
+    },
+    /// End a session, or make a link useless.
+    SessionEnd {
+        /// Which.
+        session: SessionId,
     },
     /// Make a volume known.
     VolumeCreate {

@@ -11,6 +11,7 @@ use crate::NetworkId;
 use crate::NodeId;
 use crate::OpId;
 use crate::RuleId;
+use crate::SessionId;
 use crate::TokenId;
 use crate::UnixMillis;
 use crate::VmId;
@@ -106,6 +107,15 @@ pub enum EventKind {
     /// An API token is no longer valid.
     #[serde(rename = "token.revoked")]
     TokenRevoked,
+    /// A sign-in link was made.
+    #[serde(rename = "session.link")]
+    SessionLink,
+    /// A browser signed in.
+    #[serde(rename = "session.begun")]
+    SessionBegun,
+    /// A browser's session was ended.
+    #[serde(rename = "session.ended")]
+    SessionEnded,
     /// A node began to serve.
     #[serde(rename = "node.started")]
     NodeStarted,
@@ -243,6 +253,13 @@ pub enum Subject {
         /// Its name at the time.
         name: String,
     },
+    /// A session of a browser.
+    Session {
+        /// Its id.
+        id: SessionId,
+        /// In whose name it acts.
+        name: String,
+    },
     /// The cluster as a whole.
     Cluster {
         /// Its id.
@@ -302,6 +319,9 @@ impl EventKind {
             Self::NetworkDeleted => "network.deleted",
             Self::TokenCreated => "token.created",
             Self::TokenRevoked => "token.revoked",
+            Self::SessionLink => "session.link",
+            Self::SessionBegun => "session.begun",
+            Self::SessionEnded => "session.ended",
             Self::NodeStarted => "node.started",
             Self::NodePlatform => "node.platform",
             Self::VmTakenOver => "vm.taken_over",

@@ -115,6 +115,11 @@ typed_id!(
     "token"
 );
 typed_id!(
+    /// A session of a browser, or a link that can become one.
+    SessionId,
+    "session"
+);
+typed_id!(
     /// A device that can switch nodes off.
     FenceDeviceId,
     "fence device"

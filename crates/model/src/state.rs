@@ -44,6 +44,8 @@ use crate::Refused;
 use crate::Role;
 use crate::RuleId;
 use crate::RuleRecord;
+use crate::SessionId;
+use crate::SessionRecord;
 use crate::Subject;
 use crate::TokenId;
 use crate::UnixMillis;
@@ -80,6 +82,9 @@ pub struct ClusterState {
     pub ops: Map<OpId, Arc<OpRecord>>,
     /// API tokens.
     pub tokens: Map<TokenId, Arc<TokenRecord>>,
+    /// Sessions of browsers, and links that can become one.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub sessions: Map<SessionId, Arc<SessionRecord>>,
     /// Volumes.
     #[serde(default)]
     pub volumes: Map<VolumeId, Arc<VolumeRecord>>,
@@ -228,6 +233,7 @@ impl Default for ClusterState {
             networks: Map::new(),
             ops: Map::new(),
             tokens: Map::new(),
+            sessions: Map::new(),
             volumes: Map::new(),
             rules: Map::new(),
             cluster: None,
@@ -439,6 +445,11 @@ impl ClusterState {
             }
             if node.facts.addresses.iter().any(|address| !addresses.insert(*address)) {
                 return Err(format!("{} has an address of another node", node.name));
+            }
+        }
+        for session in self.sessions.values() {
+            if session.token.is_some_and(|token| !self.tokens.contains_key(&token)) {
+                return Err(format!("session {} has lost its token", session.id));
             }
         }
         for op in self.ops.values().filter(|op| op.is_running()) {

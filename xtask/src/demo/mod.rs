@@ -47,6 +47,7 @@ use crate::run::root;
 use crate::run::show;
 use crate::run::target;
 use crate::stop;
+use crate::web;
 use muster::Muster;
 use watch::Pulse;
 
@@ -131,6 +132,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     stop::listen()?;
     install::run()?;
     println!("Building Muster (a few minutes the first time) ...");
+    if let Err(error) = web::build() {
+        println!("The web console is left out: {error:#}");
+    }
     let profile = if args.dev { "dev" } else { "release" };
     show(cmd("cargo", ["build", "--quiet", "--profile", profile, "--package", "cli"]))?;
     let binary = target().join(if args.dev { "debug/muster" } else { "release/muster" });
@@ -365,6 +369,7 @@ impl Demo {
              muster vm console {VM}            (leave it with Ctrl-])\n  \
              ssh -i {} muster@{address}\n  \
              muster top\n  \
+             muster web                        (a link that opens the web console, once)\n  \
              cargo xtask demo --stop           (ends the VM and the daemon of the demo)\n\n\
              A tutorial of ten minutes: {}",
             self.muster.binary_dir().display(),

@@ -54,6 +54,8 @@ impl Muster {
         let mut command = Command::new(&self.binary);
         command
             .arg("daemon")
+            // For a browser on this machine.
+            .args(["--listen", "127.0.0.1:0"])
             .args(["--data-dir".as_ref(), self.dir.join("data").as_os_str()])
             .args(["--run-dir".as_ref(), self.dir.join("run").as_os_str()])
             .stdin(Stdio::null())

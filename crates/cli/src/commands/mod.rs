@@ -9,12 +9,14 @@ pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod op;
 pub(crate) mod rule;
+pub(crate) mod session;
 pub(crate) mod token;
 pub(crate) mod top;
 pub(crate) mod util;
 pub(crate) mod version;
 pub(crate) mod vm;
 pub(crate) mod volume;
+pub(crate) mod web;
 pub(crate) mod whoami;
 
 use api::types::OpView;

@@ -343,8 +343,8 @@ pub(crate) fn answer(id: &str) -> Answer {
         "NetworkCreate" | "NetworkShow" => network(),
         "VolumeList" => json!([volume()]),
         "VolumeCreate" | "VolumeShow" => volume(),
-        "NetworkDelete" | "TokenRevoke" | "VolumeDelete" | "NodeEvict" | "ClusterLeave"
-        | "JoinTokenRevoke" | "RuleDelete" | "WitnessRemove" => {
+        "NetworkDelete" | "TokenRevoke" | "SessionEnd" | "VolumeDelete" | "NodeEvict"
+        | "ClusterLeave" | "JoinTokenRevoke" | "RuleDelete" | "WitnessRemove" => {
             json!({})
         }
         "ClusterShow" | "ClusterCreate" => cluster(),
@@ -359,6 +359,14 @@ pub(crate) fn answer(id: &str) -> Answer {
             token["text"] = json!("mjt_secret");
             token
         }
+        "SessionList" => json!([{
+            "id": OTHER, "stage": "open", "actor": "user root", "role": "administrator",
+            "created": 1_000_000, "expires": 2_000_000, "own": false
+        }]),
+        "WebLinkCreate" => json!({
+            "id": OTHER, "url": "https://192.0.2.1:7443/sign-in#5ec2e7", "fingerprint": SHA,
+            "role": "administrator", "expires": 2_000_000
+        }),
         "TokenList" => json!([token()]),
         "TokenCreate" => {
             let mut token = token();

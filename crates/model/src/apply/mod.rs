@@ -18,6 +18,9 @@ mod migrate;
 mod nics;
 mod platform;
 mod register;
+mod session;
+#[cfg(test)]
+mod session_tests;
 mod set;
 mod storage;
 #[cfg(test)]
@@ -98,13 +101,18 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
     Ok(cx.applied)
 }
 
-/// Commands about nodes, volumes and where VMs run.
+/// Commands about sessions, nodes, volumes and where VMs run.
 fn apply_cluster(
     state: &mut ClusterState,
     cx: &mut Context<'_>,
     command: &Command,
 ) -> Result<(), Refused> {
     match command {
+        Command::SessionCreate { record } => session::create(state, cx, record),
+        Command::SessionUseLink { link, digest, expires } => {
+            session::use_link(state, cx, link, digest, *expires)
+        }
+        Command::SessionEnd { session: id } => session::end(state, cx, *id),
         Command::VolumeCreate { volume: id, name, kind } => {
             volume::create(state, cx, *id, name, kind)
         }

@@ -212,6 +212,7 @@ pub(crate) fn token_revoke(
     let Some(token) = state.tokens.remove(&id) else {
         return Err(crate::state::not_found("token", &id.to_string()));
     };
+    super::session::token_gone(state, id);
     let subject = Subject::Token { id, name: token.name.to_string() };
     let text = format!("token {} is no longer valid", token.name);
     cx.event(EventKind::TokenRevoked, Severity::Info, subject, text, None);

@@ -43,7 +43,7 @@ pub(crate) fn told_caller(request: &Request) -> Option<Caller> {
         return None;
     }
     let told: Told = serde_json::from_slice(&hex::decode(header.as_bytes()).ok()?).ok()?;
-    Some(Caller { actor: Actor::new(told.actor.as_str()), role: told.role })
+    Some(Caller::by_word(Actor::new(told.actor.as_str()), told.role))
 }
 
 /// Lets another node answer a request.

@@ -16,14 +16,18 @@ use axum::extract::ws::WebSocketUpgrade;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use vm::engine::EngineError;
 use vm::engine::Machine;
 
+use crate::app::App;
 use crate::http::Call;
+use crate::http::Caller;
 use crate::http::Mounts;
+use crate::http::auth;
 use crate::http::bad_request;
 use crate::http::vms::find_vm;
 use crate::http::vms::not_running;
@@ -33,6 +37,9 @@ const MESSAGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Bytes that are passed on at once.
 const CHUNK_BYTES: usize = 16 * 1024;
+
+/// How often it is looked at whether whoever uses a console still may.
+const RIGHT_LOOKED_AT: Duration = Duration::from_secs(2);
 
 pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.raw::<ep::VmScreenshot, _, _>(screenshot);
@@ -61,23 +68,40 @@ async fn screenshot(call: Call<ep::VmScreenshot>, _request: Request) -> Result<R
 
 async fn serial(call: Call<ep::VmSerial>, request: Request) -> Result<Response, ApiError> {
     let stream = machine(&call)?.serial().await.map_err(engine_error)?;
-    upgrade(request, stream).await
+    upgrade(call, request, stream).await
 }
 
 async fn vnc(call: Call<ep::VmVnc>, request: Request) -> Result<Response, ApiError> {
     let stream = machine(&call)?.vnc().await.map_err(engine_error)?;
-    upgrade(request, stream).await
+    upgrade(call, request, stream).await
 }
 
-async fn upgrade(request: Request, stream: UnixStream) -> Result<Response, ApiError> {
+async fn upgrade<E: Endpoint>(
+    call: Call<E>,
+    request: Request,
+    stream: UnixStream,
+) -> Result<Response, ApiError> {
+    let Call { app, caller, .. } = call;
     let (mut parts, _) = request.into_parts();
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
         .await
         .map_err(|error| bad_request(&format!("this is not a WebSocket request: {error}")))?;
-    Ok(upgrade
-        .protocols(["binary"])
-        .max_message_size(MESSAGE_BYTES_MAX)
-        .on_upgrade(move |socket| pass(socket, stream)))
+    Ok(upgrade.protocols(["binary"]).max_message_size(MESSAGE_BYTES_MAX).on_upgrade(
+        move |socket| async move {
+            // One that is cut off by this has no right to a farewell.
+            tokio::select! {
+                () = pass(socket, stream) => {}
+                () = right_ends(&app, &caller) => {}
+            }
+        },
+    ))
+}
+
+/// Waits until the caller's token or session has ended.
+async fn right_ends(app: &App, caller: &Caller) {
+    while auth::still(app, caller) {
+        tokio::time::sleep(RIGHT_LOOKED_AT).await;
+    }
 }
 
 /// Passes bytes both ways until one side ends.

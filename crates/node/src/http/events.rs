@@ -18,6 +18,7 @@ use std::time::Duration;
 use crate::events::Subscription;
 use crate::http::Call;
 use crate::http::Mounts;
+use crate::http::auth;
 use crate::http::bad_request;
 use crate::truth::EVENTS_AT_ONCE_MAX;
 use crate::truth::StoreError;
@@ -49,9 +50,14 @@ async fn list(call: Call<ep::EventList>) -> Result<Vec<EventView>, ApiError> {
 async fn follow(call: Call<ep::EventStream>, _request: Request) -> Result<Response, ApiError> {
     let subscription =
         call.app.events.subscribe(call.query.after).map_err(|error| unreadable(&error))?;
-    let lines = stream::unfold(subscription, |mut subscription| async move {
-        let line = next_line(&mut subscription).await?;
-        Some((Ok::<_, Infallible>(line), subscription))
+    let Call { app, caller, .. } = call;
+    let lines = stream::unfold(subscription, move |mut subscription| {
+        let (app, caller) = (app.clone(), caller.clone());
+        async move {
+            let line = next_line(&mut subscription).await?;
+            // The end of a session or token is an event itself: nothing goes out after it.
+            auth::still(&app, &caller).then_some((Ok::<_, Infallible>(line), subscription))
+        }
     });
     // The first line goes out at once, so that a client knows that it is connected.
     let hello = stream::once(async { Ok(Bytes::from_static(b": muster\n\n")) });

@@ -2,8 +2,8 @@
 //! one table in `api`.
 //!
 //! Trust boundary: everything of a request is a stranger's. Bodies, headers and connections have
-//! limits; who asks is told by the kernel (Unix socket) or by a token (TLS), and the role is
-//! checked before a handler sees anything.
+//! limits; who asks is told by the kernel (Unix socket) or by a token or session (TLS), and the role
+//! is checked before a handler sees anything.
 
 mod auth;
 mod cluster;
@@ -17,13 +17,18 @@ mod images;
 mod networks;
 mod nodes;
 mod ops;
+mod origin;
 mod register;
 mod serve;
+#[cfg(test)]
+mod session_tests;
+mod sessions;
 #[cfg(test)]
 mod tests;
 mod tokens;
 mod vms;
 mod volumes;
+mod web;
 mod where_read;
 mod witness;
 
@@ -39,12 +44,14 @@ use api::endpoint::Endpoint;
 use api::endpoint::Info;
 use api::endpoint::Method;
 use api::endpoint::TABLE;
+use api::session::OwnSessionView;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::FromRequestParts;
 use axum::extract::Query;
 use axum::extract::RawPathParams;
 use axum::extract::Request;
+use axum::http::HeaderValue;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::MethodFilter;
@@ -52,6 +59,7 @@ use axum::routing::on;
 use http_body_util::BodyExt;
 use model::Actor;
 use model::Role;
+use model::TokenId;
 
 use crate::app::App;
 use crate::truth::LeaderError;
@@ -75,6 +83,25 @@ const BODY_BYTES_DRAINED_MAX: usize = 16 << 20;
 pub(crate) struct Caller {
     pub(crate) actor: Actor,
     pub(crate) role: Role,
+    pub(crate) proof: Proof,
+}
+
+/// By what it is known who asks.
+#[derive(Debug, Clone)]
+pub(crate) enum Proof {
+    /// The kernel's word on this host, or the word of the node that passed the request on.
+    Word,
+    /// A token.
+    Token(TokenId),
+    /// A browser's session, with the token that it was begun with.
+    Session { own: OwnSessionView, token: Option<TokenId> },
+}
+
+impl Caller {
+    /// A caller that the kernel or another node has named.
+    pub(crate) fn by_word(actor: Actor, role: Role) -> Self {
+        Self { actor, role, proof: Proof::Word }
+    }
 }
 
 /// One call of an endpoint.
@@ -119,6 +146,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     volumes::mount(&mut mounts);
     tokens::mount(&mut mounts);
     cluster_networks::mount(&mut mounts);
+    sessions::mount(&mut mounts);
     cluster::mount(&mut mounts);
     witness::mount(&mut mounts);
     fence::mount(&mut mounts);
@@ -128,7 +156,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     mounts.router.fallback(no_such_route)
 }
 
+/// What is no endpoint: the web console, or nothing.
 async fn no_such_route(request: Request) -> Response {
+    if let Some(page) = web::answer(&request) {
+        return page;
+    }
     let message = format!("there is no {} {}", request.method(), request.uri().path());
     let hint = "see what there is: GET /v1/openapi.json";
     error_response(&ApiError::new(ErrorKind::NotFound, "no_such_route", message, hint))
@@ -172,19 +204,27 @@ impl Mounts {
             let app = app.clone();
             let handler = handler.clone();
             async move {
-                match prepare::<E>(app, request).await {
+                kept_nowhere(match prepare::<E>(app, request).await {
                     Ok(Prepared::Here(call, request)) => match handler(*call, request).await {
                         Ok(response) => response,
                         Err(error) => error_response(&error),
                     },
                     Ok(Prepared::Answered(response)) => response,
                     Err(error) => error_response(&error),
-                }
+                })
             }
         };
         let router = std::mem::take(&mut self.router);
         self.router = router.route(info.path, on(filter(info.method), route));
     }
+}
+
+/// Browsers keep no answer of the API, and take none for something else than it says it is.
+fn kept_nowhere(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert("cache-control", HeaderValue::from_static("no-store"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// Whether the caller is content with what this node knows.
@@ -220,6 +260,10 @@ enum Prepared<E: Endpoint> {
 /// then reads path, query and body.
 async fn prepare<E: Endpoint>(app: Arc<App>, request: Request) -> Result<Prepared<E>, ApiError> {
     where_read::check_member(&E::INFO, request.extensions().get::<Peer>())?;
+    if where_read::must_catch_up(&request) {
+        // Without a majority, what is known here must do.
+        let _ = app.truth.barrier().await;
+    }
     let caller = match E::INFO.access {
         Access::Anyone => auth::anyone(&app, &request),
         Access::Needs(role) => auth::caller(&app, &request, role)?,

@@ -20,6 +20,7 @@ use peer::Method;
 
 use crate::http::Call;
 use crate::http::Mounts;
+use crate::http::Proof;
 
 /// How long a list waits for a node: one that is away must not make it useless.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -45,7 +46,11 @@ async fn document(_call: Call<ep::OpenApi>, _request: Request) -> Result<Respons
 }
 
 async fn who_am_i(call: Call<ep::WhoAmI>) -> Result<WhoAmIView, ApiError> {
-    Ok(WhoAmIView { actor: call.caller.actor.to_string(), role: call.caller.role })
+    let session = match &call.caller.proof {
+        Proof::Session { own, .. } => Some(own.clone()),
+        Proof::Word | Proof::Token(_) => None,
+    };
+    Ok(WhoAmIView { actor: call.caller.actor.to_string(), role: call.caller.role, session })
 }
 
 async fn list(call: Call<ep::NodeList>) -> Result<Vec<NodeView>, ApiError> {

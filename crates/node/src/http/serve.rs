@@ -145,7 +145,7 @@ fn identify(stream: &UnixStream, config: &Config) -> Option<Caller> {
     let name = user.as_ref().map_or_else(|| uid.to_string(), |user| user.name.clone());
     let actor = Actor::new(&format!("user {name}"));
     if uid.is_root() || uid == Uid::effective() {
-        return Some(Caller { actor, role: Role::Administrator });
+        return Some(Caller::by_word(actor, Role::Administrator));
     }
     let gid = Gid::from_raw(credentials.gid());
     let is_member = |group: &str| {
@@ -157,7 +157,7 @@ fn identify(stream: &UnixStream, config: &Config) -> Option<Caller> {
         })
     };
     if is_member(&config.admin_group) {
-        return Some(Caller { actor, role: Role::Administrator });
+        return Some(Caller::by_word(actor, Role::Administrator));
     }
-    is_member(&config.operator_group).then_some(Caller { actor, role: Role::Operator })
+    is_member(&config.operator_group).then_some(Caller::by_word(actor, Role::Operator))
 }

@@ -42,17 +42,17 @@ use crate::http::serve_tls;
 use crate::http::serve_unix;
 use crate::start::assemble;
 
-struct Daemon {
-    admin: Client,
-    app: Arc<App>,
+pub(super) struct Daemon {
+    pub(super) admin: Client,
+    pub(super) app: Arc<App>,
     address: String,
     fingerprint: String,
     fake: FakeHost,
-    router: axum::Router,
+    pub(super) router: axum::Router,
     _dir: tempfile::TempDir,
 }
 
-async fn daemon() -> Daemon {
+pub(super) async fn daemon() -> Daemon {
     let dir = tempfile::tempdir().unwrap();
     let config = Config {
         data_dir: dir.path().to_owned(),
@@ -83,7 +83,7 @@ async fn daemon() -> Daemon {
 }
 
 impl Daemon {
-    fn with_token(&self, token: &str) -> Client {
+    pub(super) fn with_token(&self, token: &str) -> Client {
         Client::new(Target::Tls {
             address: self.address.clone(),
             fingerprint: self.fingerprint.clone(),

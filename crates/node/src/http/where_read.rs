@@ -8,6 +8,7 @@ use api::ErrorKind;
 use api::endpoint as ep;
 use api::endpoint::Endpoint;
 use api::endpoint::Info;
+use axum::extract::Request;
 use model::NodeId;
 
 use crate::app::App;
@@ -55,6 +56,12 @@ pub(super) fn check_member(info: &Info, peer: Option<&Peer>) -> Result<(), ApiEr
         format!("node {node} may not ask for this: a node's certificate is not an administrator's"),
         "ask the API with a token: muster token create",
     ))
+}
+
+/// A node that passes a session's request on may know of its beginning before this one does.
+pub(super) fn must_catch_up(request: &Request) -> bool {
+    let from_member = matches!(request.extensions().get::<Peer>(), Some(Peer::Member(_)));
+    from_member && request.headers().contains_key("cookie")
 }
 
 pub(super) fn moved() -> ApiError {

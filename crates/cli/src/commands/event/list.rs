@@ -109,6 +109,7 @@ fn line(out: &Output, event: &EventView) -> String {
     | Subject::Volume { name, .. }
     | Subject::FenceDevice { name, .. }
     | Subject::Rule { name, .. }
+    | Subject::Session { name, .. }
     | Subject::Token { name, .. }) = &event.event.subject;
     let kind = format!("{:16}", event.event.kind.as_str());
     let mut text = format!("{}: {}", clean_line(name), clean_line(&event.event.text));

@@ -2,15 +2,14 @@
 
 use api::endpoint::TokenCreate;
 use api::model::Name;
-use api::model::Role;
 use api::types::TokenCreateBody;
-use clap::ValueEnum;
 
 use crate::context::Context;
 use crate::error::CliError;
 use crate::output::time;
 use crate::output::word;
 use crate::parse;
+use crate::parse::RoleWord;
 
 /// Make a token; its secret is printed this once and kept nowhere.
 ///
@@ -32,24 +31,8 @@ pub(crate) struct Args {
     valid: Option<u64>,
 }
 
-/// A role, as a word of the command line.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum RoleWord {
-    /// Look at everything but consoles and secrets.
-    Viewer,
-    /// Use what there is: power, consoles, disks and adapters.
-    Operator,
-    /// Everything, tokens and networks among it.
-    Administrator,
-}
-
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let role = match args.role {
-        RoleWord::Viewer => Role::Viewer,
-        RoleWord::Operator => Role::Operator,
-        RoleWord::Administrator => Role::Administrator,
-    };
-    let body = TokenCreateBody { name: args.name, role, valid_s: args.valid };
+    let body = TokenCreateBody { name: args.name, role: args.role.into(), valid_s: args.valid };
     let token = context.send::<TokenCreate>(&[], &body).await?;
     if context.out.json {
         return context.out.raw_json(&token.raw);

@@ -1,0 +1,231 @@
+// What an administrator does on a first day, in a real browser, with a real machine.
+//
+// The daemon, its image `tiny`, the secrets and the files by which it is killed and started again come
+// from `tests/e2e/tests/web.rs`.
+
+import { readFileSync, writeFileSync } from "node:fs";
+import { type BrowserContext, expect, type Page, test } from "@playwright/test";
+import { accessible, faults, picture, watch } from "./helpers";
+
+interface Given {
+  link: string;
+  viewer: string;
+  brief: string;
+  kill: string;
+  restart: string;
+}
+
+const given = JSON.parse(readFileSync(process.env.MUSTER_WEB_GIVEN ?? "", "utf8")) as Given;
+
+test.describe.configure({ mode: "serial" });
+
+let context: BrowserContext;
+let page: Page;
+test.beforeAll(async ({ browser, baseURL }) => {
+  context = await browser.newContext();
+  page = await context.newPage();
+  watch(page, baseURL ?? "");
+});
+
+test.afterAll(async () => {
+  await context.close();
+});
+
+test("a wrong token is refused, and the page says what to do", async () => {
+  await page.goto("/");
+  await expect(page.getByRole("heading", { name: "Muster" })).toBeVisible();
+  await accessible(page, "signing in");
+  await page.getByLabel("Token").fill("wrong");
+  await page.getByRole("button", { name: "Sign in" }).click();
+  await expect(page.getByRole("alert")).toContainText("muster token create");
+  await expect(page.getByRole("navigation")).toHaveCount(0);
+});
+
+test("a link signs in once", async ({ browser }) => {
+  await page.goto(given.link);
+  await expect(page.getByRole("navigation", { name: "Pages" })).toBeVisible();
+  await expect(page.getByText("live", { exact: true })).toBeVisible();
+  expect(page.url(), "the secret is out of the address").not.toContain("#");
+  const [cookie] = await context.cookies();
+  expect(cookie).toMatchObject({ httpOnly: true, secure: true, sameSite: "Strict" });
+  expect(await page.evaluate(() => document.cookie), "no script reads it").toBe("");
+
+  const other = await browser.newContext();
+  const second = await other.newPage();
+  await second.goto(given.link);
+  await expect(second.getByRole("alert")).toContainText("has been used");
+  await other.close();
+});
+
+test("a machine is created and runs, and its console answers", async () => {
+  await page.getByRole("link", { name: "Machines", exact: true }).click();
+  await page.getByRole("link", { name: "Create a machine" }).click();
+  await page.getByRole("button", { name: "Create", exact: true }).click();
+  await expect(page.getByRole("alert")).toContainText("mend the marked fields");
+  await page.getByLabel("Name", { exact: true }).fill("story");
+  await page.getByLabel("Image", { exact: true }).selectOption("tiny");
+  await page.getByLabel("Memory", { exact: true }).fill("128M");
+  await page.getByLabel("Tags", { exact: true }).fill("told");
+  await expect(page.getByLabel("Command line", { exact: true })).toContainText(
+    "muster vm create story --image tiny --cpus 1 --memory 128M --network nat --tag told --start",
+  );
+  await accessible(page, "creating");
+  await picture(page, "create");
+  await page.getByRole("button", { name: "Create", exact: true }).click();
+  await expect(page.getByRole("heading", { name: "story" })).toBeVisible();
+  // Nothing is loaded again: what changes comes by itself.
+  await expect(page.locator(".page-head .badge")).toHaveText("running", { timeout: 60_000 });
+
+  await page.getByRole("button", { name: "Console", exact: true }).click();
+  await expect(page.getByText("connected", { exact: true })).toBeVisible();
+  const screen = page.locator(".console-screen");
+  await screen.click();
+  await expect(async () => {
+    await page.keyboard.type("echo he''llo-$((40+2))\n");
+    await expect(screen).toContainText("hello-42", { timeout: 3_000 });
+  }).toPass({ timeout: 90_000 });
+  await expect(page.locator("dd", { hasText: /^answers$/ })).toBeVisible({ timeout: 60_000 });
+  await accessible(page, "a machine with its console");
+  await picture(page, "machine");
+  await page.getByRole("button", { name: "Close console" }).click();
+});
+
+test("the list is found in, chosen from and worked by keys alone", async () => {
+  await page.goto("/vms");
+  const grid = page.getByRole("grid", { name: "Machines" });
+  await expect(grid.getByRole("row")).toHaveCount(1);
+  await accessible(page, "the list");
+  await picture(page, "list");
+  await page.keyboard.press("/");
+  await page.keyboard.type("no-such-machine");
+  await expect(page.getByText("No machine matches")).toBeVisible();
+  await page.getByRole("searchbox").fill("told");
+  await expect(grid.getByRole("row", { name: /story/ })).toBeVisible();
+  await grid.focus();
+  await page.keyboard.press("Space");
+  await expect(page.getByText("1, 1 chosen")).toBeVisible();
+  await page.getByRole("button", { name: "Pause", exact: true }).press("Enter");
+  await expect(grid.getByText("paused", { exact: true })).toBeVisible();
+  await page.getByRole("button", { name: "Resume", exact: true }).press("Enter");
+  await expect(grid.getByText("running", { exact: true })).toBeVisible();
+  await grid.focus();
+  await page.keyboard.press("Enter");
+  await expect(page.getByRole("heading", { name: "story" })).toBeVisible();
+});
+
+test("a node that dies is told, and the page is live again by itself", async () => {
+  writeFileSync(given.kill, "");
+  await expect(page.getByRole("alert").filter({ hasText: "has not answered" })).toBeVisible();
+  await expect(page.getByText("not live", { exact: true })).toBeVisible();
+  await picture(page, "lost");
+  await expect(page.getByRole("heading", { name: "story" }), "what was known stays").toBeVisible();
+  writeFileSync(given.restart, "");
+  await expect(page.getByText("live", { exact: true })).toBeVisible({ timeout: 60_000 });
+  await expect(page.locator(".page-head .badge"), "the machine never stopped").toHaveText("running");
+});
+
+test("every page fits 360 pixels and keeps nobody out, light and dark", async () => {
+  const machine = new URL(page.url()).pathname;
+  const pages = ["/", "/vms", machine, "/new", "/images", "/bin", "/operations", "/events", "/sessions"];
+  for (const colorScheme of ["light", "dark"] as const) {
+    await page.emulateMedia({ colorScheme });
+    await page.setViewportSize({ width: 360, height: 740 });
+    for (const path of pages) {
+      await page.goto(path);
+      await expect(page.getByRole("heading", { level: 1 })).toBeVisible();
+      await expect(page.getByText(/^Asking for/)).toHaveCount(0);
+      const width = await page.evaluate(() => document.documentElement.scrollWidth);
+      expect(width, `${path} at 360 pixels`).toBeLessThanOrEqual(360);
+      await accessible(page, `${path}, ${colorScheme}`);
+      await picture(page, `narrow-${colorScheme}${path === machine ? "-machine" : path.replaceAll("/", "-")}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: null });
+  await page.setViewportSize({ width: 1280, height: 800 });
+  await page.goto("/");
+  await expect(page.getByText(/^Asking for/)).toHaveCount(0);
+  await picture(page, "cluster");
+  await page.emulateMedia({ colorScheme: "dark" });
+  await picture(page, "cluster-dark");
+  await page.emulateMedia({ colorScheme: null });
+});
+
+test("turning off asks first, and says what is lost", async () => {
+  await page.goto("/vms");
+  await page.getByRole("link", { name: "story" }).click();
+  await page.getByRole("button", { name: "Turn off" }).click();
+  const question = page.getByRole("alertdialog");
+  await expect(question).toContainText("not written to disk is lost");
+  await accessible(page, "the question");
+  await page.keyboard.press("Escape");
+  await expect(question).toHaveCount(0);
+  await page.getByRole("button", { name: "Turn off" }).click();
+  await question.getByRole("button", { name: "Turn off" }).click();
+  await expect(page.locator(".page-head .badge")).toHaveText("off");
+});
+
+test("what was deleted comes back", async () => {
+  await page.getByRole("button", { name: "Delete" }).click();
+  const question = page.getByRole("alertdialog");
+  await expect(question).toContainText("recycle bin");
+  await question.getByRole("button", { name: "Delete" }).click();
+  await page.getByRole("link", { name: "Recycle bin" }).click();
+  await page.getByRole("button", { name: "Remove for good … story" }).click();
+  const sure = question.getByRole("button", { name: "Remove for good" });
+  await expect(sure, "its name must be typed").toBeDisabled();
+  await question.getByRole("button", { name: "Leave it" }).click();
+  await page.getByRole("button", { name: "Take back story" }).click();
+  await expect(page.getByText("It is empty.")).toBeVisible();
+  await page.getByRole("link", { name: "Machines", exact: true }).click();
+  await expect(page.getByRole("row", { name: /story/ })).toBeVisible();
+});
+
+test("a viewer sees everything and is told why nothing can be done", async ({ browser, baseURL }) => {
+  const other = await browser.newContext();
+  const second = await other.newPage();
+  watch(second, baseURL ?? "");
+  await second.goto("/");
+  await second.getByLabel("Token").fill(given.viewer);
+  await second.getByRole("button", { name: "Sign in" }).click();
+  await second.getByRole("link", { name: "Machines", exact: true }).click();
+  await second.getByRole("link", { name: "story" }).click();
+  const start = second.getByRole("button", { name: "Start", exact: true });
+  await expect(start).toBeDisabled();
+  await expect(start).toHaveAccessibleDescription(/needs the role operator/);
+  // The API says the same, whatever a page shows.
+  const status = await second.evaluate(async () => {
+    const { session } = await (await fetch("/v1/whoami")).json();
+    const headers = { "x-muster-csrf": session.csrf };
+    return (await fetch("/v1/vms/story/start", { method: "POST", headers })).status;
+  });
+  expect(status).toBe(403);
+  faults.splice(0, faults.length, ...faults.filter((fault) => !fault.includes("403")));
+  await other.close();
+});
+
+test("signing out and a revoked token end the session on the page", async ({ browser }) => {
+  const other = await browser.newContext();
+  const second = await other.newPage();
+  await second.goto("/");
+  await second.getByLabel("Token").fill(given.brief);
+  await second.getByRole("button", { name: "Sign in" }).click();
+  await expect(second.getByText("live", { exact: true })).toBeVisible();
+
+  // Ended by somebody else: the page learns it from its own stream.
+  await page.goto("/sessions");
+  await page.getByRole("button", { name: "End the session of token brief" }).click();
+  await expect(second.getByText("Your session has ended")).toBeVisible();
+  await other.close();
+
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await page.waitForURL("**/sign-in");
+  await expect(page.getByLabel("Token")).toBeVisible();
+  // The page may hear of the end from its stream before the answer with the empty cookie is there.
+  await expect.poll(() => context.cookies()).toEqual([]);
+  await page.goto("/vms");
+  await expect(page.getByLabel("Token")).toBeVisible();
+});
+
+test("no page asked another host for anything, or broke its policy", () => {
+  expect(faults).toEqual([]);
+});

@@ -1,0 +1,174 @@
+// The frame of all pages: who is signed in, where one can go, and whether what is shown is live.
+
+import { useQuery, useQueryClient } from "@tanstack/react-query";
+import { Link, Outlet, useRouterState } from "@tanstack/react-router";
+import { useEffect, useRef, useState } from "react";
+import { api, Failure, onStale, setCsrf, value } from "./api/client";
+import { keys, me as meQuery } from "./api/queries";
+import type { LinkState } from "./live/link";
+import { useLive } from "./live/useLive";
+import { NoticesProvider } from "./parts/notices";
+import { Button, Trouble, Waiting } from "./parts/parts";
+import { length, whenShort } from "./parts/format";
+import { Me } from "./session";
+import { SignIn } from "./views/SignIn";
+
+const PAGES = [
+  { to: "/", label: "Cluster" },
+  { to: "/vms", label: "Machines" },
+  { to: "/images", label: "Images" },
+  { to: "/bin", label: "Recycle bin" },
+  { to: "/operations", label: "Operations" },
+  { to: "/events", label: "Events" },
+  { to: "/sessions", label: "Sessions" },
+] as const;
+
+export function Shell() {
+  const me = useQuery(meQuery);
+  if (me.isPending) return <Waiting what="this session" />;
+  if (me.error) {
+    const failure = Failure.of(me.error);
+    if (failure.signedOut) return <SignIn ended={failure.code === "session_ended"} />;
+    return (
+      <main className="alone">
+        <h1>Muster</h1>
+        <Trouble error={failure} />
+        <Button kind="main" onPress={() => void me.refetch()}>
+          Try again
+        </Button>
+      </main>
+    );
+  }
+  setCsrf(me.data.session?.csrf ?? "");
+  return (
+    <Me value={me.data}>
+      <NoticesProvider>
+        <Frame />
+      </NoticesProvider>
+    </Me>
+  );
+}
+
+function Frame() {
+  const client = useQueryClient();
+  const { link, retry } = useLive();
+  const me = client.getQueryData(meQuery.queryKey);
+  const [error, setError] = useState<unknown>(null);
+  useArrival();
+  useEffect(() => {
+    // The daemon no longer knows this session: ask who we are, and so come to the sign-in page.
+    if (link.at === "signed_out") void client.resetQueries({ queryKey: keys.me });
+  }, [link.at, client]);
+
+  const signOut = async () => {
+    const id = me?.session?.id;
+    try {
+      if (id) await value(api.DELETE("/v1/sessions/{session}", { params: { path: { session: id } } }));
+    } catch (error) {
+      // Nobody is called signed out who is not.
+      if (!Failure.of(error).signedOut) return setError(error);
+    }
+    setCsrf("");
+    client.clear();
+    window.location.assign("/sign-in");
+  };
+
+  return (
+    <div className="frame">
+      <a className="skip" href="#content">
+        To the content
+      </a>
+      <header className="top">
+        <span className="brand">Muster</span>
+        <nav aria-label="Pages">
+          {PAGES.map((page) => (
+            <Link key={page.to} to={page.to} activeOptions={{ exact: page.to === "/" }}>
+              {page.label}
+            </Link>
+          ))}
+        </nav>
+        <div className="who">
+          <Liveness link={link} />
+          <span className="me" title={me?.session ? `until ${whenShort(me.session.expires)}` : ""}>
+            {me?.actor} ({me?.role})
+          </span>
+          <Button kind="quiet" onPress={() => void signOut()}>
+            Sign out
+          </Button>
+        </div>
+      </header>
+      <Lost link={link} retry={retry} />
+      <Stale />
+      <main id="content" tabIndex={-1}>
+        {error !== null && <Trouble error={error} what="Still signed in" />}
+        <Outlet />
+      </main>
+    </div>
+  );
+}
+
+/** Whoever goes to another page is there: in the title, and with the focus. */
+function useArrival(): void {
+  const path = useRouterState({ select: (state) => state.location.pathname });
+  const before = useRef(path);
+  useEffect(() => {
+    const page = PAGES.find((page) => page.to === path);
+    document.title = page ? `${page.label} · Muster` : "Muster";
+    if (before.current !== path) document.getElementById("content")?.focus();
+    before.current = path;
+  }, [path]);
+}
+
+function Liveness({ link }: { link: LinkState }) {
+  const live = link.at === "live";
+  return (
+    <span className={live ? "liveness on" : "liveness off"} role="status">
+      {live ? "live" : link.at === "waiting" ? "not live" : "connecting"}
+    </span>
+  );
+}
+
+/** How long the node has to be silent until the whole page says so, in milliseconds. */
+const SAID_AFTER_MS = 2_000;
+
+/** Says since when nothing new has come, and what is being done about it. */
+function Lost({ link, retry }: { link: LinkState; retry: () => void }) {
+  const [now, setNow] = useState(Date.now());
+  const lostSince = link.at === "waiting" || link.at === "connecting" ? link.lostSince : null;
+  useEffect(() => {
+    if (lostSince === null) return;
+    const timer = setInterval(() => setNow(Date.now()), 1_000);
+    return () => clearInterval(timer);
+  }, [lostSince]);
+  // What is over in a moment is said beside the name only.
+  if (lostSince === null || now - lostSince < SAID_AFTER_MS) return null;
+  const since = length(Math.max(0, now - lostSince));
+  return (
+    <div className="lost" role="alert">
+      <p>
+        This node has not answered for {since}: what is shown is as old as that. The page tries again
+        by itself. Machines do not depend on it. If the node is lost, open the console of another one
+        and sign in there.
+      </p>
+      <Button onPress={retry}>Try now</Button>
+    </div>
+  );
+}
+
+/** Says that there is no majority, and what that means. */
+function Stale() {
+  const [stale, setStale] = useState(false);
+  useEffect(() => {
+    onStale(setStale);
+    return () => onStale(() => {});
+  }, []);
+  if (!stale) return null;
+  return (
+    <div className="lost" role="alert">
+      <p>
+        No majority of the cluster answers: machines go on, nothing can be changed, and what is shown
+        is what this node last knew. Who is missing stands on the page Cluster.
+      </p>
+    </div>
+  );
+}

@@ -1,0 +1,244 @@
+// The cluster: whether it can decide, what it may lose, its nodes, and what is going on.
+
+import { useQuery } from "@tanstack/react-query";
+import { Link } from "@tanstack/react-router";
+import type { Schemas } from "../api/client";
+import { capacity, cluster, networks, nodes, ops, volumes } from "../api/queries";
+import { bytes, counted, type Tone, whenShort, word } from "../parts/format";
+import { Badge, Facts, Meter, Section, Table, Trouble, Waiting } from "../parts/parts";
+import { EventLines } from "./Events";
+import { NodeModes } from "./NodeModes";
+import { OpLines } from "./Operations";
+
+const HEALTH: Record<Schemas["ClusterHealth"], Tone> = {
+  single: "plain",
+  healthy: "good",
+  degraded: "busy",
+  no_quorum: "bad",
+  gone: "bad",
+};
+
+export function Cluster() {
+  const asked = useQuery(cluster);
+  const view = asked.data;
+  return (
+    <>
+      <div className="page-head">
+        <h1>{view?.name ?? "This host"}</h1>
+        {view && <Badge tone={HEALTH[view.health]}>{word(view.health)}</Badge>}
+      </div>
+      {asked.error && <Trouble error={asked.error} />}
+      {asked.isPending && !asked.error && <Waiting what="the cluster" />}
+      {view && <Quorum view={view} />}
+      <Nodes members={view?.nodes ?? []} />
+      <Losses />
+      <Under />
+      <div className="columns">
+        <Volumes />
+        <Networks />
+      </div>
+      <Section title="Last events" beside={<Link to="/events">All events</Link>}>
+        <EventLines most={12} />
+      </Section>
+    </>
+  );
+}
+
+function Quorum({ view }: { view: Schemas["ClusterView"] }) {
+  const { witness } = view;
+  return (
+    <Section title="Who decides">
+      {view.words.map((words) => (
+        <p key={words}>{words}</p>
+      ))}
+      {view.id && (
+        <Facts
+          facts={[
+            ["Voters", `${view.voters}; ${view.majority} must agree to a change`],
+            ["May be lost now", String(view.may_lose)],
+            ["Election", String(view.term)],
+            ["Witness", witness ? <Witness view={witness} /> : "none"],
+          ]}
+        />
+      )}
+    </Section>
+  );
+}
+
+function Witness({ view }: { view: Schemas["WitnessView"] }) {
+  const { place } = view;
+  const where =
+    place.kind === "directory" ? place.path : place.kind === "object" ? place.url : place.address;
+  const state = view.retired ? "being removed" : view.votes ? "votes" : "in reserve";
+  return (
+    <>
+      {where} ({state}){" "}
+      {!view.reachable && <Badge tone="bad">not reached: {view.problem ?? "no answer"}</Badge>}
+    </>
+  );
+}
+
+function Nodes({ members }: { members: Schemas["ClusterNodeView"][] }) {
+  const asked = useQuery(nodes);
+  const part = new Map(members.map((node) => [node.id, node]));
+  return (
+    <Section title="Nodes">
+      {asked.error && <Trouble error={asked.error} />}
+      <div className="cards">
+        {asked.data?.map((node) => (
+          <Node key={node.id} node={node} member={part.get(node.id)} />
+        ))}
+      </div>
+    </Section>
+  );
+}
+
+function Node({ node, member }: {
+  node: Schemas["NodeView"];
+  member: Schemas["ClusterNodeView"] | undefined;
+}) {
+  const away = member !== undefined && !member.reachable;
+  const used = node.memory - node.memory_available;
+  const storage = node.storage - node.storage_available;
+  const found = [...node.problems, ...(member?.problem ? [member.problem] : [])];
+  // One reason is enough for a node that is silent.
+  const problems = away ? found.slice(0, 1) : found;
+  return (
+    <article className={away ? "card away" : "card"} aria-label={`Node ${node.name}`}>
+      <div className="card-head">
+        <h3>{node.name}</h3>
+        {member && <Badge tone={away ? "bad" : "plain"}>{away ? "does not answer" : member.part}</Badge>}
+        {node.mode && node.mode !== "active" && <Badge tone="busy">{word(node.mode)}</Badge>}
+        {node.quarantine && <Badge tone="busy">not trusted until {whenShort(node.quarantine)}</Badge>}
+      </div>
+      {away ? (
+        <p className="quiet-text">How full it is, is not known: it does not tell.</p>
+      ) : (
+        <>
+          <Meter
+            label={`Memory of ${node.name}`}
+            part={used}
+            whole={node.memory}
+            text={`memory ${bytes(used)} of ${bytes(node.memory)}, ${bytes(node.memory_promised)} promised`}
+          />
+          <Meter
+            label={`Storage of ${node.name}`}
+            part={storage}
+            whole={node.storage}
+            text={`storage ${bytes(storage)} of ${bytes(node.storage)}`}
+          />
+          <p className="quiet-text">
+            <Link to="/vms" search={{ node: node.name }}>
+              {counted(node.vms_running, "machine")} with a process
+            </Link>
+            , {counted(node.cpus, "processor")}, {node.accelerator.toUpperCase()},{" "}
+            {node.qemu ?? "QEMU cannot be used"}
+          </p>
+        </>
+      )}
+      {member && <NodeModes node={node} />}
+      {problems.map((problem) => (
+        <p key={problem} className="problem">
+          {problem}
+        </p>
+      ))}
+    </article>
+  );
+}
+
+/** What would not run if a node died now. */
+function Losses() {
+  const asked = useQuery(capacity);
+  const bad = asked.data?.filter((loss) => loss.unplaced.length + loss.local.length > 0) ?? [];
+  return (
+    <Section title="If a node died now">
+      {asked.error && <Trouble error={asked.error} />}
+      {asked.data && bad.length === 0 && (
+        <p>Every running machine would be started on another node.</p>
+      )}
+      {bad.map((loss) => (
+        <div key={loss.node}>
+          <p>
+            Without <strong>{loss.node}</strong>: {loss.restarted} would be started elsewhere,{" "}
+            {loss.unplaced.length + loss.local.length} would not run:
+          </p>
+          <ul className="plain-list">
+            {loss.unplaced.slice(0, LOSSES_MAX).map((one) => (
+              <li key={one.vm}>
+                <strong>{one.vm}</strong>: {one.why}
+              </li>
+            ))}
+            {loss.local.length > 0 && (
+              <li>
+                on its own disks, down until it is back: {loss.local.slice(0, LOSSES_MAX).join(", ")}
+                {loss.local.length > LOSSES_MAX && ` and ${loss.local.length - LOSSES_MAX} more`}
+              </li>
+            )}
+          </ul>
+        </div>
+      ))}
+    </Section>
+  );
+}
+
+/** Machines that are named for one node; the command line shows all: muster cluster capacity. */
+const LOSSES_MAX = 20;
+
+function Under() {
+  const asked = useQuery(ops);
+  return (
+    <Section title="Under way" beside={<Link to="/operations">All operations</Link>}>
+      {asked.error && <Trouble error={asked.error} />}
+      {asked.data && <OpLines ops={asked.data} none="Nothing is under way." />}
+    </Section>
+  );
+}
+
+function Volumes() {
+  const asked = useQuery(volumes);
+  return (
+    <Section title="Volumes">
+      {asked.error && <Trouble error={asked.error} />}
+      {asked.data?.length === 0 && <p>None. Machines lie on the disks of their nodes.</p>}
+      {asked.data && asked.data.length > 0 && (
+        <Table label="Volumes" head={["Name", "Path", "Free", "Used by"]}>
+          {asked.data.map((volume) => (
+            <tr key={volume.id}>
+              <th scope="row">{volume.name}</th>
+              <td>{volume.path}</td>
+              <td>
+                {volume.problem ? (
+                  <Badge tone="bad">{volume.problem}</Badge>
+                ) : (
+                  `${bytes(volume.free)} of ${bytes(volume.size)}`
+                )}
+              </td>
+              <td>{volume.used_by.length}</td>
+            </tr>
+          ))}
+        </Table>
+      )}
+    </Section>
+  );
+}
+
+function Networks() {
+  const asked = useQuery(networks);
+  return (
+    <Section title="Networks">
+      {asked.error && <Trouble error={asked.error} />}
+      {asked.data && (
+        <Table label="Networks" head={["Name", "Kind", "Adapters", "On this node"]}>
+          {asked.data.map((network) => (
+            <tr key={network.id}>
+              <th scope="row">{network.name}</th>
+              <td>{word(network.kind)}</td>
+              <td>{network.adapters.length}</td>
+              <td>{network.problem ? <Badge tone="bad">{network.problem}</Badge> : "works"}</td>
+            </tr>
+          ))}
+        </Table>
+      )}
+    </Section>
+  );
+}
