@@ -1,0 +1,1 @@
+//! Single rules; whole schedules are in `tests/leases`.
