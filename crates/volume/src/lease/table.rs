@@ -53,7 +53,7 @@ impl Table {
         self.cut(span, |lease| lease.session == session && lease.number <= upto);
     }
 
-    /// Drops all of a session: it is fenced, or has closed the file.
+    /// Drops all of a session: it is fenced.
     pub(super) fn drop_session(&mut self, session: SessionId) {
         self.0.retain(|lease| lease.session != session);
     }

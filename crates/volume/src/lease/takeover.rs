@@ -1,15 +1,19 @@
 //! How a node becomes the coordinator of an epoch that the replicated state gave it.
 //!
 //! ```text
-//!  Draining --drained--> Registering --registered--> Looking --keys--> Clearing --all preempted--.
-//!                             |                        |  ^------------------------------------'
-//!                             v                        v  `-- none of a lower epoch: Mounting --> Serving
-//!                           GaveUp <---- a higher epoch's key, or any refusal
+//!  Draining --drained--> Aborting --aborted--> Registering --registered--> Looking <-----------.
+//!                                                  |                        |  | |  all preempted
+//!       GaveUp <--- any refusal, a higher epoch's key -----------------------'  | `--> Clearing
+//!                                                                              |
+//!       Serving <--mounted-- Mounting <--- no key of a lower epoch ------------'
 //! ```
 //!
 //! Both halves of the exclusion are in the order: *register first, look then*. Of two nodes that do
 //! so for different epochs, the one that registers later sees the other's key. The lower epoch then
 //! gives up, or is preempted by the higher one, after which its own orders are refused by the LUN.
+//!
+//! Nobody preempts the key that the node itself had before, so it does that itself (*aborting*): what
+//! it sent before it lost its power may still be with the LUN, and would land under the new key.
 
 use std::collections::BTreeSet;
 
@@ -21,6 +25,8 @@ use super::ReservationKey;
 pub enum TakeoverInput {
     /// Nothing of this node is on the way to the LUN any more, and its client sends nothing.
     Drained,
+    /// This node's path has no key, and the LUN none of its commands.
+    Aborted,
     /// The coordinator's key is registered, in place of any other key of this node.
     Registered,
     /// All keys that the LUN has now.
@@ -39,6 +45,8 @@ pub enum TakeoverEffect {
     /// Stop this node's own direct I/O; answer `Drained` when none is left, in the host's queues
     /// neither.
     Drain,
+    /// If this node's path has a key: preempt it and abort its commands.
+    AbortOwn,
     /// Register this key and make sure that the LUN is reserved for registrants.
     Register(ReservationKey),
     /// Read all keys.
@@ -56,6 +64,7 @@ pub enum TakeoverEffect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Phase {
     Draining,
+    Aborting,
     Registering,
     Looking,
     Clearing(BTreeSet<ReservationKey>),
@@ -88,6 +97,10 @@ impl Takeover {
             (Phase::Serving | Phase::GaveUp, _) => Vec::new(),
             (_, TakeoverInput::Refused) => self.give_up(),
             (Phase::Draining, TakeoverInput::Drained) => {
+                self.phase = Phase::Aborting;
+                vec![TakeoverEffect::AbortOwn]
+            }
+            (Phase::Aborting, TakeoverInput::Aborted) => {
                 self.phase = Phase::Registering;
                 vec![TakeoverEffect::Register(ReservationKey::of_coordinator(self.epoch))]
             }

@@ -105,8 +105,10 @@ impl Client {
                     let others = |it: (&u64, &super::machine::Handle)| {
                         *it.0 != id && it.1.file == handle.file
                     };
-                    if !self.handles.iter().any(others) {
-                        self.leases.remove(&handle.file);
+                    if !self.handles.iter().any(others)
+                        && let Some(table) = self.leases.remove(&handle.file)
+                    {
+                        self.give_back(handle.file, &table);
                     }
                     if self.ask(Ask::Close { open }, For::Handle(id))
                         && let Some(handle) = self.handles.get_mut(&id)

@@ -203,6 +203,7 @@ impl Client {
 
     /// Gives a request to the LUN.
     fn command(&mut self, io: u64, extents: Vec<Extent>, flush: Option<DeviceDeed>, oldest: u64) {
+        let Link::Welcomed { session, .. } = self.link else { return };
         let Some(request) = self.requests.get_mut(&io) else { return };
         let first = request.what.span.start;
         let mut left = Vec::new();
@@ -225,7 +226,8 @@ impl Client {
             self.next_part += 1;
             left.push((part, at));
             self.on_the_way.insert(part, Some(io));
-            self.effects.push(ClientEffect::Device { part, deed });
+            let (io, key) = ((io, at), session.key());
+            self.effects.push(ClientEffect::Device { part, io, key, deed });
         }
         // A flush uses no blocks, so no recall needs to wait for it.
         let oldest = if left.is_empty() || oldest == 0 { u64::MAX } else { oldest };

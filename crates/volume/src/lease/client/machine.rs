@@ -62,8 +62,10 @@ pub(super) enum Key {
     None,
     Registering,
     Registered,
-    /// Not to be tried again in this session.
+    /// A higher epoch is there; not to be tried again in this session.
     Refused,
+    /// To be tried again soon.
+    Failed,
 }
 
 /// An open file.
@@ -155,9 +157,9 @@ impl Client {
             }
             ClientInput::Tick => {}
         }
+        self.close_files();
         self.release();
         self.register();
-        self.close_files();
         self.ask_for_files();
         self.dispatch();
         self.repeat(now);
@@ -197,6 +199,13 @@ impl Client {
     /// Whether a grant may be used: it was not recalled before it came.
     pub(super) fn is_timely(&self, file: FileId, number: u64) -> bool {
         self.recalled.get(&file).is_none_or(|upto| number > *upto)
+    }
+
+    /// Gives back all leases of a file; later ones have greater numbers and are not meant.
+    pub(super) fn give_back(&mut self, file: FileId, table: &Table) {
+        if let Some(upto) = table.all().iter().map(|lease| lease.number).max() {
+            self.releasing.push((file, upto, Span::from(0)));
+        }
     }
 
     /// Gives leases back whose I/O has ended.
@@ -240,7 +249,8 @@ impl Client {
         let session = *session;
         *key = match outcome {
             RegisterOutcome::Registered => Key::Registered,
-            RegisterOutcome::Superseded | RegisterOutcome::Failed => Key::Refused,
+            RegisterOutcome::Superseded => Key::Refused,
+            RegisterOutcome::Failed => Key::Failed,
         };
         if *key == Key::Registered {
             self.send(ToCoordinator::Registered { session });
@@ -294,6 +304,9 @@ impl Client {
                     Key::Registered => ToCoordinator::Registered { session },
                     _ => ToCoordinator::Ping { session },
                 });
+                if let Link::Welcomed { key: key @ Key::Failed, .. } = &mut self.link {
+                    *key = Key::None;
+                }
                 let asks: Vec<_> = self.asks.iter().map(|(n, it)| (*n, it.ask.clone())).collect();
                 let done = self.done();
                 for (number, ask) in asks {

@@ -182,6 +182,10 @@ pub enum ClientEffect {
     Device {
         /// Names it.
         part: Part,
+        /// For which request, and from which of its blocks on.
+        io: (u64, u64),
+        /// Under the leases of the session with this key, which is the one registered now.
+        key: ReservationKey,
         /// What.
         deed: DeviceDeed,
     },

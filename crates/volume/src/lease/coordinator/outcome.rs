@@ -49,11 +49,11 @@ impl Coordinator {
     fn follow(&mut self, now: Duration, id: FileId, job: &Job, outcome: DeedOutcome) -> Next {
         let refused = |refusal| Next::Answer(Answer::Refused(refusal));
         match (outcome, &job.ask) {
-            (DeedOutcome::NoSuchFile, Ask::Close { open }) => self.close(id, job, *open),
+            (DeedOutcome::NoSuchFile, Ask::Close { open }) => self.close(*open),
             (DeedOutcome::NoSuchFile, _) => refused(Refusal::NoSuchFile),
             (DeedOutcome::Failed(why), _) => refused(Refusal::FileSystem(why)),
             (DeedOutcome::Done | DeedOutcome::File { .. }, Ask::Close { open }) => {
-                self.close(id, job, *open)
+                self.close(*open)
             }
             (DeedOutcome::File { blocks, writer }, Ask::Open { access, .. }) => {
                 self.open(now, id, job, *access, blocks, writer)
@@ -125,15 +125,10 @@ impl Coordinator {
         Next::Answer(Answer::Opened { open, blocks })
     }
 
-    fn close(&mut self, id: FileId, job: &Job, open: OpenId) -> Next {
+    /// Leases stay until they are released: the client may have the file open a second time, in a
+    /// request that has not arrived yet.
+    fn close(&mut self, open: OpenId) -> Next {
         self.opens.remove(&open);
-        let mut others = self.opens.values();
-        // The client has no I/O on the way for it, and says so by closing.
-        if !others.any(|open| open.file == id && open.session == job.session)
-            && let Some(file) = self.files.get_mut(&id)
-        {
-            file.leases.drop_session(job.session);
-        }
         Next::Answer(Answer::Done)
     }
 
