@@ -173,6 +173,12 @@ impl World {
             return self.did(node, id, DeedOutcome::Failed("the volume is full".to_owned()));
         };
         if fresh.is_empty() {
+            // What is not shared any more in memory may be shared on the LUN yet: written in place, it
+            // would be another file's after a crash.
+            let serving = self.serving(node);
+            if serving.committing.is_some() || !serving.waiting.is_empty() {
+                return self.commit(node, id, Vec::new());
+            }
             return self.prepared(node, id);
         }
         let taken: Vec<u64> = fresh.iter().map(|it| it.device).collect();

@@ -86,7 +86,9 @@ pub enum Deed {
         writer: Option<(NodeId, OpenId)>,
     },
     /// Have these blocks allocated, written and unshared, growing the file. Answer: `Extents`, all
-    /// of them leasable.
+    /// of them leasable. All of that must be on the LUN, also where it was somebody else's deed that
+    /// made it so: a block that ceased to be shared in memory only would be another file's again
+    /// after a crash, with these bytes in it.
     Prepare {
         /// Which.
         file: FileId,
