@@ -78,7 +78,9 @@ pub enum Deed {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlockError {
     /// Offset or length are not multiples of the device's alignment, or the length is 0 or too long.
-    #[error("offset {offset} or length {length} is not a multiple of {alignment}, zero or too long")]
+    #[error(
+        "offset {offset} or length {length} is not a multiple of {alignment}, zero or too long"
+    )]
     Unaligned {
         /// As asked for.
         offset: u64,
@@ -107,7 +109,9 @@ pub enum BlockError {
     #[error("the device gave fewer bytes than it has; it has shrunk or is gone")]
     Short,
     /// A flush has failed before: nobody knows what is on the device.
-    #[error("an earlier flush failed, so what was written before may be lost; open the device anew")]
+    #[error(
+        "an earlier flush failed, so what was written before may be lost; open the device anew"
+    )]
     FlushLost,
 }
 

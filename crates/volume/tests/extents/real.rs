@@ -159,7 +159,8 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.root()).stderr(std::process::Stdio::null()).status();
+        let _ =
+            Command::new("umount").arg(self.root()).stderr(std::process::Stdio::null()).status();
         let _ = Command::new("losetup").arg("--detach").arg(&self.device).status();
     }
 }

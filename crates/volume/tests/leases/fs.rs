@@ -102,8 +102,12 @@ impl Fs {
     /// Takes blocks out of a file; says which have no owner then.
     pub(crate) fn cut(&mut self, file: FileId, span: Span) -> Vec<u64> {
         let Some(inode) = self.tables.files.get_mut(&file) else { return Vec::new() };
-        let gone: Vec<u64> =
-            inode.map.iter().filter(|(at, _)| span.contains(**at)).map(|(_, it)| it.device).collect();
+        let gone: Vec<u64> = inode
+            .map
+            .iter()
+            .filter(|(at, _)| span.contains(**at))
+            .map(|(_, it)| it.device)
+            .collect();
         inode.map.retain(|at, _| !span.contains(*at));
         let used: BTreeSet<u64> = self.tables.used().collect();
         gone.into_iter().filter(|device| !used.contains(device)).collect()
@@ -142,9 +146,7 @@ impl Tables {
                 continue;
             }
             match extents.last_mut() {
-                Some(last)
-                    if last.span.end() == *at && last.on_device().end() == place.device =>
-                {
+                Some(last) if last.span.end() == *at && last.on_device().end() == place.device => {
                     last.span.count += 1;
                 }
                 _ => extents.push(Extent { span: Span::new(*at, 1), device: place.device }),

@@ -281,8 +281,7 @@ impl World {
         let epoch = serving.epoch;
         let effects = serving.machine.step(clock, input);
         if epoch == self.epoch && node == self.seat {
-            self.ledger =
-                serving.machine.leases().map(|(file, lease)| (file, *lease)).collect();
+            self.ledger = serving.machine.leases().map(|(file, lease)| (file, *lease)).collect();
         }
         for effect in effects {
             match effect {

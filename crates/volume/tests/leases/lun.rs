@@ -79,10 +79,9 @@ impl Lun {
     /// Whether a command of that node is let in.
     pub(crate) fn admits(&self, node: usize, command: &Command) -> bool {
         match command {
-            Command::Register(_)
-            | Command::Unregister
-            | Command::ReadKeys
-            | Command::AbortOwn => true,
+            Command::Register(_) | Command::Unregister | Command::ReadKeys | Command::AbortOwn => {
+                true
+            }
             _ => self.keys.contains_key(&node),
         }
     }

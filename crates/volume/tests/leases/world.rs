@@ -61,9 +61,16 @@ pub(crate) enum For {
 #[derive(Debug, Clone)]
 pub(crate) enum Audit {
     /// A client's, under its leases: blocks of the file and of the LUN.
-    Direct { key: ReservationKey, file: FileId, pairs: Vec<(u64, u64)>, access: Access },
+    Direct {
+        key: ReservationKey,
+        file: FileId,
+        pairs: Vec<(u64, u64)>,
+        access: Access,
+    },
     /// The coordinator's, of that epoch.
-    Own { epoch: Epoch },
+    Own {
+        epoch: Epoch,
+    },
     None,
 }
 
@@ -282,7 +289,8 @@ impl World {
             }
             Event::Did { node, boot, epoch, id, outcome } => {
                 let host = &self.nodes[node];
-                if host.boot == boot && host.coordinator.as_ref().is_some_and(|it| it.epoch == epoch)
+                if host.boot == boot
+                    && host.coordinator.as_ref().is_some_and(|it| it.epoch == epoch)
                 {
                     self.coordinate(node, CoordinatorInput::Did { id, outcome });
                 }
@@ -503,7 +511,9 @@ impl World {
         }
         let writer = inode.and_then(|inode| inode.writer).map(|(node, _)| node);
         if access == Access::Write && writer != Some(id_of(node)) {
-            self.fail(format!("single writer: n{node} writes {file:?}, whose writer is {writer:?}"));
+            self.fail(format!(
+                "single writer: n{node} writes {file:?}, whose writer is {writer:?}"
+            ));
         }
     }
 

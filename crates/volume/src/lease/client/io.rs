@@ -124,7 +124,9 @@ impl Client {
                 continue;
             };
             match handle.stage {
-                HandleStage::Open(open) if !self.must_wait(io, &handle) => self.go(io, open, &handle),
+                HandleStage::Open(open) if !self.must_wait(io, &handle) => {
+                    self.go(io, open, &handle)
+                }
                 HandleStage::Taken => {
                     self.complete(io, Err(IoError::Refused(crate::lease::Refusal::Taken)));
                 }

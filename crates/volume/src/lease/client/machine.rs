@@ -80,9 +80,14 @@ pub(super) struct Handle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HandleStage {
     /// Is to be asked for, or has been.
-    Opening { asked: bool },
+    Opening {
+        asked: bool,
+    },
     /// Was open in a session before.
-    Claiming { open: OpenId, asked: bool },
+    Claiming {
+        open: OpenId,
+        asked: bool,
+    },
     Open(OpenId),
     /// Is somebody else's now; all I/O fails.
     Taken,

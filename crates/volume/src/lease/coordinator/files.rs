@@ -167,13 +167,7 @@ impl Coordinator {
         }
     }
 
-    fn recall(
-        &mut self,
-        now: Duration,
-        id: FileId,
-        span: Span,
-        holders: &[(NodeId, SessionId)],
-    ) {
+    fn recall(&mut self, now: Duration, id: FileId, span: Span, holders: &[(NodeId, SessionId)]) {
         for (node, session) in holders {
             let live = self.sessions.get(node).filter(|live| live.id == *session);
             // A lease without a session would be one that nobody can give back.
@@ -267,9 +261,8 @@ impl Coordinator {
     /// Takes jobs of an ended session out that have not reached the file system.
     pub(super) fn forget_waiting(&mut self, session: SessionId) {
         for file in self.files.values_mut() {
-            file.queue.retain(|job| {
-                job.session != session || matches!(job.phase, Phase::Working(_))
-            });
+            file.queue
+                .retain(|job| job.session != session || matches!(job.phase, Phase::Working(_)));
         }
     }
 }

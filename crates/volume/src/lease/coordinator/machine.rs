@@ -182,7 +182,10 @@ impl Coordinator {
 
     fn welcome(&mut self, now: Duration, node: NodeId, nonce: u64) {
         let id = SessionId { epoch: self.epoch, number: self.next_session };
-        assert!(self.next_session < u32::MAX, "a coordinator has given out all its session numbers");
+        assert!(
+            self.next_session < u32::MAX,
+            "a coordinator has given out all its session numbers"
+        );
         self.next_session += 1;
         self.unheard.remove(&node);
         let session = Session {
@@ -290,13 +293,7 @@ impl Coordinator {
     }
 
     /// Answers once, and keeps the answer for as long as the client may ask again.
-    pub(super) fn answer(
-        &mut self,
-        node: NodeId,
-        session: SessionId,
-        number: u64,
-        answer: Answer,
-    ) {
+    pub(super) fn answer(&mut self, node: NodeId, session: SessionId, number: u64, answer: Answer) {
         let Some(live) = self.sessions.get_mut(&node) else { return };
         if live.id != session || matches!(live.stage, Stage::Ending { .. }) {
             return;
