@@ -12,7 +12,7 @@
 //! | encoded, encrypted | not be the file's bytes |
 //! | shared | change another file, too |
 //!
-//! [`prepare`] makes the blocks of a range leasable: what is a hole or unwritten it writes with zeroes,
+//! [`prepare()`] makes the blocks of a range leasable: what is a hole or unwritten it writes with zeroes,
 //! what is shared it writes anew, and all of that is on the LUN, with its journal, before it returns.
 
 mod fiemap;

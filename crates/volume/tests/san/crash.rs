@@ -159,18 +159,25 @@ fn crash(rig: &Rig, kind: Kind, recorded: &Recorded, flushed: usize, some: &[usi
     let log = &recorded.log;
     let picked = log[..flushed].iter().chain(some.iter().map(|at| &log[*at]));
     rig.server().lun().image(recorded.base.after(picked));
-    let reached = log[..flushed].iter().rev().find_map(|entry| match entry {
-        Entry::Mark(mark) => usize::try_from(*mark).ok(),
-        _ => None,
-    });
-    let reached = reached.unwrap_or(0);
+    let mark_before = |end: usize| {
+        let mut before = log[..end].iter().rev();
+        let mark = before.find_map(|entry| match entry {
+            Entry::Mark(mark) => usize::try_from(*mark).ok(),
+            _ => None,
+        });
+        mark.unwrap_or(0)
+    };
+    // What came after the last mark may be of the operations behind the next one already.
+    let reached = mark_before(flushed);
+    let begun = mark_before(some.last().map_or(flushed, |last| *last));
     let after_mark = matches!(log[..flushed].last(), Some(Entry::Mark(_))) && some.is_empty();
     let doing = &groups(std::env::var_os("MUSTER_CRASH_ALL").is_some());
     let doing = doing.get(reached);
     let words = format!("{kind:?}, {flushed} of {} entries and {some:?}, {doing:?}", log.len());
     let mut states: Vec<&State> = recorded.windows[reached].last().into_iter().collect();
-    if let Some(next) = recorded.windows.get(reached + 1).filter(|_| !after_mark) {
-        states.extend(next);
+    if !after_mark {
+        let last = (begun + 2).min(recorded.windows.len());
+        states.extend(recorded.windows[reached + 1..last].iter().flatten());
     }
     mount(rig, &device);
     let found = read_all(&rig.root());

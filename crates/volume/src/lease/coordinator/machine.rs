@@ -262,7 +262,8 @@ impl Coordinator {
         let Some(live) = self.sessions.get_mut(&from) else { return };
         if done > live.low {
             live.low = done;
-            live.answers = live.answers.split_off(&done);
+            // What is in work still counts, whatever the client says of it.
+            live.answers.retain(|number, answer| *number >= done || answer.is_none());
         }
         if number < live.low {
             return;
@@ -301,6 +302,9 @@ impl Coordinator {
         if let Some(slot) = live.answers.get_mut(&number) {
             assert!(slot.is_none(), "request {number} of {node} is answered a second time");
             *slot = Some(answer.clone());
+        }
+        if number < live.low {
+            live.answers.remove(&number);
         }
         self.send(node, ToClient::Answer { session, number, answer });
     }
