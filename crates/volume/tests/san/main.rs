@@ -2,6 +2,7 @@
 
 mod crash;
 mod rig;
+mod shared;
 mod work;
 
 use std::sync::mpsc::sync_channel;
