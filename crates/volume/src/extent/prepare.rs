@@ -46,9 +46,9 @@ impl From<io::Error> for PrepareError {
 }
 
 /// Makes the blocks of a range leasable, and says where they lie. The file was opened with O_DIRECT for
-/// reading and writing; **nobody else writes these blocks meanwhile**, and no lease on them is live
-/// that is not for reading only. Blocks that cannot be leased even so (a file system with small,
-/// unaligned blocks) are missing in the answer.
+/// reading and writing. **Nobody changes the file's map meanwhile, and nobody writes what is a hole,
+/// unwritten or shared there**; blocks under live leases are none of these and are left alone. Blocks
+/// that cannot be leased even so (a file system with small, unaligned blocks) are missing in the answer.
 ///
 /// # Errors
 ///
