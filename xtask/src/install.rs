@@ -49,6 +49,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("syslinux", "boot loader of the tiny guest"),
     ("fdisk", "partitions guest images (sfdisk)"),
     ("e2fsprogs", "root file system of the Debian guest (mke2fs)"),
+    ("xfsprogs", "file systems of shared volumes in tests (mkfs.xfs, xfs_repair)"),
     ("cpio", "packs the tiny guest"),
     ("zstd", "packs the tiny guest"),
     ("kmod", "indexes the tiny guest's kernel modules (depmod)"),
