@@ -39,6 +39,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/cluster/cpu": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show what machines can be like on the nodes, and which cannot go everywhere */
+        get: operations["ClusterCpu"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/cluster/force-quorum": {
         parameters: {
             query?: never;
@@ -85,6 +102,58 @@ export interface paths {
         /** Take this host out of its cluster; it begins anew as a single host */
         post: operations["ClusterLeave"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/cluster/migration-strict": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Say whether machines move over networks with the migration role only */
+        post: operations["MigrationStrict"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/cluster/networks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List the networks that hosts have in common, and what they are for */
+        get: operations["ClusterNetworkList"];
+        put?: never;
+        /** Say what a network of hosts is called, and whether machines move over it */
+        post: operations["ClusterNetworkSet"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/cluster/networks/{network}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Forget what was said of a network of hosts */
+        delete: operations["ClusterNetworkForget"];
         options?: never;
         head?: never;
         patch?: never;
@@ -820,6 +889,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/vms/{vm}/move-storage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Move a virtual machine with its disks to another volume, while it runs if it runs */
+        post: operations["VmMoveStorage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/vms/{vm}/nics": {
         parameters: {
             query?: never;
@@ -1042,6 +1128,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/vms/{vm}/upgrade": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Give a virtual machine the newest machine type that all nodes know; there is no way back */
+        post: operations["VmUpgrade"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/vms/{vm}/vnc": {
         parameters: {
             query?: never;
@@ -1134,7 +1237,7 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
-         * @description What carries the guest's processors out.
+         * @description What carries a guest's processors out.
          * @enum {string}
          */
         Accelerator: "kvm" | "tcg";
@@ -1211,6 +1314,18 @@ export interface components {
             /** @description Raw user-data, used instead of what is generated from the fields above. */
             user_data?: string | null;
         };
+        /** @description What machines can be like on the nodes, and which cannot go everywhere. */
+        ClusterCpuView: {
+            /** @description Nodes with processors of one maker that are carried out in one way: within a group, machines
+             *     can move while they run. */
+            groups: components["schemas"]["CpuGroupView"][];
+            /** @description The newest machine type that all nodes know; new machines and upgraded ones get it. */
+            machine?: string | null;
+            /** @description Nodes that have not said what they can. */
+            unknown: components["schemas"]["Name"][];
+            /** @description Machines of which there is something to say. */
+            vms: components["schemas"]["VmCpuView"][];
+        };
         /** @description A cluster to make of a single host. */
         ClusterCreateBody: {
             name?: components["schemas"]["Name"] | null;
@@ -1262,6 +1377,50 @@ export interface components {
         ClusterLeaveBody: {
             /** @description Forget the cluster without asking it: for a host that was evicted, or whose cluster is lost. */
             force?: boolean;
+        };
+        /** @description A node in a network. */
+        ClusterNetworkNode: {
+            /** @description Its address there. */
+            address: string;
+            /** @description Its name. */
+            node: components["schemas"]["Name"];
+        };
+        /** @description What is to be said of a network; what is absent stays as it is. */
+        ClusterNetworkSetBody: {
+            /**
+             * Format: int32
+             * @description Memory of moving machines goes over it, in this place of the order of preference, 1 to 9; 0
+             *     takes the role away.
+             */
+            migration?: number | null;
+            name?: components["schemas"]["Name"] | null;
+            /** @description Its name, or itself, such as `10.90.2.0/24`. */
+            network: string;
+        };
+        /** @description One of them. */
+        ClusterNetworkView: {
+            /** @description Whether heartbeats and calls between nodes go over it. */
+            cluster: boolean;
+            /**
+             * Format: int32
+             * @description Whether memory of moving machines goes over it: its place in the order of preference, 1 is
+             *     the first.
+             */
+            migration?: number | null;
+            /** @description Nodes that are not. */
+            missing: components["schemas"]["Name"][];
+            name?: components["schemas"]["Name"] | null;
+            /** @description Nodes that are in it, by name. */
+            nodes: components["schemas"]["ClusterNetworkNode"][];
+            /** @description Which. */
+            subnet: string;
+        };
+        /** @description Networks of hosts. */
+        ClusterNetworksView: {
+            /** @description All that at least two nodes have, or that something is said about. */
+            networks: components["schemas"]["ClusterNetworkView"][];
+            /** @description Whether machines move over networks with the migration role only. */
+            strict: boolean;
         };
         /** @description A node as a member of the cluster. */
         ClusterNodeView: {
@@ -1332,6 +1491,22 @@ export interface components {
          * @enum {string}
          */
         ConsistencyView: "filesystem" | "crash";
+        /**
+         * @description What the processors of a VM have when it is switched on.
+         * @enum {string}
+         */
+        CpuCompat: "cluster" | "node" | "minimal";
+        /** @description Nodes of one kind. */
+        CpuGroupView: {
+            /** @description What carries processors out there. */
+            accelerator: components["schemas"]["Accelerator"];
+            /** @description The least model of their maker. */
+            base: string;
+            /** @description What all of them have beyond it: machines that are switched on get this. */
+            baseline: string[];
+            /** @description The nodes, by name. */
+            nodes: components["schemas"]["NodeCpuView"][];
+        };
         /** @description Virtual processors of a VM. */
         CpuSpec: {
             /**
@@ -1339,6 +1514,8 @@ export interface components {
              * @description Most processor time, in percent of one host processor; none is no limit.
              */
             cap_percent?: number | null;
+            /** @description What they have when the VM is switched on. */
+            compat?: components["schemas"]["CpuCompat"];
             /**
              * Format: int32
              * @description How many the guest has, 1 to `max`. Can change while the VM runs.
@@ -1457,7 +1634,7 @@ export interface components {
          * @description What kind of thing happened. The text form (`vm.started`) is stable.
          * @enum {string}
          */
-        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "cluster.forced" | "cluster.witness";
+        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.upgraded" | "vm.migration_fallback" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "node.platform" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.network" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "cluster.forced" | "cluster.witness";
         /** @description An event with its place in the node's list. */
         EventView: components["schemas"]["Event"] & {
             /**
@@ -1685,6 +1862,13 @@ export interface components {
          *     late report of an earlier run is told from the present one (DESIGN.md section 4, rule 1).
          */
         Generation: number;
+        /** @description What the processors of a VM have, from its start until its memory is gone. */
+        GuestCpu: {
+            /** @description QEMU's model. */
+            base: string;
+            /** @description What they have beyond it. */
+            features: string[];
+        };
         /** @description What the guest tells of itself through its agent. */
         GuestView: {
             /** @description Version of its agent. */
@@ -1976,6 +2160,8 @@ export interface components {
         };
         /** @description What an operation of this kind leaves behind. */
         MigrateReport: {
+            /** @description That it did not go over the network that it should, in words. */
+            fallback?: string | null;
             measured?: components["schemas"]["MigrateResult"] | null;
             predicted?: components["schemas"]["MigrateForecast"] | null;
         };
@@ -2004,6 +2190,11 @@ export interface components {
              * @description From the first byte to a guest that runs at the target, in milliseconds.
              */
             total_ms: number;
+        };
+        /** @description Whether other networks may be used where those with the migration role do not work. */
+        MigrationStrictBody: {
+            /** @description Whether they may not. */
+            strict: boolean;
         };
         /**
          * Format: int64
@@ -2085,6 +2276,21 @@ export interface components {
             network: components["schemas"]["Name"];
             /** @description The address that DHCP gives it. */
             reserved_address?: string | null;
+        };
+        /** @description One node of a group. */
+        NodeCpuView: {
+            /** @description Engine and version. */
+            engine: string;
+            /** @description Its id. */
+            id: components["schemas"]["NodeId"];
+            /** @description What it alone of its group lacks: without it, machines would get these, too. */
+            lowers: string[];
+            /** @description Its newest machine type. */
+            machine: string;
+            /** @description What it has beyond the baseline. */
+            more: string[];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
         };
         /** @description Leases and fencing of a node. */
         NodeFencingView: {
@@ -2817,7 +3023,7 @@ export interface components {
          * @description The word for what an operation does.
          * @enum {string}
          */
-        Verb: "vm_create" | "vm_start" | "vm_shutdown" | "vm_off" | "vm_pause" | "vm_resume" | "vm_save" | "vm_migrate" | "vm_reset" | "vm_delete" | "vm_purge" | "vm_set" | "disk_add" | "disk_remove" | "disk_resize" | "nic_add" | "nic_remove" | "nic_set" | "image_import" | "image_delete";
+        Verb: "vm_create" | "vm_start" | "vm_shutdown" | "vm_off" | "vm_pause" | "vm_resume" | "vm_save" | "vm_migrate" | "vm_move_storage" | "vm_reset" | "vm_delete" | "vm_purge" | "vm_set" | "disk_add" | "disk_remove" | "disk_resize" | "nic_add" | "nic_remove" | "nic_set" | "image_import" | "image_delete";
         /**
          * @description How a finding is to be taken, the best first.
          * @enum {string}
@@ -2839,6 +3045,7 @@ export interface components {
              * @description Processor cap in percent of one host processor; 0 takes the cap off.
              */
             cpu_cap_percent?: number | null;
+            cpu_compat?: components["schemas"]["CpuCompat"] | null;
             /**
              * Format: int32
              * @description Processor weight.
@@ -2875,9 +3082,28 @@ export interface components {
             /** @description Tags, replacing those there are. */
             tags?: components["schemas"]["Name"][] | null;
         };
+        /** @description One machine. */
+        VmCpuView: {
+            /** @description What it would get if it were off and on again. */
+            gains: string[];
+            /** @description Its id. */
+            id: components["schemas"]["VmId"];
+            /** @description Nodes of its group that it cannot go to while it runs or is saved. */
+            kept_from: components["schemas"]["Name"][];
+            /** @description What it would lose then. */
+            loses: string[];
+            /** @description Its name. */
+            name: components["schemas"]["Name"];
+            /** @description The machine type that `upgrade` would give it, where that is newer than its own. */
+            newer_machine?: string | null;
+            /** @description Where it is. */
+            node: components["schemas"]["Name"];
+        };
         /** @description A VM to create. What is left out is chosen as most users would. */
         VmCreateBody: {
             cloud_init?: components["schemas"]["CloudInit"] | null;
+            /** @description What processors have when the VM is switched on. */
+            cpu_compat?: components["schemas"]["CpuCompat"];
             /**
              * Format: int32
              * @description Processors; 1 if left out.
@@ -2952,6 +3178,25 @@ export interface components {
             /** @description Name or id of a node; the best one where none is named. */
             to?: string | null;
         };
+        /** @description A move of a VM's storage to begin. */
+        VmMoveStorageBody: {
+            /** @description Only say whether it could be. */
+            dry_run?: boolean;
+            /** @description Name or id of the volume to move to; none is the own disks of the VM's node. */
+            to?: string | null;
+        };
+        /** @description Whether a VM's storage can be moved, and the operation if it was begun. */
+        VmMoveStorageView: {
+            /** @description All that was looked at. */
+            checks: components["schemas"]["CheckView"][];
+            /** @description Whether all of it is so. */
+            fits: boolean;
+            from?: components["schemas"]["Name"] | null;
+            op?: components["schemas"]["OpView"] | null;
+            to?: components["schemas"]["Name"] | null;
+            /** @description The VM. */
+            vm: components["schemas"]["Name"];
+        };
         /** @description A move that has begun, or was stopped. */
         VmMoveView: {
             /** @description The node that has it now. */
@@ -2970,6 +3215,7 @@ export interface components {
         VmView: {
             answered?: components["schemas"]["Generation"] | null;
             cloud_init?: components["schemas"]["CloudInit"] | null;
+            cpu?: components["schemas"]["GuestCpu"] | null;
             /** @description Processors. */
             cpus: components["schemas"]["CpuSpec"];
             /** @description When it was created. */
@@ -3275,6 +3521,38 @@ export interface operations {
             };
         };
     };
+    ClusterCpu: {
+        parameters: {
+            query?: {
+                /** @description Answer as this node knows it: perhaps old, but also without a majority */
+                stale?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterCpuView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
     ClusterForce: {
         parameters: {
             query?: never;
@@ -3361,6 +3639,135 @@ export interface operations {
                 };
                 content: {
                     "application/json": unknown;
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    MigrationStrict: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["MigrationStrictBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterNetworksView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    ClusterNetworkList: {
+        parameters: {
+            query?: {
+                /** @description Answer as this node knows it: perhaps old, but also without a majority */
+                stale?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterNetworksView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    ClusterNetworkSet: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ClusterNetworkSetBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterNetworksView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    ClusterNetworkForget: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                network: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterNetworksView"];
                 };
             };
             /** @description An error with its next step */
@@ -5504,6 +5911,41 @@ export interface operations {
             };
         };
     };
+    VmMoveStorage: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VmMoveStorageBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VmMoveStorageView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
     NicAdd: {
         parameters: {
             query?: never;
@@ -5933,6 +6375,37 @@ export interface operations {
                 "application/json": components["schemas"]["UndeleteBody"];
             };
         };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VmView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VmUpgrade: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
         responses: {
             /** @description Done */
             200: {
