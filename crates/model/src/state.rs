@@ -434,6 +434,23 @@ impl ClusterState {
                 return Err(format!("{} is owned by a node that is gone", vm.name));
             }
         }
+        self.check_nodes()?;
+        for session in self.sessions.values() {
+            if session.token.is_some_and(|token| !self.tokens.contains_key(&token)) {
+                return Err(format!("session {} has lost its token", session.id));
+            }
+        }
+        for op in self.ops.values().filter(|op| op.is_running()) {
+            if let Some(vm) = op.request.vm()
+                && !self.vms.get(&vm).is_some_and(|vm| vm.ops.contains(&op.id))
+            {
+                return Err(format!("operation {} is not on its VM's list", op.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_nodes(&self) -> Result<(), String> {
         let mut names = std::collections::BTreeSet::new();
         let mut addresses = std::collections::BTreeSet::new();
         for node in self.nodes.values() {
@@ -445,18 +462,6 @@ impl ClusterState {
             }
             if node.facts.addresses.iter().any(|address| !addresses.insert(*address)) {
                 return Err(format!("{} has an address of another node", node.name));
-            }
-        }
-        for session in self.sessions.values() {
-            if session.token.is_some_and(|token| !self.tokens.contains_key(&token)) {
-                return Err(format!("session {} has lost its token", session.id));
-            }
-        }
-        for op in self.ops.values().filter(|op| op.is_running()) {
-            if let Some(vm) = op.request.vm()
-                && !self.vms.get(&vm).is_some_and(|vm| vm.ops.contains(&op.id))
-            {
-                return Err(format!("operation {} is not on its VM's list", op.id));
             }
         }
         Ok(())
