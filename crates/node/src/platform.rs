@@ -22,12 +22,12 @@ use model::VmRecord;
 use model::machine_version;
 use vm::engine::Ability;
 use vm::engine::Accel;
-use vm::engine::Engine;
 
 use crate::app::now;
+use crate::reconcile::Reconcilers;
 use crate::truth::Truth;
 
-/// How long to wait after an engine that does not work, or a cluster that takes nothing.
+/// How long to wait after a cluster that takes nothing.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// What an engine can do, in the words of the state; none where it does not know for sure.
@@ -46,13 +46,9 @@ pub(crate) fn of(ability: &Ability) -> Option<Platform> {
 }
 
 /// Tells the cluster what machines can be like here, as long as it knows it otherwise.
-pub(crate) async fn tell(node: NodeId, name: Name, engine: Arc<dyn Engine>, truth: Arc<dyn Truth>) {
-    let ability = loop {
-        match engine.ability().await {
-            Ok(ability) => break ability,
-            Err(_) => tokio::time::sleep(AGAIN).await,
-        }
-    };
+pub(crate) async fn tell(node: NodeId, name: Name, seen: Reconcilers, truth: Arc<dyn Truth>) {
+    // The engine is asked by one party only: one that does not answer holds up whoever asks it.
+    let Some(ability) = seen.known_ability().await else { return };
     let platform = of(&ability).map(Arc::new);
     let actor = Actor::new(&format!("node {name}"));
     let mut states = truth.watch();

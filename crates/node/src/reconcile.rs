@@ -24,6 +24,7 @@ use crate::hub::Hub;
 use crate::ledger::NodeLedger;
 use crate::ports::SwitchPorts;
 use crate::truth::Truth;
+use tokio::sync::watch;
 use vm::engine::Ability;
 use vm::engine::Engine;
 use vm::lifecycle::Arrivals;
@@ -51,7 +52,7 @@ const PURGE_LIMIT: Millis = Millis::from_secs(300);
 #[derive(Clone, Default)]
 pub(crate) struct Reconcilers {
     results: Arc<Mutex<BTreeMap<&'static str, (UnixMillis, String)>>>,
-    ability: Arc<Mutex<Option<Ability>>>,
+    ability: Arc<watch::Sender<Option<Ability>>>,
 }
 
 impl Reconcilers {
@@ -69,7 +70,13 @@ impl Reconcilers {
 
     /// What the engine could do when it was asked last.
     pub(crate) fn ability(&self) -> Option<Ability> {
-        self.ability.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.ability.borrow().clone()
+    }
+
+    /// The same, once the engine can do something.
+    pub(crate) async fn known_ability(&self) -> Option<Ability> {
+        let mut seen = self.ability.subscribe();
+        seen.wait_for(Option::is_some).await.ok()?.clone()
     }
 
     /// Asks the engine what it can do, until it can do something: QEMU may be installed later.
@@ -77,7 +84,7 @@ impl Reconcilers {
         loop {
             let result = match engine.ability().await {
                 Ok(ability) => {
-                    *self.ability.lock().unwrap_or_else(PoisonError::into_inner) = Some(ability);
+                    self.ability.send_replace(Some(ability));
                     Ok(())
                 }
                 Err(error) => Err(error.to_string()),

@@ -386,7 +386,7 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
     let name = app.node_name.clone();
     let host = (app.node, app.node_name.clone());
     tokio::spawn(networks::tell(host, truth.clone()));
-    tokio::spawn(platform::tell(app.node, name, engine.clone(), truth.clone()));
+    tokio::spawn(platform::tell(app.node, name, reconcilers.clone(), truth.clone()));
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
     tokio::spawn(reconcilers.clone().copies(ledger.clone(), hub.clone(), app.vms_dir()));

@@ -167,6 +167,19 @@ impl CallError {
         }
     }
 
+    /// What went wrong, without the node: for sentences that have named it. Ids tell people nothing.
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Unreachable { problem, .. } => problem.clone(),
+            Self::NoAddress(_) => "no address of it is known".to_owned(),
+            Self::Timeout { after_ms, .. } => format!("no answer within {after_ms} ms"),
+            Self::Broken { problem, .. } => format!("the connection broke: {problem}"),
+            Self::Busy(_) => "too many calls to it are under way".to_owned(),
+            Self::Refused { refusal, .. } => format!("it refuses: {refusal}"),
+            Self::TooLarge { .. } | Self::Pki(_) => self.to_string(),
+        }
+    }
+
     /// Whether the call was certainly not carried out.
     pub fn surely_not_done(&self) -> bool {
         match self {
@@ -175,6 +188,31 @@ impl CallError {
                 !matches!(refusal.code, RefusalCode::Deadline | RefusalCode::Failed)
             }
             _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::NodeId;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_names_no_id() {
+        let node = NodeId::new(Uuid::from_u128(7));
+        let problem = "no connection within 1500 ms".to_owned();
+        for error in [
+            CallError::Unreachable { node, problem: problem.clone() },
+            CallError::NoAddress(node),
+            CallError::Timeout { node, after_ms: 5 },
+            CallError::Broken { node, problem },
+            CallError::Busy(node),
+        ] {
+            assert!(error.to_string().contains(&node.to_string()), "{error}");
+            assert!(!error.problem().contains(&node.to_string()), "{}", error.problem());
+            assert!(!error.problem().is_empty());
         }
     }
 }

@@ -68,7 +68,8 @@ pub(crate) async fn to(
         )
     };
     let links = app.peers.links().ok_or_else(|| unreachable(&"there is no way to it"))?;
-    let stream = links.stream(node, API_STREAM).await.map_err(|error| unreachable(&error))?;
+    let stream =
+        links.stream(node, API_STREAM).await.map_err(|error| unreachable(&error.problem()))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unreachable(&error))?;

@@ -66,7 +66,7 @@ pub(crate) fn own(app: &App) -> OwnStatus {
 /// What keeps a node from its work, beyond what an administrator wants.
 fn problem(record: &NodeRecord, answer: Option<&Result<OwnStatus, CallError>>) -> Option<String> {
     match answer {
-        Some(Err(error)) => Some(error.to_string()),
+        Some(Err(error)) => Some(error.problem()),
         _ if record.membership == Membership::Lost => None,
         _ if record.fenced.is_some() => Some(format!(
             "it was fenced, and takes no VMs until its guard has ended the old ones (if that lasts: \

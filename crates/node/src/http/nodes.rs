@@ -91,7 +91,7 @@ fn unreachable_view(record: &NodeRecord, error: &CallError) -> NodeView {
         missing_limits: Vec::new(),
         mode: record.mode,
         quarantine: record.quarantine,
-        problems: vec![format!("does not answer: {error}; see: muster cluster status")],
+        problems: vec![format!("does not answer: {}; see: muster cluster status", error.problem())],
         tls_fingerprint: None,
         tls_address: None,
         reconcilers: Vec::new(),

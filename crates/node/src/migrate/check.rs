@@ -89,7 +89,10 @@ pub(super) async fn as_owner(app: &App, vm: VmId, to: NodeId) -> Vec<CheckView> 
         Ok(_) => checks.push(not_understood(&name)),
         Err(error) => checks.push(check(
             "target",
-            Err((error.to_string(), "see the nodes: muster cluster status")),
+            Err((
+                format!("{name} does not answer: {}", error.problem()),
+                "see the nodes: muster cluster status",
+            )),
         )),
     }
     checks
