@@ -29,6 +29,7 @@ use crate::NetworkKind;
 use crate::NodeCapacity;
 use crate::NodeFacts;
 use crate::NodeId;
+use crate::NodeInterface;
 use crate::NodeMode;
 use crate::OpId;
 use crate::OpOutcome;
@@ -376,6 +377,13 @@ pub enum Command {
         node: NodeId,
         /// What it says.
         facts: Box<NodeFacts>,
+    },
+    /// A node says which addresses its devices have.
+    NodeInterfacesSet {
+        /// Which.
+        node: NodeId,
+        /// All of them.
+        interfaces: Vec<NodeInterface>,
     },
     /// Say what a network of hosts is called and what it is for.
     ClusterNetworkSet {

@@ -15,6 +15,7 @@ use crate::Membership;
 use crate::Name;
 use crate::NodeFacts;
 use crate::NodeId;
+use crate::NodeInterface;
 use crate::NodeRecord;
 use crate::OpFailure;
 use crate::Refused;
@@ -204,7 +205,9 @@ pub(crate) fn facts(
     let record = found(state, node)?;
     check_unique(state, node, &record.name, &facts.addresses)?;
     let mut record = record.clone();
-    record.facts = facts.clone();
+    // Those are told by themselves, by another part of the node.
+    let interfaces = record.facts.interfaces.clone();
+    record.facts = NodeFacts { interfaces, ..facts.clone() };
     state.nodes.insert(node, Arc::new(record));
     Ok(())
 }
@@ -357,12 +360,23 @@ fn check_key(key: &str) -> Result<(), Refused> {
     Err(Refused::Invalid("the digest of a node's key has 64 hexadecimal digits".to_owned()))
 }
 
+pub(crate) fn interfaces(
+    state: &mut ClusterState,
+    node: NodeId,
+    interfaces: &[NodeInterface],
+) -> Result<(), Refused> {
+    if interfaces.len() > INTERFACES_MAX {
+        return Err(Refused::Limit { what: "interfaces of a node", most: INTERFACES_MAX });
+    }
+    let mut record = (**state.node(node)?).clone();
+    record.facts.interfaces = interfaces.to_vec();
+    state.nodes.insert(node, Arc::new(record));
+    Ok(())
+}
+
 fn check_facts(facts: &NodeFacts) -> Result<(), Refused> {
     if facts.addresses.len() > ADDRESSES_MAX {
         return Err(Refused::Limit { what: "addresses of a node", most: ADDRESSES_MAX });
-    }
-    if facts.interfaces.len() > INTERFACES_MAX {
-        return Err(Refused::Limit { what: "interfaces of a node", most: INTERFACES_MAX });
     }
     if facts.version.chars().count() > VERSION_CHARS_MAX {
         return Err(Refused::Invalid("the version of a node is too long".to_owned()));

@@ -180,6 +180,9 @@ fn apply_members(
             cluster::join(state, cx, &joining)
         }
         Command::NodeFactsSet { node, facts } => cluster::facts(state, *node, facts),
+        Command::NodeInterfacesSet { node, interfaces } => {
+            cluster::interfaces(state, *node, interfaces)
+        }
         Command::NodeLeave { node } => cluster::leave(state, cx, *node),
         Command::NodeGone { node } => cluster::gone(state, cx, *node),
         Command::NodeEvict { node, forget_vms } => cluster::evict(state, cx, *node, *forget_vms),

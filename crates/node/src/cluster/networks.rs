@@ -14,7 +14,6 @@ use model::Command;
 use model::IpSubnet;
 use model::Name;
 use model::NetworkKind;
-use model::NodeFacts;
 use model::NodeId;
 use model::NodeInterface;
 use model::Proposal;
@@ -36,8 +35,8 @@ pub(crate) async fn tell((node, name): (NodeId, Name), truth: Arc<dyn Truth>) {
     let mut states = truth.watch();
     loop {
         let state = states.borrow_and_update().clone();
-        if let Some(facts) = fresh(&state, node, &interfaces()) {
-            let command = Command::NodeFactsSet { node, facts: Box::new(facts) };
+        if let Some(interfaces) = fresh(&state, node, &interfaces()) {
+            let command = Command::NodeInterfacesSet { node, interfaces };
             let proposal = Proposal { at: now(), actor: actor.clone(), command };
             if let Err(error) = truth.propose(proposal).await {
                 tracing::info!(%error, "the cluster does not know yet in which networks this is");
@@ -48,7 +47,7 @@ pub(crate) async fn tell((node, name): (NodeId, Name), truth: Arc<dyn Truth>) {
 }
 
 /// What is to be told, if the cluster knows otherwise. A host by itself has nobody to reach.
-fn fresh(state: &ClusterState, node: NodeId, seen: &[NodeInterface]) -> Option<NodeFacts> {
+fn fresh(state: &ClusterState, node: NodeId, seen: &[NodeInterface]) -> Option<Vec<NodeInterface>> {
     state.cluster.as_ref()?;
     let known = &state.nodes.get(&node)?.facts;
     let own_nat = |address: IpAddr| {
@@ -63,7 +62,7 @@ fn fresh(state: &ClusterState, node: NodeId, seen: &[NodeInterface]) -> Option<N
     interfaces.sort_unstable();
     interfaces.dedup();
     interfaces.truncate(INTERFACES_MAX);
-    (known.interfaces != interfaces).then(|| NodeFacts { interfaces, ..known.clone() })
+    (known.interfaces != interfaces).then_some(interfaces)
 }
 
 /// Addresses of devices that are up, without those that only this host can reach.
@@ -159,9 +158,9 @@ mod tests {
             name: "nat".parse().unwrap(),
             kind: NetworkKind::Nat { subnet: "10.77.0.0/24".parse().unwrap() },
         });
-        let facts = fresh(&world.state, node(1), &seen).unwrap();
-        assert_eq!(facts.interfaces, [at("10.1.0.1")], "each node has the guests' gateway");
-        world.ok(Command::NodeFactsSet { node: node(1), facts: Box::new(facts) });
+        let interfaces = fresh(&world.state, node(1), &seen).unwrap();
+        assert_eq!(interfaces, [at("10.1.0.1")], "each node has the guests' gateway");
+        world.ok(Command::NodeInterfacesSet { node: node(1), interfaces });
         assert_eq!(fresh(&world.state, node(1), &seen), None, "that is known");
     }
 
@@ -170,9 +169,8 @@ mod tests {
         let mut world = World::new(3);
         world.form_cluster();
         for (n, addresses) in [(1, vec!["10.1.0.1", "10.2.0.1"]), (2, vec!["10.1.0.2"])] {
-            let mut facts = fresh(&world.state, node(n), &[]).unwrap_or_default();
-            facts.interfaces = addresses.into_iter().map(at).collect();
-            world.ok(Command::NodeFactsSet { node: node(n), facts: Box::new(facts) });
+            let interfaces = addresses.into_iter().map(at).collect();
+            world.ok(Command::NodeInterfacesSet { node: node(n), interfaces });
         }
         let shown = |world: &World| {
             let view = view(&world.state);

@@ -16,12 +16,19 @@ fn tell(world: &mut World, node: NodeId, last: u8, networks: &[u8]) {
         address: format!("10.90.{net}.{last}").parse().unwrap(),
         prefix: 24,
     };
+    // In both orders: neither of them takes away what the other has told.
     let facts = NodeFacts {
         addresses: vec![format!("10.90.1.{last}:7444").parse().unwrap()],
         version: "1".to_owned(),
-        interfaces: networks.iter().map(interface).collect(),
+        interfaces: Vec::new(),
     };
-    world.propose(Command::NodeFactsSet { node, facts: Box::new(facts) }).unwrap();
+    let facts = Command::NodeFactsSet { node, facts: Box::new(facts) };
+    let interfaces: Vec<NodeInterface> = networks.iter().map(interface).collect();
+    world.propose(facts.clone()).unwrap();
+    world.propose(Command::NodeInterfacesSet { node, interfaces: interfaces.clone() }).unwrap();
+    world.propose(facts).unwrap();
+    let told = &world.state.node(node).unwrap().facts;
+    assert_eq!((&told.interfaces, told.addresses.len()), (&interfaces, 1));
 }
 
 fn network(net: u8, name: &str, migration: Option<u8>) -> Command {
