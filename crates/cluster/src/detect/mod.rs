@@ -270,8 +270,11 @@ impl Detector {
                     Verdict::Silent { since }
                 }
             }
-            // Beats were never looked at: give them the time that one takes.
-            None if peer.readable && now.saturating_sub(last) < self.settings.beatless_after => {
+            // Beats were not looked at yet, or once only, which says nothing: give them the time that
+            // one takes.
+            None | Some((_, Duration::ZERO))
+                if peer.readable && now.saturating_sub(last) < self.settings.beatless_after =>
+            {
                 Verdict::Silent { since }
             }
             _ => Verdict::Dead { since },

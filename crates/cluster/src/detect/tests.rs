@@ -158,6 +158,18 @@ fn an_old_beat_that_is_read_for_the_first_time_is_no_sign_of_life() {
 }
 
 #[test]
+fn a_beat_that_was_read_once_has_time_to_change() {
+    let mut watch = Watch::new();
+    watch.heard(10_000, A, 2, &[]);
+    // The volume came a moment ago.
+    watch.beat(10_900, 2, Some(1));
+    assert_eq!(watch.verdict(11_100, 2), Verdict::Silent { since: ms(10_000) });
+    assert!(matches!(watch.verdict(11_500, 2), Verdict::Dead { .. }));
+    watch.beat(11_400, 2, Some(2));
+    assert!(matches!(watch.verdict(11_500, 2), Verdict::Isolated { .. }));
+}
+
+#[test]
 fn a_new_node_has_time_to_be_heard() {
     let mut watch = Watch::new();
     watch.detector.members(ms(50_000), &BTreeSet::from([node(1), node(4)]));
