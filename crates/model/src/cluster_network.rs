@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -22,10 +23,7 @@ pub(crate) const PREFERENCE_MAX: u8 = 9;
 /// An IP network of hosts, written `10.90.2.0/24` or `fd00:2::/64`. The host bits are zero.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct IpSubnet {
-    base: IpAddr,
-    prefix: u8,
-}
+pub struct IpSubnet(IpNet);
 
 /// Text that is no network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,23 +66,12 @@ pub struct Way {
 impl IpSubnet {
     /// The network of an address; none where there are not so many bits.
     pub fn of(address: IpAddr, prefix: u8) -> Option<Self> {
-        let base = match address {
-            IpAddr::V4(it) if prefix <= 32 => {
-                let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-                IpAddr::from((u32::from(it) & mask).to_be_bytes())
-            }
-            IpAddr::V6(it) if prefix <= 128 => {
-                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-                IpAddr::from((u128::from(it) & mask).to_be_bytes())
-            }
-            _ => return None,
-        };
-        Some(Self { base, prefix })
+        IpNet::new(address, prefix).ok().map(|net| Self(net.trunc()))
     }
 
     /// Whether an address belongs to it.
     pub fn contains(&self, address: IpAddr) -> bool {
-        Self::of(address, self.prefix) == Some(*self)
+        self.0.contains(&address)
     }
 }
 
@@ -100,17 +87,14 @@ impl FromStr for IpSubnet {
 
     fn from_str(text: &str) -> Result<Self, SubnetError> {
         let bad = || SubnetError(text.chars().take(60).collect());
-        let (base, prefix) = text.split_once('/').ok_or_else(bad)?;
-        let base: IpAddr = base.parse().map_err(|_| bad())?;
-        let prefix: u8 = prefix.parse().map_err(|_| bad())?;
-        let subnet = Self::of(base, prefix).filter(|_| prefix > 0).ok_or_else(bad)?;
-        if subnet.base == base { Ok(subnet) } else { Err(bad()) }
+        let net: IpNet = text.parse().map_err(|_| bad())?;
+        if net.prefix_len() > 0 && net.trunc() == net { Ok(Self(net)) } else { Err(bad()) }
     }
 }
 
 impl fmt::Display for IpSubnet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.base, self.prefix)
+        self.0.fmt(f)
     }
 }
 
