@@ -159,6 +159,9 @@ pub struct VmView {
     pub note: Option<String>,
     /// Name of the node it is on.
     pub node: String,
+    /// The volume its directory lies on; none is its node's own disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<Name>,
     /// What was fixed at its creation.
     pub pinned: Pinned,
     /// What its processors have since its last cold start, where its node has said what it can.

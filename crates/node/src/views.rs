@@ -90,6 +90,7 @@ impl App {
             power: vm.power,
             note: status.note.clone(),
             node: node_name(state, vm),
+            volume: vm.volume.and_then(|id| Some(state.volumes.get(&id)?.name.clone())),
             pinned: vm.pinned.clone(),
             cpu: vm.cpu.clone(),
             generation: vm.generation,

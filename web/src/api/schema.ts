@@ -3267,6 +3267,7 @@ export interface components {
             services: components["schemas"]["Services"];
             /** @description Tags. */
             tags: components["schemas"]["Name"][];
+            volume?: components["schemas"]["Name"] | null;
         };
         /** @description A volume to make known. */
         VolumeCreateBody: components["schemas"]["VolumeKind"] & {

@@ -81,6 +81,8 @@ fn state(sheet: &mut Sheet<'_>, vm: &VmView) {
     }
     sheet.toned("heartbeat", word(&vm.guest.heartbeat), heartbeat_tone(vm.guest.heartbeat));
     sheet.row("node", &vm.node);
+    let lies = vm.volume.as_ref().map(|volume| format!("volume {volume}"));
+    sheet.row("lies on", lies.unwrap_or_else(|| "the disks of its node".to_owned()));
     if let Some(saved) = &vm.saved {
         let text = format!("{} on disk, {}", saved.size, time::both(saved.at, now));
         sheet.row("saved memory", text);
