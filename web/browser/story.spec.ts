@@ -90,6 +90,69 @@ test("a machine is created and runs, and its console answers", async () => {
   await page.getByRole("button", { name: "Close console" }).click();
 });
 
+test("its screen shows what the machine draws, and keys leave it again", async () => {
+  await page.getByRole("button", { name: "Screen", exact: true }).click();
+  await expect(page.getByText("connected", { exact: true })).toBeVisible();
+  const canvas = page.locator(".screen canvas").first();
+  // Something is drawn: not all of it is of one colour.
+  const colours = () =>
+    canvas.evaluate((it: HTMLCanvasElement) => {
+      const { data } = it.getContext("2d")?.getImageData(0, 0, it.width, it.height) ?? { data: [] };
+      return new Set(Array.from({ length: data.length / 4 }, (_, n) => data.slice(4 * n, 4 * n + 3).join())).size;
+    });
+  await expect.poll(colours, { timeout: 30_000 }).toBeGreaterThan(1);
+  await accessible(page, "a machine with its screen");
+  await canvas.click();
+  await page.keyboard.press("Control+Alt+Escape");
+  await expect(page.getByRole("button", { name: "Ctrl+Alt+Del" })).toBeFocused();
+  const saved = page.waitForEvent("download");
+  await page.getByRole("link", { name: "Picture", exact: true }).click();
+  expect((await saved).suggestedFilename()).toBe("story.png");
+  await page.getByRole("button", { name: "Close screen" }).click();
+});
+
+test("a disk is added while it runs, grows, and goes", async () => {
+  await page.getByRole("button", { name: "Add a disk …" }).click();
+  await page.getByLabel("Name", { exact: true }).fill("extra");
+  await page.getByLabel("Size", { exact: true }).fill("8M");
+  await accessible(page, "adding a disk");
+  await page.getByRole("button", { name: "Add", exact: true }).click();
+  const row = page.getByRole("row", { name: /^extra/ });
+  await expect(row).toContainText("8 MiB");
+  await page.getByRole("button", { name: "Grow extra" }).click();
+  await page.getByLabel("New size").fill("16M");
+  await page.getByRole("button", { name: "Grow", exact: true }).click();
+  await expect(row).toContainText("16 MiB");
+  await page.getByRole("button", { name: "Remove extra" }).click();
+  await page.getByRole("alertdialog").getByRole("button", { name: "Remove", exact: true }).click();
+  await expect(row).toHaveCount(0, { timeout: 60_000 });
+});
+
+test("a network is made and deleted, and the host is validated", async () => {
+  await page.getByRole("link", { name: "Set-up", exact: true }).click();
+  await page.getByRole("button", { name: "Make a network …" }).click();
+  await page.getByLabel("Name", { exact: true }).fill("lab");
+  await page.getByLabel("Addresses", { exact: true }).fill("nonsense");
+  await page.getByRole("button", { name: "Make", exact: true }).click();
+  await expect(page.getByRole("dialog").getByRole("alert")).toContainText("Next:");
+  await page.getByLabel("Addresses", { exact: true }).fill("10.88.0.0/24");
+  await accessible(page, "making a network");
+  await page.getByRole("button", { name: "Make", exact: true }).click();
+  await expect(page.getByRole("row", { name: /^lab/ })).toContainText("10.88.0.0/24");
+  await page.getByRole("button", { name: "Delete lab" }).click();
+  await page.getByRole("alertdialog").getByRole("button", { name: "Delete", exact: true }).click();
+  await expect(page.getByRole("row", { name: /^lab/ })).toHaveCount(0);
+  faults.splice(0, faults.length, ...faults.filter((fault) => !fault.includes("status of 4")));
+
+  await page.getByRole("link", { name: "Does it all fit together?" }).click();
+  await page.getByRole("button", { name: "Validate now" }).click();
+  await expect(page.getByRole("region", { name: "Findings" })).toBeVisible({ timeout: 90_000 });
+  await expect(page.getByText(/\d+ passed/)).toBeVisible();
+  await picture(page, "validation");
+  await page.getByRole("link", { name: "Map", exact: true }).click();
+  await expect(page.getByRole("link", { name: /story/ })).toBeVisible();
+});
+
 test("the list is found in, chosen from and worked by keys alone", async () => {
   await page.goto("/vms");
   const grid = page.getByRole("grid", { name: "Machines" });
@@ -126,7 +189,7 @@ test("a node that dies is told, and the page is live again by itself", async () 
 
 test("every page fits 360 pixels and keeps nobody out, light and dark", async () => {
   const machine = new URL(page.url()).pathname;
-  const pages = ["/", "/vms", machine, "/new", "/images", "/bin", "/operations", "/events", "/sessions"];
+  const pages = ["/", "/vms", machine, "/new", "/images", "/bin", "/operations", "/events", "/sessions", "/setup", "/validation", "/map"];
   for (const colorScheme of ["light", "dark"] as const) {
     await page.emulateMedia({ colorScheme });
     await page.setViewportSize({ width: 360, height: 740 });

@@ -56,11 +56,28 @@ const newRoute = createRoute({ getParentRoute: () => root, path: "/new" }).lazy(
   import("./views/CreateVm").then((page) => page.route),
 );
 
+const setupRoute = createRoute({ getParentRoute: () => root, path: "/setup" }).lazy(() =>
+  import("./views/setup/Setup").then((page) => page.route),
+);
+
+const validationRoute = createRoute({ getParentRoute: () => root, path: "/validation" }).lazy(() =>
+  import("./views/Validation").then((page) => page.route),
+);
+
+const mapRoute = createRoute({
+  getParentRoute: () => root,
+  path: "/map",
+  validateSearch: (given: Record<string, unknown>): { node?: string } => ({ node: text(given.node) }),
+}).lazy(() => import("./views/Fleet").then((page) => page.route));
+
 const tree = root.addChildren([
   at("/", Cluster),
   vmsRoute,
   vmRoute,
   newRoute,
+  mapRoute,
+  setupRoute,
+  validationRoute,
   at("/bin", Bin),
   at("/images", Images),
   at("/operations", Operations),

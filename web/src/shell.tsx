@@ -15,11 +15,14 @@ import { SignIn } from "./views/SignIn";
 
 const PAGES = [
   { to: "/", label: "Cluster" },
+  { to: "/map", label: "Map" },
   { to: "/vms", label: "Machines" },
   { to: "/images", label: "Images" },
   { to: "/bin", label: "Recycle bin" },
   { to: "/operations", label: "Operations" },
   { to: "/events", label: "Events" },
+  { to: "/setup", label: "Set-up" },
+  { to: "/validation", label: "Validation" },
   { to: "/sessions", label: "Sessions" },
 ] as const;
 

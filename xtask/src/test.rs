@@ -11,8 +11,10 @@
 use std::fs;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::num::NonZero;
 use std::process::Command;
 use std::process::Stdio;
+use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -76,8 +78,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     });
     // Before the binary, which has its files in it.
     step("web", &|| web::test().map(|()| Vec::new()));
-    // The binary that the end-to-end tests drive.
-    step("build", &|| totals(cmd("cargo", ["build", "--workspace", "--locked", "--quiet"])));
+    // Builds the binary that the end-to-end tests drive as well: its package has tests that run it.
     step("tests", &|| tests(args.filter.as_deref()));
     if args.filter.is_none() {
         step("doc tests", &|| {
@@ -111,7 +112,9 @@ fn tests(filter: Option<&str>) -> Result<Vec<String>> {
     if says_yes(cmd("cargo", ["nextest", "--version"])) {
         let mut command =
             cmd("cargo", ["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
-        command.args(filter);
+        // One more than processors: tests with guests wait most of their time, for those and for clocks.
+        let threads = thread::available_parallelism().map_or(2, NonZero::get) + 1;
+        command.arg(format!("--test-threads={threads}")).args(filter);
         return totals(command);
     }
     let others =

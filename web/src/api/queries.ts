@@ -25,6 +25,8 @@ export const keys = {
   networks: ["networks"] as const,
   images: ["images"] as const,
   sessions: ["sessions"] as const,
+  rules: ["rules"] as const,
+  validation: ["validation"] as const,
 };
 
 export const me = queryOptions({

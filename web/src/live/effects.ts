@@ -35,6 +35,8 @@ const BY_NOUN: Record<string, string[]> = {
   cluster: [keys.nodes[0], keys.cluster[0]],
   session: [keys.sessions[0]],
   token: [keys.sessions[0]],
+  rule: [keys.rules[0]],
+  validation: [keys.validation[0]],
 };
 
 /** Events that move machines in and out of the recycle bin: both lists are others then. */

@@ -9,7 +9,7 @@ import {
   Modal,
   ModalOverlay,
 } from "react-aria-components";
-import { Failure } from "../api/client";
+import { Failure, type Schemas } from "../api/client";
 import { word, type Tone } from "./format";
 
 /** A button. One that cannot be used says why, to eyes and to readers of the screen. */
@@ -201,6 +201,27 @@ export function Field({
       <span id={`${id}-note`} className={error ? "field-note wrong" : "field-note"}>
         {note}
       </span>
+    </div>
+  );
+}
+
+/** What was looked at before something is done, and what was found. */
+export function Checks({ checks, children }: {
+  checks: Schemas["CheckView"][];
+  children: ReactNode;
+}) {
+  return (
+    <div role="status">
+      <p>{children}</p>
+      <ul className="plain-list">
+        {checks.map((check) => (
+          <li key={check.what}>
+            <Badge tone={check.ok ? "good" : "bad"}>{check.ok ? "fits" : "does not fit"}</Badge>{" "}
+            <strong>{check.what}</strong>: {check.detail}
+            {check.hint && <span className="hint"> Next: {check.hint}</span>}
+          </li>
+        ))}
+      </ul>
     </div>
   );
 }

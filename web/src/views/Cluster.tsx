@@ -9,6 +9,7 @@ import { Badge, Facts, Meter, Section, Table, Trouble, Waiting } from "../parts/
 import { EventLines } from "./Events";
 import { NodeModes } from "./NodeModes";
 import { OpLines } from "./Operations";
+import { where } from "./setup/place";
 
 const HEALTH: Record<Schemas["ClusterHealth"], Tone> = {
   single: "plain",
@@ -66,13 +67,10 @@ function Quorum({ view }: { view: Schemas["ClusterView"] }) {
 }
 
 function Witness({ view }: { view: Schemas["WitnessView"] }) {
-  const { place } = view;
-  const where =
-    place.kind === "directory" ? place.path : place.kind === "object" ? place.url : place.address;
   const state = view.retired ? "being removed" : view.votes ? "votes" : "in reserve";
   return (
     <>
-      {where} ({state}){" "}
+      {where(view.place)} ({state}){" "}
       {!view.reachable && <Badge tone="bad">not reached: {view.problem ?? "no answer"}</Badge>}
     </>
   );

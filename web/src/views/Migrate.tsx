@@ -6,7 +6,7 @@ import { api, type Schemas, value } from "../api/client";
 import { nodes } from "../api/queries";
 import { shell } from "../parts/format";
 import { useNotices } from "../parts/notices";
-import { Badge, Button, Dialog, Field, Same, Trouble } from "../parts/parts";
+import { Button, Checks, Dialog, Field, Same, Trouble } from "../parts/parts";
 
 export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () => void }) {
   const all = useQuery(nodes);
@@ -83,7 +83,12 @@ export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () =>
         )}
       </Field>
       {error !== null && <Trouble error={error} />}
-      {view && <Checks view={view} />}
+      {view && (
+        <Checks checks={view.checks}>
+          From {view.from} to <strong>{view.to}</strong>:{" "}
+          {view.fits ? "nothing speaks against it." : "it cannot be, as things are."}
+        </Checks>
+      )}
       <Same
         command={`muster vm ${verb} ${shell(vm.name)}${option}`}
         call={`POST /v1/vms/${vm.id}/${verb}\n${JSON.stringify(target)}`}
@@ -105,25 +110,5 @@ export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () =>
         </Button>
       </div>
     </Dialog>
-  );
-}
-
-function Checks({ view }: { view: Schemas["VmMigrateView"] }) {
-  return (
-    <div role="status">
-      <p>
-        From {view.from} to <strong>{view.to}</strong>:{" "}
-        {view.fits ? "nothing speaks against it." : "it cannot be, as things are."}
-      </p>
-      <ul className="plain-list">
-        {view.checks.map((check) => (
-          <li key={check.what}>
-            <Badge tone={check.ok ? "good" : "bad"}>{check.ok ? "fits" : "does not fit"}</Badge>{" "}
-            <strong>{check.what}</strong>: {check.detail}
-            {check.hint && <span className="hint"> Next: {check.hint}</span>}
-          </li>
-        ))}
-      </ul>
-    </div>
   );
 }

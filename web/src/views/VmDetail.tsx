@@ -9,17 +9,26 @@ import { bytes, heartbeat, length, mayDo, phaseTone, when, word } from "../parts
 import { Badge, Button, Facts, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { useRole } from "../session";
 import { ActionBar } from "./ActionBar";
+import { Disks, Nics } from "./Devices";
 import { EditVm } from "./EditVm";
 import { EventLines } from "./Events";
 import { Migrate } from "./Migrate";
+import { MoveStorage } from "./MoveStorage";
 import { OpLines } from "./Operations";
 
-// The terminal is larger than all the rest, and few pages need it.
+// Terminal and screen are larger than all the rest, and few pages need them.
 const Console = lazy(() => import("./Console"));
+const Screen = lazy(() => import("./Screen"));
 
 export const route = createLazyRoute("/vms/$vm")({ component: VmDetail });
 
 type VmView = Schemas["VmView"];
+
+/** Ways to sit before a machine. */
+const CONSOLES = [
+  { what: "screen", label: "Screen" },
+  { what: "serial", label: "Console" },
+] as const;
 
 function VmDetail() {
   const { vm: id } = route.useParams();
@@ -45,8 +54,8 @@ function VmDetail() {
 
 function Shown({ vm }: { vm: VmView }) {
   const role = useRole();
-  const [dialog, setDialog] = useState<"edit" | "migrate" | null>(null);
-  const [console, setConsole] = useState(false);
+  const [dialog, setDialog] = useState<"edit" | "migrate" | "storage" | null>(null);
+  const [open, setOpen] = useState<"screen" | "serial" | null>(null);
   const operator = mayDo(role, "operator") ? undefined : "This needs the role operator.";
   const runs = vm.phase === "running" || vm.phase === "paused";
   useEffect(() => {
@@ -73,20 +82,30 @@ function Shown({ vm }: { vm: VmView }) {
           <Button why={operator} onPress={() => setDialog("edit")}>
             Change …
           </Button>
-          <Button
-            why={operator ?? (runs ? undefined : "It has a console only while it runs.")}
-            onPress={() => setConsole(!console)}
-            aria-expanded={console}
-          >
-            {console ? "Close console" : "Console"}
+          <Button why={operator} onPress={() => setDialog("storage")}>
+            Move disks …
           </Button>
+          {CONSOLES.map(({ what, label }) => (
+            <Button
+              key={what}
+              why={operator ?? (runs ? undefined : "It has a console only while it runs.")}
+              onPress={() => setOpen(open === what ? null : what)}
+              aria-expanded={open === what}
+            >
+              {open === what ? `Close ${label.toLowerCase()}` : label}
+            </Button>
+          ))}
         </div>
       </div>
       {vm.op && <OpLines ops={[vm.op]} none="" />}
-      {console && (
-        <Section title="Serial console">
-          <Suspense fallback={<Waiting what="the terminal" />}>
-            <Console vm={vm.id} name={vm.name} />
+      {open && (
+        <Section title={open === "screen" ? "Screen" : "Serial console"}>
+          <Suspense fallback={<Waiting what="the console" />}>
+            {open === "screen" ? (
+              <Screen vm={vm.id} name={vm.name} />
+            ) : (
+              <Console vm={vm.id} name={vm.name} />
+            )}
           </Suspense>
         </Section>
       )}
@@ -94,8 +113,8 @@ function Shown({ vm }: { vm: VmView }) {
         <Run vm={vm} />
         <Guest guest={vm.guest} />
       </div>
-      <Disks disks={vm.disks} />
-      <Nics nics={vm.nics} />
+      <Disks vm={vm} />
+      <Nics vm={vm} />
       <Settings vm={vm} />
       <Section title="Last events">
         <EventLines
@@ -105,6 +124,7 @@ function Shown({ vm }: { vm: VmView }) {
       </Section>
       {dialog === "edit" && <EditVm vm={vm} onClose={() => setDialog(null)} />}
       {dialog === "migrate" && <Migrate vm={vm} onClose={() => setDialog(null)} />}
+      {dialog === "storage" && <MoveStorage vm={vm} onClose={() => setDialog(null)} />}
     </>
   );
 }
@@ -120,6 +140,7 @@ function Run({ vm }: { vm: VmView }) {
           ["Memory", bytes(run?.memory ?? vm.memory.size)],
           ["On the host", run ? `${bytes(run.resident)} resident, process ${run.pid}` : "no process"],
           ["Runs since", run ? when(run.started) : undefined],
+          ["Lies on", vm.volume ? `volume ${vm.volume}` : `the disks of ${vm.node}`],
           ["Accelerator", run ? `${run.accelerator.toUpperCase()}: ${run.accelerator_reason}` : undefined],
           ["QEMU", run?.qemu],
           ["Not enforced here", run?.missing_limits.join(", ")],
@@ -155,53 +176,6 @@ function Guest({ guest }: { guest: Schemas["GuestView"] }) {
               <td>
                 {bytes(fs.used)} of {bytes(fs.total)}
               </td>
-            </tr>
-          ))}
-        </Table>
-      )}
-    </Section>
-  );
-}
-
-function Disks({ disks }: { disks: Schemas["DiskView"][] }) {
-  return (
-    <Section title="Disks">
-      {disks.length === 0 ? (
-        <p>None.</p>
-      ) : (
-        <Table label="Disks" head={["Name", "Size", "On the host", "Copy of", "Format"]}>
-          {disks.map((disk) => (
-            <tr key={disk.id}>
-              <th scope="row">{disk.name}</th>
-              <td>{bytes(disk.size)}</td>
-              <td>{bytes(disk.allocated)}</td>
-              <td>{disk.image ?? "–"}</td>
-              <td>
-                {disk.format}
-                {disk.read_only ? ", read only" : ""}
-              </td>
-            </tr>
-          ))}
-        </Table>
-      )}
-    </Section>
-  );
-}
-
-function Nics({ nics }: { nics: Schemas["NicView"][] }) {
-  return (
-    <Section title="Network adapters">
-      {nics.length === 0 ? (
-        <p>None.</p>
-      ) : (
-        <Table label="Network adapters" head={["Name", "Network", "Addresses", "MAC", "Cable"]}>
-          {nics.map((nic) => (
-            <tr key={nic.id}>
-              <th scope="row">{nic.name}</th>
-              <td>{nic.network}</td>
-              <td>{(nic.addresses.length > 0 ? nic.addresses : [nic.reserved_address ?? "–"]).join(", ")}</td>
-              <td>{nic.mac}</td>
-              <td>{nic.link_up ? "in" : "out"}</td>
             </tr>
           ))}
         </Table>

@@ -1,28 +1,14 @@
 // Dialogs that ask the API before they do something.
 
-import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
-import { render, screen, waitFor, within } from "@testing-library/react";
+import { screen, waitFor, within } from "@testing-library/react";
 import userEvent from "@testing-library/user-event";
-import type { ReactNode } from "react";
 import { describe, expect, it, vi } from "vitest";
 import type { Schemas } from "../api/client";
 import { answer, refusal } from "../fixtures";
-import { NoticesProvider } from "../parts/notices";
-import { Me } from "../session";
+import { page } from "../page";
 import { EditVm } from "./EditVm";
 import { Migrate } from "./Migrate";
 import { NodeModes } from "./NodeModes";
-
-function page(children: ReactNode, role: Schemas["Role"] = "administrator") {
-  const client = new QueryClient({ defaultOptions: { queries: { retry: false } } });
-  render(
-    <QueryClientProvider client={client}>
-      <Me value={{ actor: "user root", role }}>
-        <NoticesProvider>{children}</NoticesProvider>
-      </Me>
-    </QueryClientProvider>,
-  );
-}
 
 const vm = {
   id: "v1",

@@ -1,14 +1,11 @@
 // Parts of pages, worked as a person works them.
 
-import { QueryClient, QueryClientProvider } from "@tanstack/react-query";
-import { render, screen, waitFor, within } from "@testing-library/react";
+import { screen, waitFor, within } from "@testing-library/react";
 import userEvent from "@testing-library/user-event";
-import type { ReactNode } from "react";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import type { Schemas } from "../api/client";
 import { answer, many, refusal, summaryOf } from "../fixtures";
-import { NoticesProvider } from "../parts/notices";
-import { Me } from "../session";
+import { page } from "../page";
 import { ActionBar } from "./ActionBar";
 import { SignIn } from "./SignIn";
 import { VmTable } from "./VmTable";
@@ -18,17 +15,6 @@ vi.mock("@tanstack/react-router", async (original) => ({
   ...(await original<object>()),
   useNavigate: () => navigate,
 }));
-
-function page(children: ReactNode, role: Schemas["Role"] = "administrator") {
-  const client = new QueryClient({ defaultOptions: { queries: { retry: false } } });
-  return render(
-    <QueryClientProvider client={client}>
-      <Me value={{ actor: "user root", role }}>
-        <NoticesProvider>{children}</NoticesProvider>
-      </Me>
-    </QueryClientProvider>,
-  );
-}
 
 function op(state: object): Schemas["OpView"] {
   return {

@@ -1,0 +1,8 @@
+// Where a witness is.
+
+import type { Schemas } from "../../api/client";
+
+/** In a word or two. */
+export function where(place: Schemas["WitnessPlaceView"]): string {
+  return place.kind === "directory" ? place.path : place.kind === "object" ? place.url : place.address;
+}
