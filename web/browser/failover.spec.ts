@@ -9,6 +9,8 @@ import { accessible, faults, picture, watch } from "./helpers";
 
 interface Given {
   link: string;
+  /** A link of the node that will be lost. */
+  lostLink: string;
   powerOff: string;
 }
 
@@ -17,8 +19,16 @@ const given = JSON.parse(readFileSync(process.env.MUSTER_WEB_GIVEN ?? "", "utf8"
 /** From the loss of power to machines that run elsewhere, on a busy machine. */
 const FAILOVER = { timeout: 120_000 };
 
-test("a machine migrates, a node dies, and the page shows both", async ({ page, baseURL }) => {
+test("a machine migrates, a node dies, and the page shows both", async ({ page, baseURL, browser }) => {
   test.setTimeout(240_000);
+  // A page of the very node that will be lost.
+  const other = await browser.newContext();
+  const lost = await other.newPage();
+  await lost.goto(given.lostLink);
+  await lost.getByRole("link", { name: "Images", exact: true }).click();
+  await expect(lost.getByText("live", { exact: true })).toBeVisible();
+  const before = new URL(lost.url()).host;
+
   watch(page, baseURL ?? "");
   await page.goto(given.link);
   await expect(page.getByRole("article", { name: "Node n1" })).toContainText("4 machines with a process");
@@ -47,5 +57,18 @@ test("a machine migrates, a node dies, and the page shows both", async ({ page, 
   await expect(page.getByText(/n1 was lost/).first()).toBeVisible();
   await accessible(page, "a cluster that has lost a node");
   await picture(page, "failover");
+
+  // It went on by itself at another node, where it was, and says so.
+  await expect(lost.getByText(/^n1 did not answer, so this page goes on at/)).toBeVisible(FAILOVER);
+  expect(new URL(lost.url()).host).not.toBe(before);
+  expect(lost.url()).toMatch(/\/images$/);
+  await expect(lost.getByRole("heading", { name: "Images", level: 1 })).toBeVisible();
+  await expect(lost.getByText("live", { exact: true })).toBeVisible();
+  await expect(lost.getByText(/\(administrator\)/)).toBeVisible();
+  await accessible(lost, "a page that went on elsewhere");
+  await lost.getByRole("button", { name: "Good" }).click();
+  await lost.getByRole("link", { name: "Machines", exact: true }).click();
+  await expect(lost.locator(".vm-row")).toHaveCount(4);
+  await other.close();
   expect(faults).toEqual([]);
 });

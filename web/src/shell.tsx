@@ -4,7 +4,9 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, Outlet, useRouterState } from "@tanstack/react-router";
 import { useEffect, useRef, useState } from "react";
 import { api, Failure, onStale, setCsrf, value } from "./api/client";
-import { keys, me as meQuery } from "./api/queries";
+import { keys, me as meQuery, nodes as nodesQuery } from "./api/queries";
+import { arrival, onwardTo } from "./arrival";
+import { MOVES_AFTER_MS, type Other, others, reached } from "./live/elsewhere";
 import type { LinkState } from "./live/link";
 import { useLive } from "./live/useLive";
 import { NoticesProvider } from "./parts/notices";
@@ -22,9 +24,11 @@ const PAGES = [
   { to: "/operations", label: "Operations" },
   { to: "/events", label: "Events" },
   { to: "/setup", label: "Set-up" },
-  { to: "/validation", label: "Validation" },
   { to: "/sessions", label: "Sessions" },
 ] as const;
+
+/** Pages that others lead to. */
+const FURTHER: Record<string, string> = { "/validation": "Validation", "/new": "New machine" };
 
 export function Shell() {
   const me = useQuery(meQuery);
@@ -100,7 +104,8 @@ function Frame() {
           </Button>
         </div>
       </header>
-      <Lost link={link} retry={retry} />
+      <CameFrom />
+      <Lost link={link} retry={retry} word={me?.session?.onward} />
       <Stale />
       <main id="content" tabIndex={-1}>
         {error !== null && <Trouble error={error} what="Still signed in" />}
@@ -115,8 +120,8 @@ function useArrival(): void {
   const path = useRouterState({ select: (state) => state.location.pathname });
   const before = useRef(path);
   useEffect(() => {
-    const page = PAGES.find((page) => page.to === path);
-    document.title = page ? `${page.label} · Muster` : "Muster";
+    const label = PAGES.find((page) => page.to === path)?.label ?? FURTHER[path];
+    document.title = label ? `${label} · Muster` : "Muster";
     if (before.current !== path) document.getElementById("content")?.focus();
     before.current = path;
   }, [path]);
@@ -134,26 +139,69 @@ function Liveness({ link }: { link: LinkState }) {
 /** How long the node has to be silent until the whole page says so, in milliseconds. */
 const SAID_AFTER_MS = 2_000;
 
-/** Says since when nothing new has come, and what is being done about it. */
-function Lost({ link, retry }: { link: LinkState; retry: () => void }) {
+/**
+ * Says since when nothing new has come, and what is being done about it: after a while the page goes on
+ * at another node, if the browser reaches one whose certificate it takes.
+ */
+function Lost({ link, retry, word }: {
+  link: LinkState;
+  retry: () => void;
+  word: string | undefined;
+}) {
+  // Asked for while there is somebody to ask.
+  const known = useQuery({ ...nodesQuery, refetchInterval: false });
   const [now, setNow] = useState(Date.now());
+  const [tried, setTried] = useState(false);
   const lostSince = link.at === "waiting" || link.at === "connecting" ? link.lostSince : null;
+  const silent = lostSince === null ? 0 : Math.max(0, now - lostSince);
+  const all = others(known.data ?? [], window.location.host);
   useEffect(() => {
-    if (lostSince === null) return;
+    if (lostSince === null) return setTried(false);
     const timer = setInterval(() => setNow(Date.now()), 1_000);
     return () => clearInterval(timer);
   }, [lostSince]);
+  const from = known.data?.find((node) => node.tls_address === window.location.host)?.name ?? "the node";
+  const address = (other: Other) =>
+    onwardTo(other.address, { onward: word ?? "", from, to: window.location.pathname });
+  const due = silent >= MOVES_AFTER_MS && !tried && word !== undefined && all.length > 0;
+  useEffect(() => {
+    if (!due) return;
+    setTried(true);
+    void reached(all).then((found) => {
+      // Its node may have come back meanwhile; two pages of one session would end one another.
+      if (found && lostSince !== null) window.location.assign(address(found));
+    });
+  }, [due]);
   // What is over in a moment is said beside the name only.
-  if (lostSince === null || now - lostSince < SAID_AFTER_MS) return null;
-  const since = length(Math.max(0, now - lostSince));
+  if (lostSince === null || silent < SAID_AFTER_MS) return null;
   return (
     <div className="lost" role="alert">
       <p>
-        This node has not answered for {since}: what is shown is as old as that. The page tries again
-        by itself. Machines do not depend on it. If the node is lost, open the console of another one
-        and sign in there.
+        This node has not answered for {length(silent)}: what is shown is as old as that. The page tries
+        again by itself. Machines do not depend on it.{" "}
+        {all.length > 0 && !tried && "In a moment it goes on at another node."}
+        {tried && "No other node was reached without a question of your browser's; go on by hand:"}
       </p>
+      {tried &&
+        word &&
+        all.map((other) => (
+          <a key={other.name} className="button" href={address(other)}>
+            Go on at {other.name}
+          </a>
+        ))}
       <Button onPress={retry}>Try now</Button>
+    </div>
+  );
+}
+
+/** Whoever was taken from another node is told so. */
+function CameFrom() {
+  const [from, setFrom] = useState(arrival().from);
+  if (!from) return null;
+  return (
+    <div className="lost" role="status">
+      <p>{from} did not answer, so this page goes on at {window.location.host}.</p>
+      <Button onPress={() => setFrom(undefined)}>Good</Button>
     </div>
   );
 }

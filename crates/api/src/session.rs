@@ -31,6 +31,11 @@ pub struct SessionBeginBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub link: Option<SecretText>,
+    /// The word of a session that was begun at another node and goes on here; its cookie there is
+    /// worth nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub onward: Option<SecretText>,
 }
 
 /// The session by which a request came.
@@ -42,6 +47,8 @@ pub struct OwnSessionView {
     pub expires: UnixMillis,
     /// What a page must show with each request that changes something.
     pub csrf: String,
+    /// With what the page goes on at another node if this one falls silent; once.
+    pub onward: String,
 }
 
 /// A session that has begun. Its secret is in the cookie only.

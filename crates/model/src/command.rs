@@ -212,6 +212,19 @@ pub enum Command {
         digest: String,
         /// When the session ends by itself.
         expires: UnixMillis,
+        /// SHA-256 of the word with which it goes on at another node, in hexadecimal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        onward: Option<String>,
+    },
+    /// Go on with a session under a new secret, at another address: its cookie is for one only. The
+    /// old secret is worth nothing then, and the word is refused to everybody who comes later.
+    SessionGoOn {
+        /// SHA-256 of its word, in hexadecimal.
+        word: String,
+        /// SHA-256 of its new secret, in hexadecimal.
+        digest: String,
+        /// SHA-256 of its new word, in hexadecimal.
+        onward: String,
     },
     /// End a session, or make a link useless.
     SessionEnd {

@@ -55,6 +55,10 @@ pub struct SessionRecord {
     pub created: UnixMillis,
     /// When this stage ends by itself.
     pub expires: UnixMillis,
+    /// SHA-256 of the word with which its page goes on at another node, in hexadecimal; none for a
+    /// link, and for a session of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onward: Option<String>,
 }
 
 impl SessionRecord {

@@ -44,6 +44,7 @@ use vm::lifecycle::VmFiles;
 
 use crate::app::App;
 use crate::host;
+use crate::http::reached_at;
 
 impl App {
     /// One line of the list.
@@ -271,7 +272,7 @@ impl App {
             quarantine: record.and_then(|node| node.quarantine),
             problems,
             tls_fingerprint: self.tls.as_ref().map(|tls| tls.fingerprint.clone()),
-            tls_address: self.tls.as_ref().map(|tls| tls.address.to_string()),
+            tls_address: self.tls.as_ref().map(|tls| reached_at(self, tls.address).to_string()),
             reconcilers,
         }
     }

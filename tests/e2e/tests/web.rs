@@ -157,6 +157,7 @@ async fn a_failover_is_seen_in_a_browser() {
         lab.muster("n1", &[create.as_slice(), &rest].concat()).await.ok();
     }
     let link = lab.muster("n2", &["web"]).await.ok().out.trim().to_owned();
+    let lost_link = lab.muster("n1", &["web"]).await.ok().out.trim().to_owned();
     let (url, _) = link.split_once("/sign-in#").unwrap();
     let folder = Folder::beside(lab.dir());
     let power_off = folder.0.join("power-off");
@@ -164,7 +165,7 @@ async fn a_failover_is_seen_in_a_browser() {
     // A command in a node begins in the node's own root directory.
     let there = web().to_string_lossy().into_owned();
     command.args(["exec", "n2", "--", "sh", "-c", "cd \"$0\" && exec \"$@\"", &there, &playwright]);
-    let given = json!({ "link": link, "powerOff": power_off });
+    let given = json!({ "link": link, "lostLink": lost_link, "powerOff": power_off });
     tell(command, "failover", url, &folder.0, given, async || {
         if power_off.exists() {
             lab.run(&["power-off", "n1"]).await.ok();

@@ -2441,6 +2441,8 @@ export interface components {
             expires: components["schemas"]["UnixMillis"];
             /** @description Its id. */
             id: components["schemas"]["SessionId"];
+            /** @description With what the page goes on at another node if this one falls silent; once. */
+            onward: string;
         };
         /**
          * @description What is seen of a VM now: the settled power state and what is under way.
@@ -2649,6 +2651,9 @@ export interface components {
         SessionBeginBody: {
             /** @description A sign-in link's secret; it is used up by this. */
             link?: string | null;
+            /** @description The word of a session that was begun at another node and goes on here; its cookie there is
+             *     worth nothing then. */
+            onward?: string | null;
             /** @description An API token's secret. */
             token?: string | null;
         };

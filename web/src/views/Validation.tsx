@@ -105,7 +105,7 @@ function Report({ report }: { report: Schemas["ValidationReport"] }) {
       <Table label="Findings" head={["", "Check", "Of", "Found", "Advice"]}>
         {findings.map((one, place) => (
           <tr key={place}>
-            <td>
+            <td className="verdict">
               <Badge tone={TONE[one.verdict]}>{one.verdict}</Badge>
             </td>
             <th scope="row">{one.check}</th>

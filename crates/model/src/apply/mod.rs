@@ -109,8 +109,13 @@ fn apply_cluster(
 ) -> Result<(), Refused> {
     match command {
         Command::SessionCreate { record } => session::create(state, cx, record),
-        Command::SessionUseLink { link, digest, expires } => {
-            session::use_link(state, cx, link, digest, *expires)
+        Command::SessionUseLink { link, digest, expires, onward } => {
+            let opened = session::Opened { digest, onward: onward.as_deref() };
+            session::use_link(state, cx, link, &opened, *expires)
+        }
+        Command::SessionGoOn { word, digest, onward } => {
+            let opened = session::Opened { digest, onward: Some(onward) };
+            session::go_on(state, cx, word, &opened)
         }
         Command::SessionEnd { session: id } => session::end(state, cx, *id),
         Command::VolumeCreate { volume: id, name, kind } => {

@@ -24,6 +24,12 @@ pub(super) const SESSIONS_MAX: usize = 1_000;
 /// nobody keeps others from signing in.
 pub(super) const SESSIONS_EACH_MAX: usize = 32;
 
+/// What opens a session from now on: digests of its secret, and of its word for another node.
+pub(super) struct Opened<'a> {
+    pub(super) digest: &'a str,
+    pub(super) onward: Option<&'a str>,
+}
+
 pub(super) fn create(
     state: &mut ClusterState,
     cx: &mut Context<'_>,
@@ -34,6 +40,9 @@ pub(super) fn create(
         return Err(Refused::IdTaken(record.id.to_string()));
     }
     check_digest(state, &record.digest)?;
+    if let Some(onward) = &record.onward {
+        check_digest(state, onward)?;
+    }
     check_end(record.stage, now, record.expires)?;
     if let Some(id) = record.token {
         let token = state.tokens.get(&id).ok_or_else(|| not_found("token", &id.to_string()))?;
@@ -67,7 +76,7 @@ pub(super) fn use_link(
     state: &mut ClusterState,
     cx: &mut Context<'_>,
     link: &str,
-    digest: &str,
+    opened: &Opened<'_>,
     expires: UnixMillis,
 ) -> Result<(), Refused> {
     let now = cx.proposal.at;
@@ -77,18 +86,47 @@ pub(super) fn use_link(
     let Some(found) = found.cloned() else {
         return Err(not_found("sign-in link", "of that secret (used, too old, or never made)"));
     };
-    check_digest(state, digest)?;
+    check_opened(state, opened)?;
     check_end(SessionStage::Open, now, expires)?;
     let token = found.token.and_then(|id| state.tokens.get(&id));
     let end = token.and_then(|token| token.expires).map_or(expires, |end| end.min(expires));
     let session = SessionRecord {
         stage: SessionStage::Open,
-        digest: digest.to_owned(),
+        digest: opened.digest.to_owned(),
+        onward: opened.onward.map(str::to_owned),
         created: now,
         expires: end,
         ..SessionRecord::clone(&found)
     };
     told(cx, &session);
+    state.sessions.insert(session.id, Arc::new(session));
+    Ok(())
+}
+
+/// Goes on with an open session under another secret. Its end stays where it was.
+pub(super) fn go_on(
+    state: &mut ClusterState,
+    cx: &mut Context<'_>,
+    word: &str,
+    opened: &Opened<'_>,
+) -> Result<(), Refused> {
+    let now = cx.proposal.at;
+    let found = state.sessions.values().find(|other| {
+        let open = other.stage == SessionStage::Open && other.is_valid(now);
+        open && other.onward.as_deref() == Some(word)
+    });
+    let Some(found) = found.cloned() else {
+        return Err(not_found("session", "of that word (used, ended, or never begun)"));
+    };
+    check_opened(state, opened)?;
+    let session = SessionRecord {
+        digest: opened.digest.to_owned(),
+        onward: opened.onward.map(str::to_owned),
+        ..SessionRecord::clone(&found)
+    };
+    let subject = Subject::Session { id: session.id, name: session.actor.clone() };
+    let text = format!("the session of {} goes on at another node", session.actor);
+    cx.event(EventKind::SessionBegun, Severity::Info, subject, text, None);
     state.sessions.insert(session.id, Arc::new(session));
     Ok(())
 }
@@ -120,11 +158,19 @@ pub(super) fn token_gone(state: &mut ClusterState, token: TokenId) {
     }
 }
 
+fn check_opened(state: &ClusterState, opened: &Opened<'_>) -> Result<(), Refused> {
+    check_digest(state, opened.digest)?;
+    opened.onward.map_or(Ok(()), |word| check_digest(state, word))
+}
+
 fn check_digest(state: &ClusterState, digest: &str) -> Result<(), Refused> {
     if digest.len() != 64 {
         return Err(Refused::Invalid("a session's digest has 64 hexadecimal digits".to_owned()));
     }
-    if state.sessions.values().any(|other| other.digest == digest) {
+    let known = |other: &Arc<SessionRecord>| {
+        other.digest == digest || other.onward.as_deref() == Some(digest)
+    };
+    if state.sessions.values().any(known) {
         return Err(Refused::Invalid("a session's secret is used once".to_owned()));
     }
     Ok(())

@@ -51,6 +51,15 @@ fn record(n: u32, stage: SessionStage, expires: u64) -> SessionRecord {
         token: None,
         created: UnixMillis::new(0),
         expires: UnixMillis::new(expires),
+        onward: (stage == SessionStage::Open).then(|| digest(n + 500_000)),
+    }
+}
+
+fn go_on(word: u32, secret: u32) -> Command {
+    Command::SessionGoOn {
+        word: digest(word + 500_000),
+        digest: digest(secret),
+        onward: digest(secret + 500_000),
     }
 }
 
@@ -63,7 +72,39 @@ fn use_link(link: u32, secret: u32, expires: u64) -> Command {
         link: digest(link),
         digest: digest(secret),
         expires: UnixMillis::new(expires),
+        onward: Some(digest(secret + 500_000)),
     }
+}
+
+#[test]
+fn a_session_goes_on_once_with_the_same_rights_and_the_same_end() {
+    let mut world = World::new();
+    world.propose(create(record(1, SessionStage::Open, 60_000))).unwrap();
+    let before = world.state.sessions.get(&session_id(1)).unwrap().clone();
+    world.propose(go_on(1, 2)).unwrap();
+    let after = world.state.sessions.get(&session_id(1)).unwrap().clone();
+    assert_eq!(after.digest, digest(2), "the old secret is worth nothing now");
+    assert_eq!(
+        (after.role, after.expires, &after.actor),
+        (before.role, before.expires, &before.actor)
+    );
+    assert!(matches!(world.propose(go_on(1, 3)), Err(Refused::NotFound { .. })));
+    // From there on again, but not with a word that is another session's.
+    world.propose(create(record(5, SessionStage::Open, 60_000))).unwrap();
+    assert!(matches!(world.propose(go_on(2, 5)), Err(Refused::Invalid(_))));
+    world.propose(go_on(2, 3)).unwrap();
+    world.now += 60_000;
+    assert!(matches!(world.propose(go_on(3, 4)), Err(Refused::NotFound { .. })), "it has ended");
+    assert!(world.state.sessions.get(&session_id(1)).is_some_and(|it| it.digest == digest(3)));
+}
+
+#[test]
+fn a_link_is_no_session_that_goes_on() {
+    let mut world = World::new();
+    let link = record(1, SessionStage::Link, 60_000);
+    let link = SessionRecord { onward: Some(digest(500_001)), ..link };
+    world.propose(create(link)).unwrap();
+    assert!(matches!(world.propose(go_on(1, 2)), Err(Refused::NotFound { .. })));
 }
 
 #[test]

@@ -96,14 +96,7 @@ fn cookie(request: &Request) -> Option<&str> {
 /// The caller and the session's word.
 fn by_session(app: &App, request: &Request) -> Result<(Caller, String), ApiError> {
     let secret = cookie(request).unwrap_or_default();
-    let Some(session) = session_of(app, secret) else {
-        return Err(ApiError::new(
-            ErrorKind::Unauthenticated,
-            "session_ended",
-            "this session has ended",
-            "sign in again: with a token, or a link that `muster web` prints on the node",
-        ));
-    };
+    let session = session_of(app, secret).ok_or_else(unknown_session)?;
     let own = own_session(&session, secret);
     let csrf = own.csrf.clone();
     let proof = Proof::Session { own, token: session.token };
@@ -124,7 +117,13 @@ pub(crate) fn session_of(app: &App, secret: &str) -> Option<Arc<SessionRecord>> 
 /// read, and tells nothing of it.
 pub(crate) fn own_session(session: &SessionRecord, secret: &str) -> OwnSessionView {
     let csrf = digest(&format!("muster csrf {secret}"));
-    OwnSessionView { id: session.id, expires: session.expires, csrf }
+    OwnSessionView { id: session.id, expires: session.expires, csrf, onward: onward(secret) }
+}
+
+/// The word with which a session's page goes on at another node. It follows from the secret and tells
+/// nothing of it; the state has its digest.
+pub(crate) fn onward(secret: &str) -> String {
+    digest(&format!("muster onward {secret}"))
 }
 
 /// What the state keeps of a secret.
@@ -145,6 +144,16 @@ pub(crate) fn still(app: &App, caller: &Caller) -> bool {
             state.sessions.get(&own.id).is_some_and(|session| session.is_valid(now))
         }
     }
+}
+
+/// A session that has ended, goes on elsewhere, or never was.
+pub(crate) fn unknown_session() -> ApiError {
+    ApiError::new(
+        ErrorKind::Unauthenticated,
+        "session_ended",
+        "this session has ended",
+        "sign in again: with a token, or a link that `muster web` prints on the node",
+    )
 }
 
 /// Nobody that is known.

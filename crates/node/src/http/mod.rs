@@ -70,6 +70,7 @@ pub(crate) use serve::bind_unix;
 pub(crate) use serve::serve_connection;
 pub(crate) use serve::serve_tls;
 pub(crate) use serve::serve_unix;
+pub(crate) use sessions::reached_at;
 
 /// Largest request body: a VM with the largest user-data takes some 200 kB.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -153,12 +154,13 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let missing: Vec<_> =
         TABLE.iter().map(|info| info.id).filter(|id| !mounts.mounted.contains(id)).collect();
     assert!(missing.is_empty(), "endpoints without a handler: {missing:?}");
-    mounts.router.fallback(no_such_route)
+    let Mounts { app, router, .. } = mounts;
+    router.fallback(move |request: Request| no_such_route(app.clone(), request))
 }
 
 /// What is no endpoint: the web console, or nothing.
-async fn no_such_route(request: Request) -> Response {
-    if let Some(page) = web::answer(&request) {
+async fn no_such_route(app: Arc<App>, request: Request) -> Response {
+    if let Some(page) = web::answer(&app, &request) {
         return page;
     }
     let message = format!("there is no {} {}", request.method(), request.uri().path());

@@ -272,6 +272,7 @@ async fn a_session_ends_by_signing_out_with_its_token_and_by_time() {
         token: None,
         created: now(),
         expires: now().plus(model::Millis::new(1_500)),
+        onward: None,
     };
     let command = Command::SessionCreate { record: Box::new(record) };
     daemon.app.propose(&model::Actor::new("test"), command).await.unwrap();
@@ -285,6 +286,34 @@ async fn a_session_ends_by_signing_out_with_its_token_and_by_time() {
     };
     tokio::time::timeout(std::time::Duration::from_secs(20), over).await.unwrap();
     assert_eq!(brief.look(&daemon, "/v1/whoami").await.code(), "session_ended");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_goes_on_elsewhere_once_and_its_old_cookie_is_worth_nothing() {
+    let daemon = daemon().await;
+    let secret = token(&daemon, "ci", Role::Operator).await;
+    let first = sign_in(&daemon, json!({ "token": secret })).await.ok().unwrap();
+    let word = first.look(&daemon, "/v1/whoami").await.body["session"]["onward"].clone();
+    let word = word.as_str().unwrap().to_owned();
+    let second = sign_in(&daemon, json!({ "onward": word })).await.ok().unwrap();
+    assert_eq!((&second.id, second.cookie == first.cookie), (&first.id, false));
+    assert_eq!(second.look(&daemon, "/v1/whoami").await.body["role"], "operator");
+    assert_eq!(first.look(&daemon, "/v1/whoami").await.code(), "session_ended");
+    // Neither the old word nor one that is none; and no page of another site.
+    for bad in [word.as_str(), "", "x"] {
+        let refused = sign_in(&daemon, json!({ "onward": bad })).await.err().unwrap();
+        assert_eq!(refused.code(), "session_ended");
+    }
+    let next = second.look(&daemon, "/v1/whoami").await.body["session"]["onward"].clone();
+    let foreign = [("origin", "https://elsewhere:7443")];
+    let body = json!({ "onward": next });
+    let refused = send(&daemon, "POST", "/v1/sessions", &foreign, body.clone()).await;
+    assert_eq!(refused.code(), "wrong_origin");
+    // With its token it is gone, and so is its word.
+    daemon.admin.get::<ep::TokenRevoke>(&["ci"]).await.unwrap();
+    assert_eq!(sign_in(&daemon, body).await.err().unwrap().code(), "session_ended");
+    let kinds: Vec<_> = daemon.admin.get::<ep::SessionList>(&[]).await.unwrap();
+    assert!(kinds.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,8 +58,9 @@ async fn begin(call: Call<ep::SessionBegin>, request: Request) -> Result<Respons
     let app = &*call.app;
     let secret = random()?;
     let expires = now().plus(SESSION_VALID_MAX);
-    let (actor, command) = match (&call.body.token, &call.body.link) {
-        (Some(token), None) => {
+    let onward = auth::digest(&auth::onward(&secret));
+    let (actor, command) = match (&call.body.token, &call.body.link, &call.body.onward) {
+        (Some(token), None, None) => {
             let caller = auth::token_caller(app, token.reveal())?;
             let Proof::Token(id) = caller.proof else { return Err(auth::unknown()) };
             let end = app.truth.state().tokens.get(&id).and_then(|token| token.expires);
@@ -72,21 +73,28 @@ async fn begin(call: Call<ep::SessionBegin>, request: Request) -> Result<Respons
                 token: Some(id),
                 created: now(),
                 expires: end.map_or(expires, |end| end.min(expires)),
+                onward: Some(onward),
             };
             (caller.actor, Command::SessionCreate { record: Box::new(record) })
         }
-        (None, Some(link)) => {
+        (None, Some(link), None) => {
             let link = auth::digest(link.reveal());
-            let state = app.truth.state();
-            // Only for the name in the event; whether it can be used is decided by the state.
-            let actor = state.sessions.values().find(|session| session.digest == link);
-            let actor = actor.map_or("anybody", |session| &session.actor);
+            let actor = named(app, |session| session.digest == link);
             let digest = auth::digest(&secret);
-            (Actor::new(actor), Command::SessionUseLink { link, digest, expires })
+            let onward = Some(onward);
+            (actor, Command::SessionUseLink { link, digest, expires, onward })
         }
-        _ => return Err(bad_request("give either a token or a link")),
+        (None, None, Some(word)) => {
+            let word = auth::digest(word.reveal());
+            let actor = named(app, |session| session.onward.as_deref() == Some(&word));
+            let digest = auth::digest(&secret);
+            (actor, Command::SessionGoOn { word, digest, onward })
+        }
+        _ => return Err(bad_request("give a token, a link, or the word of a session")),
     };
+    let by_word = call.body.onward.is_some();
     app.propose(&actor, command).await.map_err(|error| match error.code.as_str() {
+        "not_found" if by_word => auth::unknown_session(),
         "not_found" => ApiError::new(
             ErrorKind::Unauthenticated,
             "link_used",
@@ -103,6 +111,13 @@ async fn begin(call: Call<ep::SessionBegin>, request: Request) -> Result<Respons
     };
     let age = session.expires.since(now()).get() / 1_000;
     Ok(([("set-cookie", cookie(&secret, age))], axum::Json(view)).into_response())
+}
+
+/// Who is named in the event: the state decides whether the session is one.
+fn named(app: &App, is_it: impl Fn(&SessionRecord) -> bool) -> Actor {
+    let state = app.truth.state();
+    let found = state.sessions.values().find(|session| is_it(session));
+    Actor::new(found.map_or("anybody", |session| &session.actor))
 }
 
 /// The cookie's line. `Strict`: no request that another site causes has it.
@@ -184,6 +199,7 @@ async fn link(call: Call<ep::WebLinkCreate>) -> Result<WebLinkView, ApiError> {
         token,
         created: now(),
         expires,
+        onward: None,
     };
     let command = Command::SessionCreate { record: Box::new(record) };
     app.propose(&call.caller.actor, command).await?;
@@ -192,7 +208,7 @@ async fn link(call: Call<ep::WebLinkCreate>) -> Result<WebLinkView, ApiError> {
 }
 
 /// Where a browser reaches the port: an address of this host where it listens on all.
-fn reached_at(app: &App, listens: std::net::SocketAddr) -> std::net::SocketAddr {
+pub(crate) fn reached_at(app: &App, listens: std::net::SocketAddr) -> std::net::SocketAddr {
     let outward = app.config.peer_addresses().first().map(std::net::SocketAddr::ip);
     match listens.ip().is_unspecified() {
         true => std::net::SocketAddr::new(outward.unwrap_or(listens.ip()), listens.port()),

@@ -4,6 +4,10 @@
 //! what it shows comes from the API. A debug build reads them from the folder at each request. Without
 //! them there is one page that says how to build them.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::Method;
@@ -11,6 +15,7 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use rust_embed::Embed;
 
+use crate::app::App;
 use crate::http::Peer;
 
 /// The folder that `cargo xtask web` fills; with `.br` beside what is worth compressing.
@@ -21,17 +26,20 @@ struct Files;
 /// What is shown where the console was not built.
 const STUB: &str = include_str!("web_stub.html");
 
-/// What browsers let the pages do: nothing but talk to this very host. Styles may stand in the page,
-/// since the terminal makes its own; scripts may not.
+/// What browsers let the pages do, but for whom they may talk to. Styles may stand in the page, since
+/// the terminal makes its own; scripts may not.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
-    img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; manifest-src 'self'; \
-    form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+    img-src 'self' data: blob:; font-src 'self'; manifest-src 'self'; \
+    form-action 'self'; base-uri 'none'; frame-ancestors 'none'; connect-src 'self'";
+
+/// A file that pages of other nodes may look at, to see whether a browser reaches this one.
+const PROBE: &str = "icon.svg";
 
 /// The document of all pages.
 const INDEX: &str = "index.html";
 
 /// A page or file of the console; nothing where the path or the caller is not one for it.
-pub(super) fn answer(request: &Request) -> Option<Response> {
+pub(super) fn answer(app: &App, request: &Request) -> Option<Response> {
     let path = request.uri().path().trim_start_matches('/');
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
     let of_api = path.split('/').next() == Some(api::endpoint::API_VERSION);
@@ -54,14 +62,18 @@ pub(super) fn answer(request: &Request) -> Option<Response> {
         true => "public, max-age=31536000, immutable",
         false => "no-cache",
     };
+    let policy = format!("{POLICY}{}", others(app));
     let headers = [
         ("content-type", kind(file)),
-        ("content-security-policy", POLICY),
+        ("content-security-policy", policy.as_str()),
         ("x-content-type-options", "nosniff"),
         ("x-frame-options", "DENY"),
         ("referrer-policy", "no-referrer"),
         ("cross-origin-opener-policy", "same-origin"),
-        ("cross-origin-resource-policy", "same-origin"),
+        (
+            "cross-origin-resource-policy",
+            if file == PROBE { "cross-origin" } else { "same-origin" },
+        ),
         ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
         ("vary", "accept-encoding"),
         ("cache-control", cache),
@@ -76,6 +88,19 @@ pub(super) fn answer(request: &Request) -> Option<Response> {
         response.headers_mut().insert("content-encoding", value);
     }
     Some(response)
+}
+
+/// The other nodes, as sources of a policy: a page whose node falls silent looks which of them its
+/// browser reaches. An address of version 6 cannot stand there (CSP3, "host-source").
+fn others(app: &App) -> String {
+    let state = app.truth.state();
+    let others = state.nodes.values().filter(|node| node.id != app.node);
+    let addresses: BTreeSet<IpAddr> = others
+        .flat_map(|node| &node.facts.addresses)
+        .map(SocketAddr::ip)
+        .filter(IpAddr::is_ipv4)
+        .collect();
+    addresses.iter().map(|address| format!(" https://{address}:*")).collect()
 }
 
 fn takes_brotli(request: &Request) -> bool {

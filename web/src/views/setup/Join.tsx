@@ -21,7 +21,10 @@ export function Join({ why }: { why: string | undefined }) {
       {asked.error && <Trouble error={asked.error} />}
       {view && !view.id && (
         <>
-          <p>This host stands alone. As a cluster, it can take other hosts in, and they each other's machines over.</p>
+          <p>
+            This host stands alone. As a cluster it can take other hosts in, and machines of a host that is
+            lost are started on the others.
+          </p>
           <Button why={why} onPress={() => setDialog("make")}>
             Make it a cluster …
           </Button>
