@@ -18,6 +18,7 @@ use crate::run::cmd;
 use crate::run::quiet;
 use crate::run::says_yes;
 use crate::run::show;
+use crate::run::target;
 
 /// The oldest QEMU we run on.
 const QEMU_VERSION_MIN: &str = "1:10";
@@ -66,6 +67,10 @@ const PACKAGES: &[(&str, &str)] = &[
 const PROGRAMS: &[(&str, &str)] =
     &[("nodejs", "builds the web console (node)"), ("npm", "brings the web console's libraries")];
 
+/// Programs of packages that would start services: they are taken out of the package, into
+/// `target/tools`. The package, and the program's path in it.
+const TAKEN: &[(&str, &str)] = &[("prometheus", "usr/bin/promtool")];
+
 /// Installs what is missing and says so; silent and quick when nothing is.
 pub(crate) fn run() -> Result<()> {
     let qemu: Vec<_> = QEMU.iter().filter(|(name, _)| !is_qemu_new_enough(name)).collect();
@@ -73,7 +78,7 @@ pub(crate) fn run() -> Result<()> {
     let programs = PROGRAMS.iter().filter(|(name, _)| has_no_program(name));
     let plain: Vec<_> = packages.chain(programs).collect();
     if qemu.is_empty() && plain.is_empty() {
-        return Ok(());
+        return take();
     }
     if !says_yes(cmd("apt-get", ["--version"])) {
         bail!(
@@ -102,6 +107,37 @@ pub(crate) fn run() -> Result<()> {
         bail!("{name} is still older than 10 after the install; check apt-cache policy {name}");
     }
     println!("Installed: {}", wanted.join(" "));
+    take()
+}
+
+/// Takes programs out of packages, where they are not there yet.
+fn take() -> Result<()> {
+    let tools = target().join("tools");
+    for (package, path) in TAKEN {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        if tools.join(name).exists() {
+            continue;
+        }
+        println!("Taking {name} out of the package {package}");
+        let dir = tools.join("package");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir)?;
+        let download = || {
+            let mut apt = cmd("apt-get", ["download", "-qq", package]);
+            apt.current_dir(&dir);
+            quiet(apt)
+        };
+        if download().is_err() {
+            update()?;
+            download().with_context(|| format!("apt-get cannot download {package}"))?;
+        }
+        let file = fs::read_dir(&dir)?.next().context("apt-get downloaded nothing")??.path();
+        let (from, to) = (file.to_string_lossy(), dir.to_string_lossy());
+        quiet(cmd("dpkg-deb", ["--extract", &from, &to]))?;
+        fs::rename(dir.join(path), tools.join(name))
+            .with_context(|| format!("{package} has no {path}"))?;
+        fs::remove_dir_all(&dir)?;
+    }
     Ok(())
 }
 

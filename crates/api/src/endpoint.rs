@@ -57,6 +57,8 @@ pub enum ReplyKind {
     WebSocket,
     /// A PNG picture.
     Png,
+    /// Text in the OpenMetrics format.
+    Metrics,
 }
 
 /// No query, body or reply.
@@ -256,6 +258,9 @@ endpoints! {
     OpenApi: Get "/openapi.json" Access::Anyone, Json, (Nothing, Nothing) -> Nothing;
     /// Who is asking, and with which role
     WhoAmI: Get "/whoami" VIEWER, Json, (Nothing, Nothing) -> types::WhoAmIView;
+
+    /// Figures of this node for monitoring programs (OpenMetrics); also at /metrics
+    Metrics: Get "/metrics" VIEWER, Metrics, (Nothing, Nothing) -> Nothing;
 
     /// List virtual machines
     VmList: Get "/vms" VIEWER, Json, (types::VmListQuery, Nothing) -> Vec<types::VmSummary>;

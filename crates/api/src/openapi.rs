@@ -118,6 +118,10 @@ fn success(info: &Info, parts: &Schemas) -> Value {
             "description": "A picture",
             "content": { "image/png": { "schema": { "type": "string", "format": "binary" } } },
         }),
+        ReplyKind::Metrics => json!({
+            "description": "Figures",
+            "content": { "application/openmetrics-text": { "schema": { "type": "string" } } },
+        }),
         ReplyKind::WebSocket => json!({
             "description": "The connection becomes a WebSocket (send the upgrade headers)",
         }),

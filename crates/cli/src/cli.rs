@@ -157,6 +157,8 @@ pub(crate) enum Command {
     Fence(commands::fence::Args),
     /// Watch machines live: phase, processor, memory, heartbeat.
     Top(commands::top::Args),
+    /// Print figures of the node for monitoring programs.
+    Metrics(commands::metrics::Args),
     /// Show the versions of this program and of the daemon.
     Version(commands::version::Args),
     /// Show who the daemon takes you for, and what you may do.
@@ -269,6 +271,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Fence(args) => commands::fence::run(args, context).await,
         Command::Top(args) => commands::top::run(args, context).await,
         Command::Version(args) => commands::version::run(args, context).await,
+        Command::Metrics(args) => commands::metrics::run(args, context).await,
         Command::Whoami(args) => commands::whoami::run(args, context).await,
         Command::Util(args) => commands::util::run(args, context).await,
         Command::Daemon(_) | Command::Guard(_) | Command::Lab(_) | Command::Witness(_) => {

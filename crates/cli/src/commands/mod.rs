@@ -5,6 +5,7 @@ pub(crate) mod event;
 pub(crate) mod fence;
 pub(crate) mod image;
 pub(crate) mod lab;
+pub(crate) mod metrics;
 pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod op;

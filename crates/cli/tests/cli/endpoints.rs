@@ -13,6 +13,7 @@ const VERBS: &[(&str, &str)] = &[
     ("Version", "version"),
     ("OpenApi", "util openapi"),
     ("WhoAmI", "whoami"),
+    ("Metrics", "metrics"),
     ("VmList", "vm list"),
     ("VmCreate", "vm create web-1"),
     ("VmShow", "vm show web-1"),

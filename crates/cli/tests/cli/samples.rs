@@ -300,6 +300,7 @@ pub(crate) fn answer(id: &str) -> Answer {
         "VmFreeze" => json!({ "filesystems": 1, "frozen": true, "consistency": null }),
         "VmThaw" => json!({ "filesystems": 1, "frozen": false, "consistency": "crash" }),
         "VmScreenshot" => return Answer::Raw(b"\x89PNG picture".to_vec()),
+        "Metrics" => return Answer::Raw(b"muster_node_cpus 2.0\n# EOF\n".to_vec()),
         "VmSerial" | "VmVnc" => return Answer::Echo("hello\r\n"),
         "ImageList" => json!([image()]),
         "ImageShow" => image(),

@@ -43,6 +43,7 @@ use api::endpoint::Access;
 use api::endpoint::Endpoint;
 use api::endpoint::Info;
 use api::endpoint::Method;
+use api::endpoint::ReplyKind;
 use api::endpoint::TABLE;
 use api::session::OwnSessionView;
 use axum::Router;
@@ -71,6 +72,9 @@ pub(crate) use serve::serve_connection;
 pub(crate) use serve::serve_tls;
 pub(crate) use serve::serve_unix;
 pub(crate) use sessions::reached_at;
+
+/// Where monitoring programs look.
+const METRICS_PATH: &str = "/metrics";
 
 /// Largest request body: a VM with the largest user-data takes some 200 kB.
 const BODY_BYTES_MAX: usize = 1 << 20;
@@ -216,7 +220,11 @@ impl Mounts {
                 })
             }
         };
-        let router = std::mem::take(&mut self.router);
+        let mut router = std::mem::take(&mut self.router);
+        if info.reply == ReplyKind::Metrics {
+            // Where programs look for it if nobody tells them.
+            router = router.route(METRICS_PATH, on(filter(info.method), route.clone()));
+        }
         self.router = router.route(info.path, on(filter(info.method), route));
     }
 }

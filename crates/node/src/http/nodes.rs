@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use api::ApiError;
+use api::ErrorKind;
 use api::endpoint as ep;
 use api::types::Accelerator;
 use api::types::NodeView;
@@ -21,6 +22,7 @@ use peer::Method;
 use crate::http::Call;
 use crate::http::Mounts;
 use crate::http::Proof;
+use crate::metrics;
 
 /// How long a list waits for a node: one that is away must not make it useless.
 const ASK_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -29,6 +31,7 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::Version, _, _>(version);
     mounts.raw::<ep::OpenApi, _, _>(document);
     mounts.json::<ep::WhoAmI, _, _>(who_am_i);
+    mounts.raw::<ep::Metrics, _, _>(figures);
     mounts.json::<ep::NodeList, _, _>(list);
     mounts.json::<ep::NodeShow, _, _>(show);
 }
@@ -43,6 +46,14 @@ async fn version(_call: Call<ep::Version>) -> Result<VersionView, ApiError> {
 async fn document(_call: Call<ep::OpenApi>, _request: Request) -> Result<Response, ApiError> {
     let headers = [("content-type", "application/json")];
     Ok((headers, api::openapi::document()).into_response())
+}
+
+async fn figures(call: Call<ep::Metrics>, _request: Request) -> Result<Response, ApiError> {
+    let text = metrics::text(&call.app).await.map_err(|error| {
+        let hint = "look at the daemon's log: journalctl -u muster";
+        ApiError::new(ErrorKind::Failed, "metrics", format!("figures: {error}"), hint)
+    })?;
+    Ok(([("content-type", metrics::CONTENT_TYPE)], text).into_response())
 }
 
 async fn who_am_i(call: Call<ep::WhoAmI>) -> Result<WhoAmIView, ApiError> {

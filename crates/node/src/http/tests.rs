@@ -35,6 +35,7 @@ use crate::app::App;
 use crate::cluster::forward::CALLER_HEADER;
 use crate::config::Config;
 use crate::config::EngineKind;
+use crate::http::Caller;
 use crate::http::Peer;
 use crate::http::bind_unix;
 use crate::http::router;
@@ -167,6 +168,49 @@ async fn every_route_keeps_to_the_authorization_table() {
             assert_eq!(denied, expected, "{} as {role}", info.id);
         }
     }
+}
+
+/// What a monitoring program asks for, and what its own checker says of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_as_monitoring_programs_read_them() {
+    let daemon = daemon().await;
+    daemon.create("web-1").await;
+    let asked = async |path: &str, peer: Peer| {
+        let request = axum::extract::Request::builder().uri(path).extension(peer);
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let answer = daemon.router.clone().oneshot(request).await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        let status = answer.status();
+        let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        (status, kind, String::from_utf8(bytes.to_vec()).unwrap())
+    };
+    assert_eq!(asked("/metrics", Peer::Tls).await.0, axum::http::StatusCode::UNAUTHORIZED);
+    let root = || Peer::Unix(Some(Caller::by_word(model::Actor::new("test"), Role::Viewer)));
+    let (status, kind, text) = asked("/metrics", root()).await;
+    assert_eq!((status.as_u16(), kind.starts_with("application/openmetrics-text")), (200, true));
+    for line in [
+        "muster_cluster_health{health=\"single\"} 1.0",
+        "muster_node_vms_running 0.0",
+        "muster_vm_memory_bytes{vm=\"web-1\",id=",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    let phase = text.lines().find(|line| line.starts_with("muster_vm_phase{")).unwrap();
+    assert!(phase.contains("vm=\"web-1\"") && phase.contains("phase=\"off\""), "{phase}");
+    assert_eq!(asked("/v1/metrics", root()).await.2.lines().count(), text.lines().count());
+
+    let tool = std::env::current_exe().unwrap();
+    let tool =
+        tool.ancestors().find_map(|dir| Some(dir.join("tools/promtool")).filter(|it| it.exists()));
+    let tool = tool.expect("promtool is missing: cargo xtask install");
+    let mut check = std::process::Command::new(tool);
+    check.args(["check", "metrics"]).stdin(std::process::Stdio::piped());
+    check.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let mut child = check.spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
+    let said = child.wait_with_output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }
 
 /// What a node's certificate opens, whomever the node says it asks for.
