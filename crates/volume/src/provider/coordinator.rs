@@ -617,7 +617,7 @@ impl Task {
     fn send(&mut self, to: NodeId, message: Down) {
         let outbox = self.peers.get(&to).and_then(|peer| peer.outbox.as_ref());
         let Some(outbox) = outbox else { return };
-        // What is said of a session that is over for a client that greets is kept from nobody else.
+        // A sign of life is not missed: the next one follows.
         let lossy = matches!(message, Down::Lease(ToClient::Pong { .. }));
         if outbox.try_send(message).is_err() && !lossy {
             self.drop_link(to);
