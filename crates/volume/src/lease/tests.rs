@@ -88,7 +88,7 @@ impl Played {
 fn outcome(deed: &Deed) -> DeedOutcome {
     match deed {
         Deed::Inspect { .. } => DeedOutcome::File { blocks: 100, writer: None },
-        Deed::Prepare { span, .. } | Deed::Map { span, .. } => {
+        Deed::Prepare { ahead: span, .. } | Deed::Map { span, .. } => {
             DeedOutcome::Extents(vec![Extent { span: *span, device: 5_000 + span.start }])
         }
         Deed::Read { span, .. } => {

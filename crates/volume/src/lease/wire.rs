@@ -199,6 +199,9 @@ pub enum Refusal {
     /// A range with nothing in it, bytes that do not fit it, or a name that is taken.
     #[error("the request is not valid: its range, length or name cannot be; correct the caller")]
     Invalid,
+    /// There is no space.
+    #[error("the volume is full; free some space or grow it")]
+    Full,
     /// The file system could not; its own words are in the coordinator's log.
     #[error("the file system refused ({0}); look at the coordinator's log")]
     FileSystem(String),

@@ -310,6 +310,16 @@ impl Lun {
         }
     }
 
+    /// The key of a path.
+    ///
+    /// # Errors
+    ///
+    /// If the path is cut or does not exist.
+    pub fn key_of(&self, path: usize) -> Result<Option<u64>, LunError> {
+        let path = self.paths.get(path).ok_or(LunError::OutOfRange)?;
+        if path.up { Ok(path.key) } else { Err(LunError::NoPath) }
+    }
+
     /// Takes a key from whoever has it. Only a path with a key may do so.
     ///
     /// # Errors

@@ -30,5 +30,6 @@ pub use lun::Lun;
 pub use lun::LunError;
 pub use lun::SECTOR_BYTES;
 pub use lun::Store;
+pub use serve::PathFence;
 pub use serve::Server;
 pub use serve::serve;

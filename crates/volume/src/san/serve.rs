@@ -35,6 +35,8 @@ use fuser::WriteFlags;
 use super::Lun;
 use super::LunError;
 use super::SECTOR_BYTES;
+use crate::lease::ReservationKey;
+use crate::provider::Fence;
 
 /// How long the kernel may believe what it was told about a file: nothing of it changes.
 const BELIEVE: Duration = Duration::from_secs(3600);
@@ -69,6 +71,44 @@ impl Server {
     /// The LUN, for as long as the guard is held; no command is served meanwhile.
     pub fn lun(&self) -> MutexGuard<'_, Lun> {
         lock(&self.lun)
+    }
+}
+
+/// The reservations of a served LUN, over one of its paths.
+#[derive(Debug, Clone)]
+pub struct PathFence {
+    lun: Arc<Mutex<Lun>>,
+    path: usize,
+}
+
+impl Server {
+    /// What the node with this path can do about reservations.
+    pub fn fence(&self, path: usize) -> PathFence {
+        PathFence { lun: self.lun.clone(), path }
+    }
+}
+
+impl Fence for PathFence {
+    fn register(&self, key: ReservationKey) -> io::Result<()> {
+        lock(&self.lun).register(self.path, key.word()).map_err(io::Error::other)
+    }
+
+    fn unregister(&self) -> io::Result<()> {
+        lock(&self.lun).unregister(self.path).map_err(io::Error::other)
+    }
+
+    fn keys(&self) -> io::Result<Vec<ReservationKey>> {
+        let keys = lock(&self.lun).keys(self.path).map_err(io::Error::other)?;
+        Ok(keys.into_iter().map(ReservationKey::from_word).collect())
+    }
+
+    fn own(&self) -> io::Result<Option<ReservationKey>> {
+        let key = lock(&self.lun).key_of(self.path).map_err(io::Error::other)?;
+        Ok(key.map(ReservationKey::from_word))
+    }
+
+    fn preempt(&self, key: ReservationKey) -> io::Result<()> {
+        lock(&self.lun).preempt_and_abort(self.path, key.word()).map_err(io::Error::other)
     }
 }
 

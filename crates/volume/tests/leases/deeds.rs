@@ -66,7 +66,9 @@ impl Serving {
 
 const fn target(deed: &Deed) -> Option<(FileId, Span)> {
     match deed {
-        Deed::Prepare { file, span } | Deed::Write { file, span, .. } => Some((*file, *span)),
+        Deed::Prepare { file, ahead: span, .. } | Deed::Write { file, span, .. } => {
+            Some((*file, *span))
+        }
         _ => None,
     }
 }
@@ -126,7 +128,7 @@ impl World {
                 let blocks = blocks.collect();
                 self.order(node, id, Command::Read(blocks));
             }
-            Deed::Prepare { span, .. } | Deed::Write { span, .. } => {
+            Deed::Prepare { ahead: span, .. } | Deed::Write { span, .. } => {
                 self.prepare(node, id, file, span);
             }
             Deed::SetWriter { writer, .. } => {
@@ -170,7 +172,7 @@ impl World {
             return self.commit(node, id, Vec::new());
         }
         let Some(fresh) = self.serving(node).fs.prepare(file, span) else {
-            return self.did(node, id, DeedOutcome::Failed("the volume is full".to_owned()));
+            return self.did(node, id, DeedOutcome::Full);
         };
         if fresh.is_empty() {
             // What is not shared any more in memory may be shared on the LUN yet: written in place, it
@@ -219,7 +221,7 @@ impl World {
                 let blocks = places.zip(unpack(&data)).collect();
                 self.order(node, id, Command::Write(blocks));
             }
-            Deed::Prepare { file, span } => {
+            Deed::Prepare { file, ahead: span, .. } => {
                 let extents = serving.fs.tables.leasable(file, span, plant);
                 self.did(node, id, DeedOutcome::Extents(extents));
             }

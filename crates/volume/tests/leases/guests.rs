@@ -219,7 +219,7 @@ impl World {
     fn failed(&mut self, node: usize, pending: &Pending, error: &IoError) {
         let host = &mut self.nodes[node];
         match error {
-            IoError::Refused(Refusal::FileSystem(_)) => self.tally.full += 1,
+            IoError::Refused(Refusal::Full) => self.tally.full += 1,
             IoError::Refused(Refusal::Taken) => {
                 self.tally.taken += 1;
                 if let Some(guest) = host.guests.get_mut(&pending.handle)

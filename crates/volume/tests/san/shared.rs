@@ -153,7 +153,7 @@ impl<'a> Pair<'a> {
                 }
                 DeedOutcome::Done
             }
-            Deed::Prepare { file, span } => match prepare(&self.file(*file), *span) {
+            Deed::Prepare { file, ahead: span, .. } => match prepare(&self.file(*file), *span) {
                 Ok(extents) => DeedOutcome::Extents(extents),
                 Err(error) => DeedOutcome::Failed(error.to_string()),
             },

@@ -125,6 +125,11 @@ impl Client {
         self.path && matches!(self.link, Link::Welcomed { key: Key::Registered, .. })
     }
 
+    /// Whether files are being closed, of which the coordinator has not answered yet.
+    pub fn is_closing(&self) -> bool {
+        self.handles.values().any(|handle| handle.closing)
+    }
+
     /// Whether nothing of it is on the way to the LUN.
     pub fn is_drained(&self) -> bool {
         self.on_the_way.is_empty()

@@ -204,8 +204,12 @@ impl Coordinator {
                     return Err(Refusal::NotRegistered);
                 }
                 match access {
-                    Access::Read => Deed::Map { file: id, span: *span },
-                    Access::Write => Deed::Prepare { file: id, span: self.grown(*span) },
+                    // A reader, too, takes a step at a time: one round trip for each, not for each read.
+                    Access::Read => Deed::Map { file: id, span: self.grown(*span) },
+                    Access::Write => {
+                        let (span, ahead) = (*span, self.grown(*span));
+                        Deed::Prepare { file: id, span, ahead }
+                    }
                 }
             }
             Ask::Read { span, .. } => Deed::Read { file: id, span: *span },

@@ -109,6 +109,11 @@ impl Coordinator {
         files.flat_map(|(id, file)| file.leases.all().iter().map(|lease| (*id, lease)))
     }
 
+    /// Whether a file is open, leased, or being worked on. What is not may be let go of.
+    pub fn is_used(&self, file: FileId) -> bool {
+        self.files.contains_key(&file) || self.opens.values().any(|open| open.file == file)
+    }
+
     /// One step at `now`, which never goes back.
     pub fn step(&mut self, now: Duration, input: CoordinatorInput) -> Vec<CoordinatorEffect> {
         match input {

@@ -92,8 +92,11 @@ pub enum Deed {
     Prepare {
         /// Which.
         file: FileId,
-        /// Blocks of it.
+        /// Blocks of it that are wanted.
         span: Span,
+        /// Those, and as many more as a step of growth has: how many of them is for the file system
+        /// to say, which knows how long the file is and how much space is left.
+        ahead: Span,
     },
     /// Say which of these blocks may be leased as they are. Answer: `Extents`.
     Map {
@@ -167,6 +170,8 @@ pub enum DeedOutcome {
     Data(Payload),
     /// There is no such file.
     NoSuchFile,
+    /// The volume is full; nothing has changed but that the file may have grown by zeroes.
+    Full,
     /// The file system refused, and nothing has changed.
     Failed(String),
 }

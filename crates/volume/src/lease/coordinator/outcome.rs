@@ -51,6 +51,7 @@ impl Coordinator {
         match (outcome, &job.ask) {
             (DeedOutcome::NoSuchFile, Ask::Close { open }) => self.close(*open),
             (DeedOutcome::NoSuchFile, _) => refused(Refusal::NoSuchFile),
+            (DeedOutcome::Full, _) => refused(Refusal::Full),
             (DeedOutcome::Failed(why), _) => refused(Refusal::FileSystem(why)),
             (DeedOutcome::Done | DeedOutcome::File { .. }, Ask::Close { open }) => {
                 self.close(*open)
