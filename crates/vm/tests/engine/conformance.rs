@@ -75,6 +75,7 @@ both!(
     a_migration_that_does_not_come_to_its_end_changes_nothing,
     disks_go_along_with_their_guest,
     a_guest_whose_disks_do_not_arrive_keeps_its_own,
+    a_guest_that_is_stopped_at_the_last_moment_keeps_its_disks,
     devices_are_attached_and_told,
     disks_move_to_other_files_while_they_are_used,
     a_move_of_disks_that_is_given_up_changes_nothing,
@@ -662,6 +663,13 @@ impl Along {
         carriers
     }
 
+    /// The source works with its disk as before.
+    async fn keeps_its_disk(&self) {
+        let ImageSlot::Disk(id) = self.slot else { panic!("{:?}", self.slot) };
+        self.source.machine.resize_disk(id, Bytes::mib(16)).await.unwrap();
+        self.source.machine.kill().await.unwrap();
+    }
+
     /// Sends the memory until the guest stands and waits for a word.
     async fn waits(&self) -> JoinSet<()> {
         let machine = &self.source.machine;
@@ -713,11 +721,10 @@ async fn disks_go_along_with_their_guest(rig: Rig) {
     target.machine.kill().await.unwrap();
 }
 
-async fn a_guest_whose_disks_do_not_arrive_keeps_its_own(rig: Rig) {
+async fn a_guest_that_is_stopped_at_the_last_moment_keeps_its_disks(rig: Rig) {
     let twin = rig.twin();
     let all = along(&rig, &twin).await;
     let machine = &all.source.machine;
-    // Stopped at the last moment.
     let disks = all.in_step().await;
     let memory = all.waits().await;
     machine.mirror_hold().await.unwrap();
@@ -727,6 +734,14 @@ async fn a_guest_whose_disks_do_not_arrive_keeps_its_own(rig: Rig) {
     assert_eq!(ended(machine).await, MigratePhase::Cancelled);
     assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
     drop((disks, memory));
+    assert!(machine.mirrors().await.unwrap().is_empty());
+    all.keeps_its_disk().await;
+}
+
+async fn a_guest_whose_disks_do_not_arrive_keeps_its_own(rig: Rig) {
+    let twin = rig.twin();
+    let all = along(&rig, &twin).await;
+    let machine = &all.source.machine;
     // Nobody carries it.
     let way = machine.send_way(1).await.unwrap();
     drop(way);
@@ -747,7 +762,5 @@ async fn a_guest_whose_disks_do_not_arrive_keeps_its_own(rig: Rig) {
     }
     machine.mirror_cancel().await.unwrap();
     assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
-    let ImageSlot::Disk(id) = all.slot else { panic!("{:?}", all.slot) };
-    machine.resize_disk(id, Bytes::mib(16)).await.unwrap();
-    machine.kill().await.unwrap();
+    all.keeps_its_disk().await;
 }

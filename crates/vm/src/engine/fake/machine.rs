@@ -108,6 +108,8 @@ pub(super) struct FakeVm {
     pub(super) disks_way: Option<mpsc::Sender<UnixStream>>,
     /// Disks that another machine writes to.
     pub(super) receiving: BTreeSet<ImageSlot>,
+    /// Files of those, held open as by a process: whoever renames them changes nothing.
+    pub(super) received: BTreeMap<ImageSlot, std::fs::File>,
     nics: BTreeMap<NicId, FakeNic>,
     vcpus: VcpuState,
     cpu_limits: CpuLimits,
@@ -175,6 +177,7 @@ impl FakeVm {
             mirrors: BTreeMap::new(),
             disks_way: None,
             receiving: BTreeSet::new(),
+            received: BTreeMap::new(),
             nics: BTreeMap::new(),
             vcpus: VcpuState { plugged, max: cpus.max },
             cpu_limits,
@@ -221,6 +224,7 @@ impl FakeVm {
             self.disks.clear();
             self.mirrors.clear();
             self.receiving.clear();
+            self.received.clear();
             self.disks_way = None;
             self.nics.clear();
             self.viewers.clear();
@@ -250,12 +254,16 @@ impl FakeVm {
         if !self.holds_disks {
             return Vec::new();
         }
-        let writable = self.disks.values().filter(|disk| !disk.read_only);
-        writable.filter_map(|disk| disk.image.clone()).collect()
+        let writable = self.disks.iter().filter(|(_, disk)| !disk.read_only);
+        writable.filter_map(|(id, _)| self.image(ImageSlot::Disk(*id))).collect()
     }
 
     /// The top file of something.
     pub(super) fn image(&self, slot: ImageSlot) -> Option<PathBuf> {
+        if let Some(file) = self.received.get(&slot) {
+            let opened = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+            return std::fs::read_link(opened).ok();
+        }
         match slot {
             ImageSlot::Disk(disk) => self.disks.get(&disk)?.image.clone(),
             ImageSlot::Firmware => self.firmware.clone(),
@@ -263,6 +271,7 @@ impl FakeVm {
     }
 
     pub(super) fn set_image(&mut self, slot: ImageSlot, path: PathBuf) {
+        self.received.remove(&slot);
         match slot {
             ImageSlot::Disk(disk) => {
                 if let Some(disk) = self.disks.get_mut(&disk) {

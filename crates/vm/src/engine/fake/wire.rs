@@ -100,32 +100,38 @@ impl Sender {
 
 async fn carry(
     slot: ImageSlot,
-    mut stream: UnixStream,
+    stream: UnixStream,
     mut frames: mpsc::Receiver<Frame>,
     standing: &Mutex<Standing>,
 ) -> io::Result<()> {
     let name = serde_json::to_string(&slot)?;
+    let (mut answers, mut stream) = stream.into_split();
     stream.write_all(format!("{name}\n").as_bytes()).await?;
+    let mut byte = [0];
     loop {
         let frame = tokio::select! {
             frame = frames.recv() => frame,
             // Nothing is to come without a frame: this is its end.
-            _ = stream.readable() => return Err(io::ErrorKind::ConnectionReset.into()),
+            _ = answers.read(&mut byte) => return Err(io::ErrorKind::ConnectionReset.into()),
         };
         let Some(frame) = frame else { return Ok(()) };
         let length = u32::try_from(frame.bytes.len()).map_err(io::Error::other)?;
         stream.write_u64(frame.at).await?;
         stream.write_u32(length).await?;
         stream.write_all(&frame.bytes).await?;
-        stream.read_u8().await?;
+        answers.read_u8().await?;
         lock(standing).open -= 1;
     }
 }
 
 /// Lets other machines write to disks of one that waits.
 pub(super) fn receive(vm: &mut FakeVm, slots: &[ImageSlot]) -> Result<(), EngineError> {
-    if let Some(missing) = slots.iter().find(|slot| vm.image(**slot).is_none()) {
-        return Err(EngineError::NotPlugged(format!("{missing:?}")));
+    for slot in slots {
+        let path = vm.image(*slot);
+        let path = path.ok_or_else(|| EngineError::NotPlugged(format!("{slot:?}")))?;
+        let file =
+            File::options().write(true).open(path).map_err(EngineError::io("open a disk"))?;
+        vm.received.insert(*slot, file);
     }
     vm.receiving = slots.iter().copied().collect();
     Ok(())

@@ -282,6 +282,11 @@ pub(super) async fn pivot(shared: &Shared) -> Result<(), EngineError> {
         let why = format!("{} is {} and not held", job.place, job.status);
         return Err(EngineError::Command { command: "job-finalize".to_owned(), why });
     }
+    if let Some(job) = all.iter().find(|job| !shared.lock().record.targets.contains_key(&job.place))
+    {
+        let why = format!("{} is copied to another machine", job.place);
+        return Err(EngineError::Command { command: "job-finalize".to_owned(), why });
+    }
     for job in all.iter().filter(|job| job.status == "pending") {
         let id = json!({ "id": Job::id(&job.place, job.side) });
         shared.run("job-finalize", id).await?;
