@@ -211,16 +211,12 @@ pub(super) async fn as_target(
         }
         Err(error) => check("engine", Err((error.to_string(), "see: muster node show"))),
     };
-    let mut checks = vec![
-        place(&state, app.node, vm),
-        engine,
-        processors(&ability, vm),
-        networks(app, &state, vm),
-    ];
+    let mut checks = vec![place(&state, app.node, vm), engine, processors(&ability, vm)];
     match storage {
         Some((target, needed)) => checks.extend(along::as_target(app, vm, &target, needed).await),
         None => checks.push(volume(app, vm)),
     }
+    checks.push(networks(app, &state, vm));
     Found { checks, accel: ability.ok().map(|ability| ability.accel), now: now() }
 }
 

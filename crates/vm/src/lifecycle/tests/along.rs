@@ -9,8 +9,9 @@ use model::VmPlace;
 use super::*;
 use crate::lifecycle::remove_copy;
 
-/// How often the guest reads and writes.
+/// How often the guest reads and writes while something is done with it, and at other times.
 const GUEST_EVERY: Duration = Duration::from_millis(4);
+const GUEST_IDLE: Duration = Duration::from_millis(500);
 
 /// How often a daemon looks for what is left over.
 const CLEAN_EVERY: Duration = Duration::from_secs(5);
@@ -93,9 +94,11 @@ impl Guest {
         let count = acknowledged.clone();
         let first = hosts.iter().find_map(|host| host.guest_reads(VM)).unwrap_or_default();
         *lock(&count) = first;
+        let truth = pair.truth.clone();
         let task = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(GUEST_EVERY).await;
+                let busy = truth.get().vm(VM).is_ok_and(|vm| vm.busy().is_some());
+                tokio::time::sleep(if busy { GUEST_EVERY } else { GUEST_IDLE }).await;
                 let mut count = lock(&count);
                 let running: Vec<_> =
                     hosts.iter().filter_map(|host| Some((host, host.guest_reads(VM)?))).collect();
@@ -114,7 +117,7 @@ impl Guest {
     /// That it works, and nothing was lost; ends it.
     async fn unharmed(self, pair: &Pair, what: &str) {
         let before = *lock(&self.acknowledged);
-        tokio::time::sleep(GUEST_EVERY * 5).await;
+        tokio::time::sleep(GUEST_IDLE * 5).await;
         assert!(!self.task.is_finished(), "{what}: the guest has found a lost write");
         assert!(*lock(&self.acknowledged) > before, "{what}: the guest works");
         self.task.abort();
