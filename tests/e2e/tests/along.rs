@@ -12,7 +12,6 @@ use e2e::Serial;
 use e2e::TestLab;
 use e2e::eventually;
 use e2e::guest_image;
-use e2e::ha::Auditor;
 use e2e::ha::TAKEOVER;
 use e2e::ha::answers_on;
 use e2e::ha::generation;
@@ -97,7 +96,6 @@ async fn a_guest_takes_its_disks_along_and_loses_nothing_whatever_dies() {
     assert_eq!(generation(&lab, "n1", &vm).await, run);
     works(&lab, "n1", &vm).await;
 
-    let auditor = Auditor::start(&vm);
     let told = lab.muster("n2", &with).await.ok().json();
     eprintln!("there: {} {}", told["measured"], told["predicted"]);
     let view = show(&lab, "n1", &vm).await.unwrap();
@@ -113,7 +111,6 @@ async fn a_guest_takes_its_disks_along_and_loses_nothing_whatever_dies() {
     let told = lab.muster("n2", &back).await.ok().json();
     eprintln!("back: {} {}", told["measured"], told["predicted"]);
     works(&lab, "n1", &vm).await;
-    assert_eq!(auditor.verdict(), 1, "two could write at once");
     eventually("one process is left", GUEST, async || (count(&vm) == 1).then_some(())).await;
 
     // What it has there is whole: it starts from it.
