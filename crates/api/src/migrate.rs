@@ -21,6 +21,12 @@ pub struct VmMigrateBody {
     /// Other than the VM's own policy, this time.
     #[serde(default, skip_serializing_if = "MigrateChange::is_empty")]
     pub policy: MigrateChange,
+    /// Whether its files come with it, for a VM that lies where the target does not reach.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_storage: bool,
+    /// Name or id of the volume that they go to; none is the target's own disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
 }
 
 /// One thing that must be so.

@@ -169,6 +169,7 @@ pub use vm::Power;
 pub use vm::SavedState;
 pub use vm::VmRecord;
 pub use volume::ImagePlace;
+pub use volume::StorageTarget;
 pub use volume::VmPlace;
 pub use volume::VolumeKind;
 pub use volume::VolumeRecord;

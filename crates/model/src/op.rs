@@ -37,6 +37,7 @@ use crate::Pinned;
 use crate::Power;
 use crate::Revision;
 use crate::SavedState;
+use crate::StorageTarget;
 use crate::UnixMillis;
 use crate::VmChange;
 use crate::VmId;
@@ -106,6 +107,9 @@ pub enum OpRequest {
         to: NodeId,
         /// How far it may go.
         policy: MigratePolicy,
+        /// Where its files go with it; none where they stay on a volume that both nodes reach.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        storage: Option<Box<StorageTarget>>,
     },
     /// Move a VM's directory with all its disks to another place, while it runs if it runs.
     VmMoveStorage {

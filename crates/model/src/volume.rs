@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::DiskId;
 use crate::Name;
 use crate::NodeId;
 use crate::UnixMillis;
@@ -54,6 +55,17 @@ pub enum VmPlace {
         /// Which.
         volume: VolumeId,
     },
+}
+
+/// Where the files of a running VM go that migrates together with them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StorageTarget {
+    /// The place: the target's own disks, or a volume that it reaches.
+    pub place: VmPlace,
+    /// Thin copies whose image cannot be read from there: they come as whole disks. Found out when
+    /// the operation begins.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub whole: Vec<DiskId>,
 }
 
 /// Where an image's file lies.

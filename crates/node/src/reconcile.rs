@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use api::types::ReconcilerView;
+use model::ClusterState;
 use model::Command;
 use model::Millis;
 use model::NodeId;
@@ -167,15 +168,28 @@ impl Reconcilers {
 
     /// Removes what moves of storage have left on this node's own disks of VMs that are another
     /// node's by now; of its own, their drivers do it.
-    pub(crate) async fn copies(self, ledger: Arc<NodeLedger>, hub: Hub, vms_dir: PathBuf) {
+    pub(crate) async fn copies(
+        self,
+        ledger: Arc<NodeLedger>,
+        hub: Hub,
+        vms_dir: PathBuf,
+        arrivals: Arc<Arrivals>,
+    ) {
         let here = VmPlace::Node { node: ledger.node };
         loop {
             let mut result = Ok(());
-            let state = ledger.truth.state();
-            let left = |vm: &&Arc<VmRecord>| {
-                vm.owner != ledger.node && vm.copies.contains(&here) && !hub.has(vm.id)
+            let left = |state: &ClusterState, vm: &VmRecord| {
+                vm.owner != ledger.node
+                    && vm.copies.contains(&here)
+                    && !hub.has(vm.id)
+                    && !state.copy_in_use(vm, here)
             };
-            for vm in state.vms.values().filter(left) {
+            let state = ledger.truth.state();
+            for vm in state.vms.values().filter(|vm| left(&state, vm)) {
+                // Looked at again once no machine can be made of it here: it may be coming by now.
+                let Some(_kept_out) = arrivals.keep_out(vm.id) else { continue };
+                let now = ledger.truth.state();
+                let Some(vm) = now.vms.get(&vm.id).filter(|vm| left(&now, vm)) else { continue };
                 let (dir, id, run) = (vms_dir.clone(), vm.id, vm.generation);
                 let removed = tokio::task::spawn_blocking(move || remove_copy(&dir, id, run)).await;
                 let removed = removed.map_err(std::io::Error::other).flatten();

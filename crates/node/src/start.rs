@@ -389,7 +389,12 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
     tokio::spawn(platform::tell(app.node, name, reconcilers.clone(), truth.clone()));
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
-    tokio::spawn(reconcilers.clone().copies(ledger.clone(), hub.clone(), app.vms_dir()));
+    tokio::spawn(reconcilers.clone().copies(
+        ledger.clone(),
+        hub.clone(),
+        app.vms_dir(),
+        arrivals.clone(),
+    ));
     tokio::spawn(reconcilers.clone().recycle(ledger, keep));
     tokio::spawn(reconcilers.clone().strays(
         app.node,

@@ -79,7 +79,7 @@ impl Movers {
         self.operations += 1;
         let op = OpId::new(Uuid::from_u128(OPERATIONS + self.operations));
         let (to, policy) = (hosts[to].id, MigratePolicy::default());
-        let request = Box::new(OpRequest::VmMigrate { vm, to, policy });
+        let request = Box::new(OpRequest::VmMigrate { vm, to, policy, storage: None });
         let limit = Millis::new(self.rng.between(1_000, 20_000));
         let what = format!("asks {} to migrate {} to n{}", host.name, short(&vm), index_of(to) + 1);
         self.ground.trace("m", &what);

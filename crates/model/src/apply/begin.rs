@@ -55,6 +55,7 @@ pub(crate) fn begin(
     if state.ops.contains_key(&op) {
         return Err(Refused::IdTaken(op.to_string()));
     }
+    let request = &storage::with_whole(state, request)?;
     // Reserved here, so that the end of the operation cannot fail for want of an address.
     nics::with_addresses(state, request)?;
     let target = match request {
@@ -124,8 +125,10 @@ fn begin_on_vm(state: &mut ClusterState, op: OpId, request: &OpRequest) -> Resul
         // The right to run is given here, once, and every process carries the number.
         vm.generation = vm.generation.next();
     }
-    if let OpRequest::VmMoveStorage { to, .. } = request {
-        storage::begun(vm, *to);
+    match request {
+        OpRequest::VmMoveStorage { to, .. } => storage::begun(vm, *to),
+        OpRequest::VmMigrate { storage: Some(target), .. } => storage::begun(vm, target.place),
+        _ => {}
     }
     vm.ops.push(op);
     Ok(vm.name.clone())
@@ -194,9 +197,9 @@ fn admit_change(state: &ClusterState, vm: &VmRecord, request: &OpRequest) -> Res
             }
             set::admit(state, vm, change)
         }
-        OpRequest::VmMigrate { to, policy, .. } => {
+        OpRequest::VmMigrate { to, policy, storage, .. } => {
             policy.validate().map_err(Refused::Invalid)?;
-            migrate::admit(state, vm, *to)
+            migrate::admit(state, vm, *to, storage.as_deref())
         }
         OpRequest::VmMoveStorage { to, .. } => storage::admit(state, vm, *to),
         OpRequest::DiskAdd { disk, .. } => {

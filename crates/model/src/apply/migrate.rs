@@ -3,6 +3,9 @@
 //! The rule that nothing here may break (DESIGN.md section 4, rules 1 and 6): the source proposes the
 //! handover only when its guest stands for good, and lets it go on only after the *end* of the
 //! operation is in the state. Both name the same operation, so that at most one of them takes effect.
+//!
+//! A VM that migrates with its files changes owner *and* place by that one command: at no moment does
+//! a node own it that does not have its disks (docs/decisions/0022).
 
 use crate::Arrival;
 use crate::AtLimit;
@@ -22,11 +25,13 @@ use crate::Power;
 use crate::Refused;
 use crate::Severity;
 use crate::Speaker;
+use crate::StorageTarget;
 use crate::VmId;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::ha;
 use crate::apply::platform;
+use crate::apply::storage;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 
@@ -34,12 +39,22 @@ use crate::apply::vm_subject;
 const FALLBACK_CHARS_MAX: usize = 200;
 
 /// Checks that a running VM may be sent to a node.
-pub(crate) fn admit(state: &ClusterState, vm: &VmRecord, to: NodeId) -> Result<(), Refused> {
-    if vm.volume.is_none() {
-        return Err(Refused::Invalid(format!(
-            "{} lies on its node's own disks; only VMs on a volume can be migrated",
-            vm.name
-        )));
+pub(crate) fn admit(
+    state: &ClusterState,
+    vm: &VmRecord,
+    to: NodeId,
+    storage: Option<&StorageTarget>,
+) -> Result<(), Refused> {
+    match storage {
+        Some(target) => storage::admit_with(state, vm, to, target)?,
+        None if vm.volume.is_some() => {}
+        None => {
+            return Err(Refused::Invalid(format!(
+                "{} lies on its node's own disks, which must come with it: muster vm migrate {} \
+                 --with-storage",
+                vm.name, vm.name
+            )));
+        }
     }
     if vm.owner == to {
         return Err(Refused::Invalid(format!("{} is on that node already", vm.name)));
@@ -63,9 +78,10 @@ pub(crate) fn hand_over(
     if !op.is_running() {
         return Err(Refused::OpEnded(id));
     }
-    let OpRequest::VmMigrate { vm: vm_id, to, .. } = op.request else {
+    let OpRequest::VmMigrate { vm: vm_id, to, ref storage, .. } = op.request else {
         return Err(Refused::Invalid(format!("{} is no migration", op.title())));
     };
+    let storage = storage.clone();
     ha::admit_speaker(state, op, by)?;
     let vm = state.vm(vm_id)?;
     // What a node says that was fenced and lost the VM has been refused above; this refuses what
@@ -81,9 +97,18 @@ pub(crate) fn hand_over(
         });
     }
     ha::admit_target(state, vm, to)?;
+    if let Some(storage) = &storage {
+        // What has changed since it was begun is found here: an image that went elsewhere.
+        storage::admit_with(state, vm, to, storage)?;
+        storage::admit_whole(state, vm, to, storage)?;
+    }
     let target = state.node(to)?.name.clone();
     let vm = vm_mut(state, vm_id)?;
+    let from = vm.place();
     vm.owner = to;
+    if let Some(storage) = &storage {
+        storage::came_along(vm, from, storage);
+    }
     vm.generation = vm.generation.next();
     vm.arrival = Some(Arrival { generation: vm.generation, op: id });
     let text = format!("{} goes on on {target}", vm.name);
@@ -120,8 +145,10 @@ pub(crate) fn done(
 /// What becomes of the move that a migration was begun for, or that takes its place, when the
 /// migration did not come to its end.
 pub(crate) fn ended_early(vm: &mut VmRecord, record: &OpRecord, failure: Option<&OpFailure>) {
-    let OpRequest::VmMigrate { to, policy, .. } = &record.request else { return };
+    let OpRequest::VmMigrate { to, policy, storage, .. } = &record.request else { return };
     let quick = match (failure, vm.moving) {
+        // A saved one could not be resumed there: its disks are not.
+        _ if storage.is_some() => false,
         // Somebody stopped it, or it has come and its guest was lost there.
         (None, _) => false,
         (Some(_), _) if vm.owner == *to => false,

@@ -14,9 +14,12 @@
 use std::sync::Arc;
 
 use crate::ClusterState;
+use crate::DiskId;
 use crate::DiskSource;
+use crate::DiskSpec;
 use crate::EventKind;
 use crate::Generation;
+use crate::NodeId;
 use crate::OpId;
 use crate::OpOutcome;
 use crate::OpRecord;
@@ -24,6 +27,7 @@ use crate::OpRequest;
 use crate::Refused;
 use crate::Severity;
 use crate::Speaker;
+use crate::StorageTarget;
 use crate::VmId;
 use crate::VmPlace;
 use crate::VmRecord;
@@ -55,15 +59,132 @@ pub(crate) fn admit(state: &ClusterState, vm: &VmRecord, to: VmPlace) -> Result<
     if vm.moving.is_some() {
         return Err(Refused::Invalid(format!("{} is being moved already", vm.name)));
     }
-    if vm.copies.len() >= COPIES_MAX && !vm.copies.contains(&to) {
-        return Err(Refused::Limit { what: "left-over copies of it", most: COPIES_MAX });
-    }
+    room_for_copy(vm, to)?;
     for disk in &vm.spec.disks {
         if let DiskSource::Image { image } = disk.source {
             volume::admit_image(state, image, target, vm.owner)?;
         }
     }
     Ok(())
+}
+
+fn room_for_copy(vm: &VmRecord, to: VmPlace) -> Result<(), Refused> {
+    if vm.copies.len() >= COPIES_MAX && !vm.copies.contains(&to) {
+        return Err(Refused::Limit { what: "left-over copies of it", most: COPIES_MAX });
+    }
+    Ok(())
+}
+
+/// Checks that the files of a running VM may go with it to a place of its target.
+pub(crate) fn admit_with(
+    state: &ClusterState,
+    vm: &VmRecord,
+    to: NodeId,
+    target: &StorageTarget,
+) -> Result<(), Refused> {
+    match target.place {
+        VmPlace::Node { node } if node == to => {}
+        VmPlace::Node { node } => {
+            let (node, to) = (&state.node(node)?.name, &state.node(to)?.name);
+            return Err(Refused::Invalid(format!("{to} does not reach the disks of {node}")));
+        }
+        VmPlace::Volume { volume } => {
+            state.find_volume(&volume.to_string())?;
+        }
+    }
+    if vm.place() == target.place {
+        return Err(Refused::Invalid(format!(
+            "{} lies there already; migrate it without its storage",
+            vm.name
+        )));
+    }
+    room_for_copy(vm, target.place)?;
+    match vm.spec.disks.iter().find(|disk| disk.read_only) {
+        Some(disk) => Err(Refused::Invalid(format!(
+            "disk {} of {} cannot be written, and such disks do not go along yet; bring the VM to \
+             a volume that both nodes reach: muster vm move-storage",
+            disk.name, vm.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Disks whose image cannot be read from a place.
+fn whole(state: &ClusterState, vm: &VmRecord, to: NodeId, place: VmPlace) -> Vec<DiskId> {
+    let volume = match place {
+        VmPlace::Node { .. } => None,
+        VmPlace::Volume { volume } => Some(volume),
+    };
+    let cut_off = |disk: &&DiskSpec| match disk.source {
+        DiskSource::Image { image } => volume::admit_image(state, image, volume, to).is_err(),
+        DiskSource::Blank => false,
+    };
+    vm.spec.disks.iter().filter(cut_off).map(|disk| disk.id).collect()
+}
+
+/// The request with the disks that come whole.
+pub(crate) fn with_whole(state: &ClusterState, request: &OpRequest) -> Result<OpRequest, Refused> {
+    let mut request = request.clone();
+    if let OpRequest::VmMigrate { vm, to, storage: Some(target), .. } = &mut request {
+        target.whole = whole(state, &**state.vm(*vm)?, *to, target.place);
+    }
+    Ok(request)
+}
+
+/// Checks that every disk that came thin finds its image.
+pub(crate) fn admit_whole(
+    state: &ClusterState,
+    vm: &VmRecord,
+    to: NodeId,
+    target: &StorageTarget,
+) -> Result<(), Refused> {
+    let now = whole(state, vm, to, target.place);
+    if now.iter().all(|disk| target.whole.contains(disk)) {
+        return Ok(());
+    }
+    Err(Refused::Invalid(format!("an image of {} went elsewhere meanwhile", vm.name)))
+}
+
+/// The place that came with a migration is the VM's, which has its new owner already.
+pub(crate) fn came_along(vm: &mut VmRecord, from: VmPlace, target: &StorageTarget) {
+    vm.volume = match target.place {
+        VmPlace::Node { .. } => None,
+        VmPlace::Volume { volume } => Some(volume),
+    };
+    vm.copies.retain(|copy| *copy != target.place);
+    if !vm.copies.contains(&from) {
+        vm.copies.push(from);
+    }
+    for disk in vm.spec.disks.iter_mut().filter(|disk| target.whole.contains(&disk.id)) {
+        disk.source = DiskSource::Blank;
+    }
+    if !target.whole.is_empty() {
+        vm.revision = vm.revision.next();
+    }
+}
+
+impl VmRecord {
+    /// The VM as it is when its files have come to a place with it; whose it is then does not matter
+    /// here.
+    pub fn in_storage(&self, target: &StorageTarget) -> Self {
+        let mut there = self.clone();
+        came_along(&mut there, self.place(), target);
+        there
+    }
+}
+
+impl ClusterState {
+    /// Whether an operation under way makes, or still needs, what lies of a VM in a place that is not
+    /// its own: then nobody may remove it.
+    pub fn copy_in_use(&self, vm: &VmRecord, place: VmPlace) -> bool {
+        let op = vm.busy().and_then(|op| self.ops.get(&op));
+        op.is_some_and(|op| match &op.request {
+            OpRequest::VmMoveStorage { to, .. } => *to == place,
+            // The old place goes last, when the target is known to run.
+            OpRequest::VmMigrate { storage, .. } => storage.is_some(),
+            _ => false,
+        })
+    }
 }
 
 /// Half a copy may lie there from now on.
@@ -145,10 +266,7 @@ pub(crate) fn done(state: &ClusterState, vm: VmId, to: VmPlace) -> Result<(), Re
 /// Somebody has looked, and there is nothing left.
 pub(crate) fn copy_gone(state: &mut ClusterState, id: VmId, place: VmPlace) -> Result<(), Refused> {
     let vm = state.vm(id)?;
-    if let Some(op) = vm.busy()
-        && let OpRequest::VmMoveStorage { to, .. } = state.op(op)?.request
-        && to == place
-    {
+    if state.copy_in_use(vm, place) {
         return Err(Refused::Invalid(format!("a copy of {} is being made there", vm.name)));
     }
     if vm.copies.contains(&place) {

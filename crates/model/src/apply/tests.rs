@@ -411,6 +411,21 @@ fn an_image_in_use_stays() {
     assert!(world.state.images.is_empty());
 }
 
+/// An image on the first node's own disks.
+fn import(world: &mut World, image: ImageId) {
+    let request = OpRequest::ImageImport {
+        image,
+        name: "debian".parse().unwrap(),
+        source: ImageSource::File { path: "/x".into() },
+        format: ImageFormat::Raw,
+        sha256: None,
+        place: ImagePlace::Node { node: NODE },
+    };
+    let op = world.begin(request).unwrap();
+    let (size, sha256) = (Bytes::gib(1), "0".repeat(64));
+    world.finish(op, OpOutcome::Imported { virtual_size: size, file_size: size, sha256 }).unwrap();
+}
+
 fn disk(image: ImageId) -> DiskSpec {
     DiskSpec {
         id: DiskId::new(Uuid::from_u128(70)),
@@ -448,6 +463,7 @@ enum Step {
     Mode(u8, u8),
     Cluster(u8, u8),
     Migrate(u8, u8),
+    MigrateWith(u8, u8, u8),
     HandOver(u8),
     Platform(u8, u8),
     MoveStorage(u8, u8),
@@ -474,6 +490,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (0..6_u8, 0..12_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
         (0..6_u8, 0..12_u8).prop_map(|(node, what)| Step::Cluster(node, what)),
         (0..6_u8, 0..3_u8).prop_map(|(vm, to)| Step::Migrate(vm, to)),
+        (0..6_u8, 0..3_u8, 0..4_u8).prop_map(|(vm, to, at)| Step::MigrateWith(vm, to, at)),
         (0..6_u8).prop_map(Step::HandOver),
         (0..6_u8).prop_map(Step::HandOver),
         (0..3_u8, 0..8_u8).prop_map(|(node, level)| Step::Platform(node, level)),
@@ -609,7 +626,11 @@ fn perform(world: &mut World, step: &Step) {
         Step::Migrate(n, to) => {
             let policy = crate::MigratePolicy::default();
             let to = [NODE, ha::OTHER, ha::THIRD][usize::from(to)];
-            world.begin(OpRequest::VmMigrate { vm: vm(n), to, policy }).map(drop)
+            world.begin(OpRequest::VmMigrate { vm: vm(n), to, policy, storage: None }).map(drop)
+        }
+        Step::MigrateWith(n, to, at) => {
+            let to = [NODE, ha::OTHER, ha::THIRD][usize::from(to)];
+            world.begin(storage::with_migration(vm(n), to, storage::place(at))).map(drop)
         }
         Step::HandOver(n) => {
             let busy = world.state.vm(vm(n)).ok().and_then(|vm| vm.busy());

@@ -95,8 +95,11 @@ pub(crate) fn delete(
         .ops
         .values()
         .filter(|op| op.is_running())
-        .filter(|op| match op.request {
-            OpRequest::VmMoveStorage { to, .. } => to == VmPlace::Volume { volume: id },
+        .filter(|op| match &op.request {
+            OpRequest::VmMoveStorage { to, .. } => *to == VmPlace::Volume { volume: id },
+            OpRequest::VmMigrate { storage: Some(target), .. } => {
+                target.place == VmPlace::Volume { volume: id }
+            }
             _ => false,
         })
         .map(|op| op.target.as_str());

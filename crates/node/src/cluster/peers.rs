@@ -422,8 +422,8 @@ impl Handler for Port {
                     app.targets.probe(stream).await;
                 }
             }
-            (name, _) => match (name.strip_prefix(migrate::STREAM), self.app()) {
-                (Some(op), Ok(app)) => app.targets.stream(from, op, stream).await,
+            (name, _) => match (migrate::lane(name), self.app()) {
+                (Some((lane, op)), Ok(app)) => app.targets.stream(from, op, lane, stream).await,
                 _ => tracing::debug!(%from, name, "a stream that nobody takes"),
             },
         }

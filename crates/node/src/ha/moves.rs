@@ -52,7 +52,7 @@ fn step(vm: &VmRecord, me: NodeId) -> Option<Next> {
         Power::Running if !moving.quick => {
             // It has to go: that its guest stands longer than it would like is the smaller evil.
             let policy = MigratePolicy { at_limit: AtLimit::Force, ..vm.spec.migration };
-            Some(Next::Begin(OpRequest::VmMigrate { vm: id, to: moving.to, policy }))
+            Some(Next::Begin(OpRequest::VmMigrate { vm: id, to: moving.to, policy, storage: None }))
         }
         Power::Running | Power::Paused => Some(Next::Begin(OpRequest::VmSave { vm: id })),
         Power::Off | Power::Saved => Some(Next::Rehome { vm: id, to: moving.to }),

@@ -27,6 +27,7 @@ use model::NodeRecord;
 use model::OpRequest;
 use model::RuleId;
 use model::RuleRecord;
+use model::StorageTarget;
 use model::VmId;
 use model::VmPlace;
 use model::VmRecord;
@@ -186,7 +187,8 @@ async fn migrate_vm(call: Call<ep::VmMigrate>) -> Result<VmMigrateView, ApiError
             "name another node, or leave it out",
         ));
     }
-    let checks = crate::migrate::plan(&call.app, &vm, to).await;
+    let place = place_of_files(&call, &state, to)?;
+    let checks = crate::migrate::plan(&call.app, &vm, to, place).await;
     let fits = checks.iter().all(|check| check.ok);
     let policy = vm.spec.migration.changed(&call.body.policy);
     policy.validate().map_err(model::Refused::Invalid)?;
@@ -196,12 +198,34 @@ async fn migrate_vm(call: Call<ep::VmMigrate>) -> Result<VmMigrateView, ApiError
     let op = match call.body.dry_run {
         true => None,
         false => {
-            let request = OpRequest::VmMigrate { vm: vm.id, to, policy };
-            Some(begin(&call, request, time::MIGRATE).await?)
+            let storage = place.map(|place| StorageTarget { place, whole: Vec::new() });
+            let limit = if storage.is_some() { time::STORAGE } else { time::MIGRATE };
+            let storage = storage.map(Box::new);
+            let request = OpRequest::VmMigrate { vm: vm.id, to, policy, storage };
+            Some(begin(&call, request, limit).await?)
         }
     };
     let name = |node| node_name(&state, node).unwrap_or_else(|| vm.name.clone());
     Ok(VmMigrateView { vm: vm.name.clone(), from: name(vm.owner), to: name(to), checks, fits, op })
+}
+
+/// Where the files of a VM go that is to migrate; none if they stay where they are.
+fn place_of_files(
+    call: &Call<ep::VmMigrate>,
+    state: &ClusterState,
+    to: NodeId,
+) -> Result<Option<VmPlace>, ApiError> {
+    match (call.body.with_storage, &call.body.volume) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => Err(ApiError::new(
+            ErrorKind::BadRequest,
+            "storage",
+            "a volume is named for files that are not to move",
+            "say that they come along: --with-storage",
+        )),
+        (true, None) => Ok(Some(VmPlace::Node { node: to })),
+        (true, Some(volume)) => Ok(Some(VmPlace::Volume { volume: state.find_volume(volume)?.id })),
+    }
 }
 
 async fn move_storage(call: Call<ep::VmMoveStorage>) -> Result<VmMoveStorageView, ApiError> {

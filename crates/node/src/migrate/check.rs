@@ -6,11 +6,14 @@ use std::time::Duration;
 use std::time::Instant;
 
 use api::migrate::CheckView;
+use model::Bytes;
 use model::ClusterState;
 use model::Name;
 use model::NodeId;
+use model::StorageTarget;
 use model::UnixMillis;
 use model::VmId;
+use model::VmPlace;
 use model::VmRecord;
 use model::Way;
 use model::machine_version;
@@ -24,6 +27,7 @@ use vm::engine::EngineError;
 use super::ASK_MAX;
 use super::Answer;
 use super::Question;
+use super::along;
 use crate::app::App;
 use crate::app::now;
 use crate::platform;
@@ -50,11 +54,16 @@ pub(super) fn check(what: &str, result: Result<String, (String, &str)>) -> Check
 }
 
 /// Every reason for and against a migration of a VM, asked of whoever can tell.
-pub(crate) async fn plan(app: &App, vm: &VmRecord, to: NodeId) -> Vec<CheckView> {
+pub(crate) async fn plan(
+    app: &App,
+    vm: &VmRecord,
+    to: NodeId,
+    storage: Option<VmPlace>,
+) -> Vec<CheckView> {
     if vm.owner == app.node {
-        return as_owner(app, vm.id, to).await;
+        return as_owner(app, vm.id, to, storage).await;
     }
-    let question = Question::Plan { vm: vm.id, to };
+    let question = Question::Plan { vm: vm.id, to, storage };
     match app.peers.ask(vm.owner, Method::MIGRATE, &question, ASK_MAX * 2).await {
         Ok(Answer::Planned { checks }) => checks,
         Ok(_) => vec![not_understood("its node")],
@@ -70,15 +79,34 @@ pub(super) fn not_understood(who: &str) -> CheckView {
 }
 
 /// The same for a VM that this node owns.
-pub(super) async fn as_owner(app: &App, vm: VmId, to: NodeId) -> Vec<CheckView> {
+pub(super) async fn as_owner(
+    app: &App,
+    vm: VmId,
+    to: NodeId,
+    place: Option<VmPlace>,
+) -> Vec<CheckView> {
     let state = app.truth.state();
     let Some(vm) = state.vms.get(&vm) else {
         let missing = ("its node does not know it".to_owned(), "try it again");
         return vec![check("source", Err(missing))];
     };
     let mut checks = vec![machine(app, vm).await, way(&state.migration_ways(app.node, to))];
+    let storage = match place {
+        Some(place) => match along::as_owner(app, &state, vm, to, place).await {
+            (found, Some(storage)) => {
+                checks.push(found);
+                Some(storage)
+            }
+            (found, None) => {
+                checks.push(found);
+                return checks;
+            }
+        },
+        None => None,
+    };
     let asked = Instant::now();
-    let answer = app.peers.ask(to, Method::MIGRATE, &Question::Check { vm: vm.id }, ASK_MAX).await;
+    let question = Question::Check { vm: vm.id, storage };
+    let answer = app.peers.ask(to, Method::MIGRATE, &question, ASK_MAX).await;
     let name = state.nodes.get(&to).map_or_else(|| to.to_string(), |node| node.name.to_string());
     match answer {
         Ok(Answer::Found { found }) => {
@@ -164,7 +192,11 @@ fn accelerator(app: &App, vm: &VmRecord, found: &Found) -> CheckView {
 }
 
 /// What this node says as the target.
-pub(super) async fn as_target(app: &App, vm: VmId) -> Found {
+pub(super) async fn as_target(
+    app: &App,
+    vm: VmId,
+    storage: Option<(StorageTarget, Bytes)>,
+) -> Found {
     // What the source knows may not have come here yet; a check that is a moment old is one.
     let _ = app.truth.barrier().await;
     let state = app.truth.state();
@@ -179,13 +211,12 @@ pub(super) async fn as_target(app: &App, vm: VmId) -> Found {
         }
         Err(error) => check("engine", Err((error.to_string(), "see: muster node show"))),
     };
-    let checks = vec![
-        place(&state, app.node, vm),
-        engine,
-        processors(&ability, vm),
-        volume(app, vm),
-        networks(app, &state, vm),
-    ];
+    let mut checks = vec![place(&state, app.node, vm), engine, processors(&ability, vm)];
+    match storage {
+        Some((target, needed)) => checks.extend(along::as_target(app, vm, &target, needed).await),
+        None => checks.push(volume(app, vm)),
+    }
+    checks.push(networks(app, &state, vm));
     Found { checks, accel: ability.ok().map(|ability| ability.accel), now: now() }
 }
 
@@ -237,7 +268,10 @@ fn volume(app: &App, vm: &VmRecord) -> CheckView {
     match (vm.volume, app.volumes.ready(vm)) {
         (None, _) => check(
             "volume",
-            Err(("it lies on its node's own disks".to_owned(), "only VMs on a volume can go")),
+            Err((
+                "it lies on its node's own disks".to_owned(),
+                "let them come with it: muster vm migrate --with-storage",
+            )),
         ),
         (Some(_), Ok(())) => check("volume", Ok("its volume is there".to_owned())),
         (Some(_), Err(error)) => {

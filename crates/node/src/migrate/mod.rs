@@ -5,7 +5,9 @@
 //!                  Check    may this VM come to you? reasons, not just yes or no
 //!                  Prepare  make a machine that waits for it
 //!                  Abandon  it is not needed
-//!   stream "migrate:<op>"   one connection of the machine's, byte for byte
+//!                  Settle   all of its disks are there
+//!   stream "migrate:<op>"         one connection of the machine's, byte for byte
+//!   stream "migrate-disks:<op>"   one of a disk that comes with it
 //!   stream "migrate-probe"  measures the way
 //! ```
 //!
@@ -13,6 +15,7 @@
 //! the replicated state does not say: a machine is made only for a migration that is under way there,
 //! from its present owner to this node, and goes on only when the state says that it is this node's.
 
+mod along;
 mod check;
 mod probe;
 mod storage;
@@ -26,6 +29,7 @@ use async_trait::async_trait;
 use model::NodeId;
 use model::OpFailure;
 use model::OpId;
+use model::StorageTarget;
 use model::VmId;
 use model::VmPlace;
 use model::Way;
@@ -34,6 +38,7 @@ use peer::Method;
 use peer::PeerStream;
 use serde::Deserialize;
 use serde::Serialize;
+use vm::lifecycle::Lane;
 use vm::lifecycle::Mover;
 use vm::lifecycle::Offer;
 use vm::lifecycle::Ready;
@@ -47,8 +52,15 @@ pub(crate) use storage::plan as plan_storage;
 pub(crate) use target::Targets;
 pub(crate) use target::under_way;
 
-/// Begin of the name of a stream that carries a migration's connection.
-pub(crate) const STREAM: &str = "migrate:";
+/// Begin of the name of a stream that carries a migration's connection, of its memory and of its disks.
+const STREAM: &str = "migrate:";
+const DISKS_STREAM: &str = "migrate-disks:";
+
+/// What a stream carries, and of which migration, by its name.
+pub(crate) fn lane(name: &str) -> Option<(Lane, &str)> {
+    let lanes = [(STREAM, Lane::Memory), (DISKS_STREAM, Lane::Disks)];
+    lanes.into_iter().find_map(|(begin, lane)| Some((lane, name.strip_prefix(begin)?)))
+}
 
 /// How long a node may take to make a machine: QEMU on a busy host, and what is left of an earlier
 /// machine of the same VM goes first.
@@ -57,6 +69,10 @@ const PREPARE_MAX: Duration = Duration::from_secs(60);
 /// Start of a preferred network before the next one: connections come about within it on a network
 /// that works, also while others fill it.
 const WAY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the target may take to make a VM's directory durable, while its guest stands. All of its
+/// disks are flushed before.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// How long it may take to answer a question.
 const ASK_MAX: Duration = Duration::from_secs(5);
@@ -71,6 +87,9 @@ pub(crate) enum Question {
         vm: VmId,
         /// Where to.
         to: NodeId,
+        /// Where its files go with it.
+        #[serde(default)]
+        storage: Option<VmPlace>,
     },
     /// To the owner: whether a VM's storage could go to a place.
     Storage {
@@ -83,11 +102,19 @@ pub(crate) enum Question {
     Check {
         /// Which.
         vm: VmId,
+        /// Where its files come with it, and what they take.
+        #[serde(default)]
+        storage: Option<(StorageTarget, model::Bytes)>,
     },
     /// Make a machine for it.
     Prepare {
         /// What it is like.
         offer: Box<Offer>,
+    },
+    /// All of its disks are there.
+    Settle {
+        /// By which migration.
+        op: OpId,
     },
     /// It is not needed.
     Abandon {
@@ -165,6 +192,14 @@ fn unreachable(error: &CallError) -> OpFailure {
     }
 }
 
+fn garbled() -> OpFailure {
+    OpFailure {
+        code: "protocol".to_owned(),
+        message: "the other node answered something else than it was asked".to_owned(),
+        hint: "give both nodes the same version of Muster".to_owned(),
+    }
+}
+
 #[async_trait]
 impl Mover for PeerMover {
     async fn prepare(&self, to: NodeId, offer: Offer) -> Result<Ready, OpFailure> {
@@ -177,17 +212,26 @@ impl Mover for PeerMover {
                 fallback: measured.and_then(|(_, by)| fallback(&self.peers.migration_ways(to), by)),
             }),
             Answer::Cannot { failure } => Err(failure),
-            Answer::Planned { .. } | Answer::Found { .. } | Answer::Done => Err(OpFailure {
-                code: "protocol".to_owned(),
-                message: "the other node answered something else than it was asked".to_owned(),
-                hint: "give both nodes the same version of Muster".to_owned(),
-            }),
+            Answer::Planned { .. } | Answer::Found { .. } | Answer::Done => Err(garbled()),
         }
     }
 
-    async fn connect(&self, to: NodeId, op: OpId) -> Result<Box<dyn Wire>, String> {
-        let (stream, _) = open(&self.peers, to, &format!("{STREAM}{op}")).await?;
+    async fn connect(&self, to: NodeId, op: OpId, lane: Lane) -> Result<Box<dyn Wire>, String> {
+        let begin = match lane {
+            Lane::Memory => STREAM,
+            Lane::Disks => DISKS_STREAM,
+        };
+        let (stream, _) = open(&self.peers, to, &format!("{begin}{op}")).await?;
         Ok(Box::new(stream))
+    }
+
+    async fn settle(&self, to: NodeId, op: OpId) -> Result<(), OpFailure> {
+        let asked = self.peers.ask(to, Method::MIGRATE, &Question::Settle { op }, SETTLE_MAX).await;
+        match asked.map_err(|error| unreachable(&error))? {
+            Answer::Done => Ok(()),
+            Answer::Cannot { failure } => Err(failure),
+            Answer::Planned { .. } | Answer::Found { .. } | Answer::Ready => Err(garbled()),
+        }
     }
 
     async fn abandon(&self, to: NodeId, op: OpId) {

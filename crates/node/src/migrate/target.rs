@@ -14,9 +14,11 @@ use peer::Refusal;
 use peer::RefusalCode;
 use tokio::io::copy_bidirectional_with_sizes;
 use vm::lifecycle::Host;
+use vm::lifecycle::Lane;
 use vm::lifecycle::Offer;
 use vm::lifecycle::abandon_arrival;
 use vm::lifecycle::prepare_arrival;
+use vm::lifecycle::settle_arrival;
 
 use super::Answer;
 use super::Question;
@@ -88,15 +90,18 @@ impl Targets {
         };
         let question = serde_json::from_slice(body).map_err(bad)?;
         let answer = match question {
-            Question::Plan { vm, to } => {
-                let checks = check::as_owner(app, vm, to).await;
+            Question::Plan { vm, to, storage } => {
+                let checks = check::as_owner(app, vm, to, storage).await;
                 Answer::Planned { checks }
             }
             Question::Storage { vm, to } => {
                 let checks = storage::as_owner(app, vm, to).await;
                 Answer::Planned { checks }
             }
-            Question::Check { vm } => Answer::Found { found: check::as_target(app, vm).await },
+            Question::Check { vm, storage } => {
+                Answer::Found { found: check::as_target(app, vm, storage).await }
+            }
+            Question::Settle { op } => self.settle(from, op).await,
             Question::Prepare { offer } => {
                 // A caller that has gone away must not leave half a machine: what was begun is
                 // ended, and what nobody needs is taken away by whoever watches the operation.
@@ -125,8 +130,8 @@ impl Targets {
     }
 
     /// Carries a connection of a migration into the machine that waits for it: one of the node that
-    /// the guest comes from, and of nobody else, since what comes becomes the guest's memory.
-    pub(crate) async fn stream(&self, from: NodeId, op: &str, mut stream: PeerStream) {
+    /// the guest comes from, and of nobody else, since what comes becomes the guest's memory or disk.
+    pub(crate) async fn stream(&self, from: NodeId, op: &str, lane: Lane, mut stream: PeerStream) {
         let state = self.truth.state();
         let op: Option<OpId> = op.parse().ok();
         let op = op.filter(|op| under_way(&state, *op, from, self.node).is_some());
@@ -135,7 +140,11 @@ impl Targets {
             return;
         };
         drop(state);
-        let mut ours = match machine.incoming_connect().await {
+        let ours = match lane {
+            Lane::Memory => machine.incoming_connect().await,
+            Lane::Disks => machine.receive_connect().await,
+        };
+        let mut ours = match ours {
             Ok(ours) => ours,
             Err(error) => {
                 tracing::warn!(%error, "a machine that waits takes no connection");
@@ -145,6 +154,25 @@ impl Targets {
         drop(machine);
         // Either end notices that the other one has gone.
         let _ = copy_bidirectional_with_sizes(&mut stream, &mut ours, FORTH, BACK).await;
+    }
+
+    /// The disks of a guest that comes from that node are there.
+    async fn settle(&self, from: NodeId, op: OpId) -> Answer {
+        let state = self.truth.state();
+        if under_way(&state, op, from, self.node).is_none() {
+            let hint = "see the cluster: muster cluster status";
+            let failure = failure("stale", "the target does not know of this migration", hint);
+            return Answer::Cannot { failure };
+        }
+        let host = self.host.clone();
+        // Not to be left half-way when the caller goes away.
+        match tokio::spawn(async move { settle_arrival(&host, op).await }).await {
+            Ok(Ok(())) => Answer::Done,
+            Ok(Err(failure)) => Answer::Cannot { failure },
+            Err(error) => {
+                Answer::Cannot { failure: failure("internal", error.to_string(), "report this") }
+            }
+        }
     }
 
     async fn prepare(&self, from: NodeId, offer: &Offer) -> Result<(), OpFailure> {
@@ -157,7 +185,12 @@ impl Targets {
         let known = tokio::time::timeout(BEHIND_MAX, begun).await;
         let state = known.map_err(|_| stale())?.map_err(|_| stale())?.clone();
         let record = under_way(&state, offer.op, from, self.node).ok_or_else(stale)?;
-        if record.id != offer.vm {
+        // Its files come only to where the state says.
+        let along = state.ops.get(&offer.op).and_then(|op| match &op.request {
+            OpRequest::VmMigrate { storage, .. } => storage.as_deref(),
+            _ => None,
+        });
+        if record.id != offer.vm || along != offer.storage.as_ref().map(|files| &files.target) {
             return Err(stale());
         }
         self.clear(record).await?;
@@ -249,7 +282,7 @@ mod tests {
         world.add(1, node(1), HaSpec::default());
         let to = node(2);
         let policy = MigratePolicy::default();
-        let op = world.begin(OpRequest::VmMigrate { vm: vm(1), to, policy });
+        let op = world.begin(OpRequest::VmMigrate { vm: vm(1), to, policy, storage: None });
         let way = |world: &World, from, to| under_way(&world.state, op, from, to).is_some();
         assert!(way(&world, node(1), node(2)));
         assert!(!way(&world, node(3), node(2)), "a member whose guest it is not");

@@ -28,6 +28,16 @@ pub struct MigrateTuning {
     pub throttle_max: u8,
 }
 
+/// When a guest that stands, with all of its memory nearly sent, is switched over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Switch {
+    /// At once.
+    AtOnce,
+    /// On the word of the caller ([`super::Machine::migrate_switch`]), who brings its disks to an end
+    /// first.
+    OnWord,
+}
+
 /// A migration that was begun.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -43,6 +53,8 @@ pub enum MigratePhase {
     Idle,
     /// Memory is being sent; at its end the guest stands.
     Running,
+    /// The guest stands, and the rest is sent on [`super::Machine::migrate_switch`].
+    Waiting,
     /// The target has everything.
     Done,
     /// Given up on request; the guest goes on.

@@ -16,6 +16,18 @@
 //!
 //! A machine keeps its copies when the engine's owner dies: the next one finds them by
 //! [`super::Machine::mirrors`].
+//!
+//! A copy may also go to the machine that waits for a migration of this one, disk by disk:
+//!
+//! ```text
+//!   source: send_way -> Outgoing               target: launched with RestorePlan::Stream, blank disks
+//!             connections ---- (carried) ----> Machine::receive, Machine::receive_connect
+//!   source: send_disk -> Copying .. Held       target: each acknowledged write is in its file
+//!   source: mirror_cancel, once all are held   target: Machine::receive_end; then the memory's rest
+//! ```
+//!
+//! `Held` says then that the target's files have all that the guest was ever acknowledged, flushed; the
+//! source goes on with its own files whatever becomes of the copy.
 
 use std::path::PathBuf;
 
@@ -34,6 +46,15 @@ pub enum ImageSlot {
     Disk(DiskId),
     /// The variables of the UEFI firmware.
     Firmware,
+}
+
+/// What of a disk goes to another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it: the target has no image below its file.
+    Whole,
+    /// What lies in its own file: the target has the same image below.
+    OwnFile,
 }
 
 /// What is to be copied where.

@@ -53,6 +53,8 @@ pub use migrate::MigratePhase;
 pub use migrate::MigrateProgress;
 pub use migrate::MigrateTuning;
 pub use migrate::Outgoing;
+pub use migrate::Switch;
+pub use mirror::Extent;
 pub use mirror::ImageSlot;
 pub use mirror::MirrorPhase;
 pub use mirror::MirrorPlan;
@@ -208,7 +210,14 @@ pub trait Machine: Send + Sync {
     /// Begins to send memory and device state of a running guest to a machine that waits (see
     /// [`Outgoing`]). [`MachineEvent::MigrationMoved`] and [`Machine::migrate_progress`] tell how it
     /// goes. When nobody carries its connections any more, it fails and the guest goes on.
-    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError>;
+    async fn migrate(&self, tuning: MigrateTuning, switch: Switch)
+    -> Result<Outgoing, EngineError>;
+
+    /// Lets a migration go on that is [`MigratePhase::Waiting`].
+    ///
+    /// # Errors
+    /// [`EngineError::Command`] where it is not.
+    async fn migrate_switch(&self) -> Result<(), EngineError>;
 
     /// Changes a migration under way.
     async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError>;
@@ -224,6 +233,17 @@ pub trait Machine: Send + Sync {
 
     /// The machine's end for one connection of the source.
     async fn incoming_connect(&self) -> Result<UnixStream, EngineError>;
+
+    /// Lets a machine that waits for a migration take its disks, too, by
+    /// [`Machine::receive_connect`]: its files are there, writable, as large as the source's.
+    async fn receive(&self, slots: &[ImageSlot]) -> Result<(), EngineError>;
+
+    /// The machine's end for one connection that [`Machine::send_way`] of the source gave.
+    async fn receive_connect(&self) -> Result<UnixStream, EngineError>;
+
+    /// Nothing more comes: what was flushed is in the files, and nobody but the guest writes to them
+    /// from here on. Idempotent.
+    async fn receive_end(&self) -> Result<(), EngineError>;
 
     /// When it had all of a migration's state; none if it has not, or if an earlier process of ours
     /// has seen that.
@@ -255,6 +275,17 @@ pub trait Machine: Send + Sync {
     /// [`EngineError::NotPlugged`], [`EngineError::Image`], [`EngineError::DiskBusy`]; nothing is
     /// left of it then.
     async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError>;
+
+    /// Opens a way out for `count` copies of disks to the machine that waits for this one's migration.
+    /// The connections must be carried while [`Machine::send_disk`] is called.
+    async fn send_way(&self, count: usize) -> Result<Outgoing, EngineError>;
+
+    /// Begins to copy a disk, or the firmware's variables, over the way out to the machine that waits.
+    /// As [`Machine::mirror`], but there is no pivot: it ends by [`Machine::mirror_cancel`].
+    ///
+    /// # Errors
+    /// As [`Machine::mirror`]; [`EngineError::Command`] without a way out.
+    async fn send_disk(&self, slot: ImageSlot, extent: Extent) -> Result<(), EngineError>;
 
     /// All copies under way, failed ones among them; those of which the new files are the machine's
     /// are over.

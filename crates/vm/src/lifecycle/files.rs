@@ -353,6 +353,15 @@ impl VmFiles {
         Ok(id)
     }
 
+    /// Keeps what came with a guest from another node: its generation id, and its cloud-init disc.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(crate) fn put(&self, generation_id: Uuid, seed: Option<&[u8]>) -> io::Result<()> {
+        self.write(&self.dir.join("generation-id"), generation_id.to_string().as_bytes())?;
+        seed.map_or(Ok(()), |seed| self.write(&self.seed(), seed))
+    }
+
     fn save_part(&self) -> PathBuf {
         self.dir.join("memory.part")
     }

@@ -78,13 +78,17 @@ pub use migrate::Arrivals;
 pub use migrate::Handover;
 pub use migrate::HandoverNote;
 pub use migrate::Handovers;
+pub use migrate::KeptOut;
+pub use migrate::Lane;
 pub use migrate::Mover;
 pub use migrate::Nowhere;
 pub use migrate::Offer;
+pub use migrate::OfferedFiles;
 pub use migrate::Ready;
 pub use migrate::Wire;
 pub use migrate::arrival::abandon as abandon_arrival;
 pub use migrate::arrival::prepare as prepare_arrival;
+pub use migrate::arrival::settle as settle_arrival;
 pub use register::Found;
 pub use register::NotFound;
 pub use register::look;
@@ -93,7 +97,9 @@ pub use status::RunStatus;
 pub use status::Status;
 pub use storage::in_place;
 pub use storage::remove_copy;
+pub use storage::room_for_files;
 pub use storage::room_for_move;
+pub use storage::taken_by;
 
 /// What the state wants of a VM: its record and the operation under way.
 #[derive(Debug, Clone)]

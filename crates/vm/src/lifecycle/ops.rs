@@ -149,8 +149,8 @@ impl Driver {
             }
             OpRequest::VmPause { .. } => self.pause(task).await,
             OpRequest::VmSave { .. } => self.save(record, task).await,
-            OpRequest::VmMigrate { to, policy, .. } => {
-                self.migrate(record, task, *to, *policy).await
+            OpRequest::VmMigrate { to, policy, storage, .. } => {
+                self.migrate(record, task, *to, *policy, storage.as_deref()).await
             }
             OpRequest::VmMoveStorage { to, .. } => self.move_storage(record, task, *to).await,
             OpRequest::VmReset { .. } => self.reset(task).await,

@@ -21,8 +21,10 @@ use vm::engine::Adopted;
 use vm::engine::CpuLimits;
 use vm::engine::CpuPlan;
 use vm::engine::DeviceState;
+use vm::engine::DiskPlan;
 use vm::engine::EngineError;
 use vm::engine::ErrorClass;
+use vm::engine::Extent;
 use vm::engine::GoneReason;
 use vm::engine::ImageFile;
 use vm::engine::ImageFormat;
@@ -41,6 +43,7 @@ use vm::engine::Profile;
 use vm::engine::RestorePlan;
 use vm::engine::RunState;
 use vm::engine::SavePhase;
+use vm::engine::Switch;
 
 use crate::rig::Rig;
 use crate::rig::again;
@@ -70,6 +73,9 @@ both!(
     a_saved_machine_comes_back_where_it_was,
     a_guest_goes_from_machine_to_machine,
     a_migration_that_does_not_come_to_its_end_changes_nothing,
+    disks_go_along_with_their_guest,
+    a_guest_whose_disks_do_not_arrive_keeps_its_own,
+    a_guest_that_is_stopped_at_the_last_moment_keeps_its_disks,
     devices_are_attached_and_told,
     disks_move_to_other_files_while_they_are_used,
     a_move_of_disks_that_is_given_up_changes_nothing,
@@ -206,14 +212,25 @@ async fn a_saved_machine_comes_back_where_it_was(rig: Rig) {
 
 /// The machine of a plan, and one on another host that waits for its guest.
 async fn source_and_target(rig: &Rig, twin: &Rig) -> (Launched, Launched, OpId) {
-    let image = rig.blank("a.img", 8);
+    let disk = disk(&rig.blank("a.img", 8));
+    let there = again(&disk);
+    source_and_target_with(rig, twin, disk, there).await
+}
+
+/// The same with this disk, here and there.
+async fn source_and_target_with(
+    rig: &Rig,
+    twin: &Rig,
+    here: DiskPlan,
+    there: DiskPlan,
+) -> (Launched, Launched, OpId) {
     let mut plan = rig.plan().await;
-    plan.disks.push(disk(&image));
+    plan.disks.push(here);
     plan.memory.max = plan.memory.size;
     let mut other = twin.plan().await;
     (other.vm, other.generation) = (plan.vm, Generation::new(8));
     other.memory = plan.memory;
-    other.disks.push(again(&plan.disks[0]));
+    other.disks.push(there);
     let source = rig.engine().launch(plan).await.unwrap();
     source.machine.cont().await.unwrap();
     let op = OpId::new(Uuid::now_v7());
@@ -228,13 +245,22 @@ async fn source_and_target(rig: &Rig, twin: &Rig) -> (Launched, Launched, OpId) 
 const QUICK: MigrateTuning = MigrateTuning { budget: Millis::new(300), throttle_max: 1 };
 
 /// Carries what the source sends, as a network does.
-fn carry(mut outgoing: Outgoing, target: &Arc<dyn Machine>) -> JoinSet<()> {
+fn carry(outgoing: Outgoing, target: &Arc<dyn Machine>) -> JoinSet<()> {
+    carry_to(outgoing, target, false)
+}
+
+/// The same, of its memory or of its disks.
+fn carry_to(mut outgoing: Outgoing, target: &Arc<dyn Machine>, disks: bool) -> JoinSet<()> {
     let target = target.clone();
     let mut carriers = JoinSet::new();
     carriers.spawn(async move {
         let mut all = JoinSet::new();
         while let Some(mut ours) = outgoing.connections.recv().await {
-            let mut theirs = target.incoming_connect().await.unwrap();
+            let theirs = match disks {
+                true => target.receive_connect().await,
+                false => target.incoming_connect().await,
+            };
+            let mut theirs = theirs.unwrap();
             all.spawn(async move {
                 let _ = tokio::io::copy_bidirectional(&mut ours, &mut theirs).await;
             });
@@ -266,7 +292,7 @@ async fn a_guest_goes_from_machine_to_machine(rig: Rig) {
     assert_eq!(source.machine.migrate_blockers().await.unwrap(), [""; 0]);
     source.machine.dirty_rate(Duration::from_millis(100)).await.unwrap();
     let began = Instant::now();
-    let outgoing = source.machine.migrate(QUICK).await.unwrap();
+    let outgoing = source.machine.migrate(QUICK, Switch::AtOnce).await.unwrap();
     let _carriers = carry(outgoing, &target.machine);
     event(&mut source.events, |event| *event == MachineEvent::MigrationMoved).await;
     assert_eq!(ended(&source.machine).await, MigratePhase::Done);
@@ -297,12 +323,12 @@ async fn a_migration_that_does_not_come_to_its_end_changes_nothing(rig: Rig) {
     let (source, target, _) = source_and_target(&rig, &twin).await;
     let machine = &source.machine;
     // Nobody carries it.
-    drop(machine.migrate(QUICK).await.unwrap());
+    drop(machine.migrate(QUICK, Switch::AtOnce).await.unwrap());
     let phase = ended(machine).await;
     assert!(matches!(phase, MigratePhase::Failed(_)), "{phase:?}");
     assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
     // It is given up when nobody reads any more.
-    let outgoing = machine.migrate(QUICK).await.unwrap();
+    let outgoing = machine.migrate(QUICK, Switch::AtOnce).await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
     machine.migrate_cancel().await.unwrap();
     assert_eq!(ended(machine).await, MigratePhase::Cancelled);
@@ -310,7 +336,7 @@ async fn a_migration_that_does_not_come_to_its_end_changes_nothing(rig: Rig) {
     assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
     drop(outgoing);
     // The other side dies.
-    let outgoing = machine.migrate(QUICK).await.unwrap();
+    let outgoing = machine.migrate(QUICK, Switch::AtOnce).await.unwrap();
     target.machine.kill().await.unwrap();
     drop(outgoing);
     assert!(matches!(ended(machine).await, MigratePhase::Failed(_)));
@@ -598,4 +624,143 @@ async fn a_dead_machine_says_so(rig: Rig) {
     let nobody = VmId::new(Uuid::new_v4());
     assert!(matches!(engine.adopt(nobody).await, Ok(Adopted::Gone(GoneReason::NoTrace))));
     engine.reap(nobody).await.unwrap();
+}
+
+/// A guest that runs with a disk of 8 MiB with something on it, and a machine on another host that
+/// waits for both, with a blank one.
+struct Along {
+    source: Launched,
+    target: Launched,
+    slot: ImageSlot,
+    from: PathBuf,
+    to: PathBuf,
+}
+
+async fn along(rig: &Rig, twin: &Rig) -> Along {
+    let (from, to) = (rig.blank("here", 8), twin.blank("there", 8));
+    let file = File::options().write(true).open(&from).unwrap();
+    file.write_all_at(&vec![0x5a; 3 << 20], 1 << 20).unwrap();
+    let here = disk(&from);
+    let mut there = again(&here);
+    there.chain[0].path = to.clone();
+    let slot = ImageSlot::Disk(here.id);
+    let (source, target, _) = source_and_target_with(rig, twin, here, there).await;
+    target.machine.receive(&[slot]).await.unwrap();
+    Along { source, target, slot, from, to }
+}
+
+impl Along {
+    /// Copies until each write goes to both.
+    async fn in_step(&self) -> JoinSet<()> {
+        let machine = &self.source.machine;
+        let way = machine.send_way(1).await.unwrap();
+        let carriers = carry_to(way, &self.target.machine, true);
+        machine.send_disk(self.slot, Extent::Whole).await.unwrap();
+        let again = machine.send_disk(self.slot, Extent::Whole).await;
+        assert!(matches!(again, Err(EngineError::Command { .. })), "{again:?}");
+        machine.mirror_tighten().await.unwrap();
+        copies(machine, &MirrorPhase::InStep).await;
+        carriers
+    }
+
+    /// The source works with its disk as before.
+    async fn keeps_its_disk(&self) {
+        let ImageSlot::Disk(id) = self.slot else { panic!("{:?}", self.slot) };
+        self.source.machine.resize_disk(id, Bytes::mib(16)).await.unwrap();
+        self.source.machine.kill().await.unwrap();
+    }
+
+    /// Sends the memory until the guest stands and waits for a word.
+    async fn waits(&self) -> JoinSet<()> {
+        let machine = &self.source.machine;
+        assert!(machine.migrate_switch().await.is_err(), "nothing waits for it");
+        let outgoing = machine.migrate(QUICK, Switch::OnWord).await.unwrap();
+        let carriers = carry(outgoing, &self.target.machine);
+        assert_eq!(ended(machine).await, MigratePhase::Waiting);
+        assert_ne!(machine.query_status().await.unwrap(), RunState::Running);
+        carriers
+    }
+}
+
+async fn disks_go_along_with_their_guest(rig: Rig) {
+    let twin = rig.twin();
+    let all = along(&rig, &twin).await;
+    let Along { source, target, slot, from, to } = &all;
+    let machine = &source.machine;
+    let early = machine.send_disk(*slot, Extent::Whole).await;
+    assert!(matches!(early, Err(EngineError::Command { .. })), "without a way: {early:?}");
+    let _disks = all.in_step().await;
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    let _memory = all.waits().await;
+    machine.mirror_hold().await.unwrap();
+    copies(machine, &MirrorPhase::Held).await;
+    assert_eq!(machine.mirrors().await.unwrap()[slot].target, None);
+    assert!(machine.mirror_pivot().await.is_err(), "there is no file to go on with");
+    machine.mirror_cancel().await.unwrap();
+    assert!(machine.mirrors().await.unwrap().is_empty());
+    target.machine.receive_end().await.unwrap();
+    target.machine.receive_end().await.unwrap();
+    assert!(target.machine.receive_connect().await.is_err(), "nothing more comes");
+    assert!(std::fs::read(from).unwrap() == std::fs::read(to).unwrap(), "it is the same");
+    let room = std::fs::metadata(to).unwrap().blocks() * 512;
+    assert!(room <= 5 << 20, "thin stays thin: {room}");
+    machine.migrate_switch().await.unwrap();
+    let phase = loop {
+        match ended(machine).await {
+            MigratePhase::Waiting => tokio::time::sleep(Duration::from_millis(5)).await,
+            phase => break phase,
+        }
+    };
+    assert_eq!(phase, MigratePhase::Done);
+    target.machine.cont().await.unwrap();
+    assert_eq!(target.machine.query_status().await.unwrap(), RunState::Running);
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Saved);
+    // The disk is the guest's there, as any other is.
+    let ImageSlot::Disk(id) = slot else { panic!("{slot:?}") };
+    target.machine.resize_disk(*id, Bytes::mib(16)).await.unwrap();
+    target.machine.kill().await.unwrap();
+}
+
+async fn a_guest_that_is_stopped_at_the_last_moment_keeps_its_disks(rig: Rig) {
+    let twin = rig.twin();
+    let all = along(&rig, &twin).await;
+    let machine = &all.source.machine;
+    let disks = all.in_step().await;
+    let memory = all.waits().await;
+    machine.mirror_hold().await.unwrap();
+    copies(machine, &MirrorPhase::Held).await;
+    machine.migrate_cancel().await.unwrap();
+    machine.mirror_cancel().await.unwrap();
+    assert_eq!(ended(machine).await, MigratePhase::Cancelled);
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    drop((disks, memory));
+    assert!(machine.mirrors().await.unwrap().is_empty());
+    all.keeps_its_disk().await;
+}
+
+async fn a_guest_whose_disks_do_not_arrive_keeps_its_own(rig: Rig) {
+    let twin = rig.twin();
+    let all = along(&rig, &twin).await;
+    let machine = &all.source.machine;
+    // Nobody carries it.
+    let way = machine.send_way(1).await.unwrap();
+    drop(way);
+    assert!(machine.send_disk(all.slot, Extent::Whole).await.is_err());
+    assert!(machine.mirrors().await.unwrap().is_empty(), "nothing is left of it");
+    // The other side dies.
+    let _disks = all.in_step().await;
+    all.target.machine.kill().await.unwrap();
+    let end = Instant::now() + crate::rig::PATIENCE;
+    loop {
+        machine.mirror_hold().await.unwrap();
+        let copies = machine.mirrors().await.unwrap();
+        if matches!(copies[&all.slot].phase, MirrorPhase::Failed(_)) {
+            break;
+        }
+        assert!(Instant::now() < end, "{copies:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    machine.mirror_cancel().await.unwrap();
+    assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    all.keeps_its_disk().await;
 }

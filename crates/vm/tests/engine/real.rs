@@ -41,6 +41,7 @@ use vm::engine::Origin;
 use vm::engine::Profile;
 use vm::engine::RestorePlan;
 use vm::engine::RunState;
+use vm::engine::Switch;
 
 use crate::rig::PATIENCE;
 use crate::rig::Rig;
@@ -410,7 +411,7 @@ async fn an_emulated_machine_with_room_for_memory_is_not_migrated() {
     let blockers = launched.machine.migrate_blockers().await.unwrap();
     assert!(blockers.iter().any(|why| why.contains("--memory-max")), "{blockers:?}");
     let tuning = MigrateTuning { budget: Millis::new(50), throttle_max: 1 };
-    let begun = launched.machine.migrate(tuning).await;
+    let begun = launched.machine.migrate(tuning, Switch::AtOnce).await;
     assert!(matches!(begun, Err(EngineError::Unsupported { .. })), "{begun:?}");
     assert_eq!(launched.machine.query_status().await.unwrap(), RunState::Running);
 }

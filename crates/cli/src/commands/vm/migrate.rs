@@ -31,12 +31,14 @@ use crate::parse;
 /// Its memory is sent while its guest works; then the guest stands for some milliseconds, and goes on
 /// at the other node. Before the first byte it is looked whether everything it needs is there. Until
 /// the guest goes on there, it goes on where it was if anything fails. Ctrl-C stops the migration and
-/// changes nothing. Without `--to`, the best node is taken.
+/// changes nothing. Without `--to`, the best node is taken. With `--with-storage` its disks are copied
+/// first, while it works, and the old ones are removed last: no shared storage is needed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   muster vm migrate web-1 --to host-2
   muster vm migrate web-1 --dry-run
+  muster vm migrate web-1 --to host-2 --with-storage
   muster vm migrate db-1 --to host-2 --max-pause 5s --at-limit force")]
 pub(crate) struct Args {
     /// Name or id of the machine.
@@ -45,6 +47,13 @@ pub(crate) struct Args {
     /// Name or id of the node.
     #[arg(long, value_name = "NODE", add = complete::nodes())]
     to: Option<String>,
+    /// Let its disks and other files come with it: for a machine on its node's own disks, or on a volume
+    /// that the other node does not reach.
+    #[arg(long)]
+    with_storage: bool,
+    /// The volume that they go to; without it, the other node's own disks.
+    #[arg(long, value_name = "VOLUME", requires = "with_storage", add = complete::volumes())]
+    volume: Option<String>,
     /// Only say whether it could be, and why not.
     #[arg(long)]
     dry_run: bool,
@@ -128,6 +137,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let body = VmMigrateBody {
         to: args.to,
         dry_run: args.dry_run,
+        with_storage: args.with_storage,
+        volume: args.volume,
         policy: MigrateChange {
             max_pause: args.policy.max_pause.map(Millis::new),
             throttle: args.policy.throttle,

@@ -30,7 +30,7 @@ use crate::Speaker;
 use crate::VmId;
 
 fn request(vm: VmId, to: NodeId) -> OpRequest {
-    OpRequest::VmMigrate { vm, to, policy: MigratePolicy::default() }
+    OpRequest::VmMigrate { vm, to, policy: MigratePolicy::default(), storage: None }
 }
 
 /// The handover of a migration, as the owner proposes it now.
@@ -148,7 +148,7 @@ fn what_cannot_be_migrated_is_refused() {
     assert!(world.begin(request(vm, NODE)).is_err(), "it is there");
     assert!(world.begin(request(vm, NodeId::new(Uuid::from_u128(99)))).is_err(), "no such node");
     let policy = MigratePolicy { max_pause: crate::Millis::new(1), ..MigratePolicy::default() };
-    assert!(world.begin(OpRequest::VmMigrate { vm, to: OTHER, policy }).is_err());
+    assert!(world.begin(OpRequest::VmMigrate { vm, to: OTHER, policy, storage: None }).is_err());
     world.begin(request(vm, OTHER)).unwrap();
     assert!(matches!(world.begin(request(vm, THIRD)), Err(Refused::Busy { .. })));
 }
@@ -187,7 +187,8 @@ fn quick_migration_takes_its_place_where_the_policy_says_so() {
         (AtLimit::Quick, NO_CONVERGENCE, true),
     ] {
         let policy = MigratePolicy { at_limit, ..MigratePolicy::default() };
-        let op = world.begin(OpRequest::VmMigrate { vm, to: OTHER, policy }).unwrap();
+        let op =
+            world.begin(OpRequest::VmMigrate { vm, to: OTHER, policy, storage: None }).unwrap();
         world.finish(op, failed(code)).unwrap();
         let moving = world.state.vm(vm).unwrap().moving;
         assert_eq!(moving.is_some_and(|moving| moving.to == OTHER && moving.quick), quick);

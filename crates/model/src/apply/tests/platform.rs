@@ -67,7 +67,7 @@ fn start(world: &mut World, vm: VmId) -> Option<GuestCpu> {
 }
 
 fn migrate(vm: VmId, to: NodeId) -> OpRequest {
-    OpRequest::VmMigrate { vm, to, policy: MigratePolicy::default() }
+    OpRequest::VmMigrate { vm, to, policy: MigratePolicy::default(), storage: None }
 }
 
 fn set_compat(world: &mut World, vm: VmId, compat: CpuCompat) {

@@ -5,6 +5,7 @@ use uuid::Uuid;
 use super::NODE;
 use super::World;
 use super::create_request;
+use super::disk;
 use super::failure;
 use super::ha;
 use super::ha::OTHER;
@@ -12,17 +13,21 @@ use super::ha::THIRD;
 use super::ha::VOLUME;
 use super::ha::shared_vm;
 use super::ha::take_over;
+use super::import;
+use super::migrate;
 use super::vm_id;
 use crate::Applied;
 use crate::Bytes;
 use crate::Command;
 use crate::FenceProof;
+use crate::MigratePolicy;
 use crate::NodeId;
 use crate::OpId;
 use crate::OpOutcome;
 use crate::OpRequest;
 use crate::Refused;
 use crate::Speaker;
+use crate::StorageTarget;
 use crate::VmId;
 use crate::VmPlace;
 use crate::VmSpec;
@@ -50,6 +55,12 @@ pub(super) fn cluster() -> World {
     let name = "second".parse().unwrap();
     world.propose(Command::VolumeCreate { volume: SECOND, name, kind }).unwrap();
     world
+}
+
+/// A migration that takes the files along.
+pub(super) fn with_migration(vm: VmId, to: NodeId, place: VmPlace) -> OpRequest {
+    let storage = Some(Box::new(StorageTarget { place, whole: Vec::new() }));
+    OpRequest::VmMigrate { vm, to, policy: MigratePolicy::default(), storage }
 }
 
 /// The decision, as the owner proposes it now.
@@ -177,4 +188,80 @@ fn a_local_machine_comes_to_a_volume_and_back() {
         world.propose(Command::VmCopyGone { vm, place: from }).unwrap();
         assert_eq!(lies(&world, vm), (to, Vec::new()));
     }
+}
+
+/// A machine that runs on the first node's own disks, as a thin copy of an image there.
+fn thin_and_local(world: &mut World) -> VmId {
+    let image = crate::ImageId::new(Uuid::from_u128(50));
+    import(world, image);
+    let mut spec = VmSpec::new(1, Bytes::mib(128));
+    spec.disks.push(disk(image));
+    world.run(create_request(5, "b", spec));
+    let vm = vm_id(5);
+    world.run(OpRequest::VmStart { vm });
+    vm
+}
+
+#[test]
+fn owner_and_place_change_by_one_command_and_the_old_files_go_last() {
+    let mut world = cluster();
+    let vm = thin_and_local(&mut world);
+    let alone =
+        OpRequest::VmMigrate { vm, to: OTHER, policy: MigratePolicy::default(), storage: None };
+    let refused = world.begin(alone).unwrap_err();
+    assert!(refused.to_string().contains("--with-storage"), "{refused}");
+    let elsewhere = with_migration(vm, OTHER, local(THIRD));
+    assert!(world.begin(elsewhere).is_err(), "another node's disks");
+    let op = world.begin(with_migration(vm, OTHER, local(OTHER))).unwrap();
+    assert_eq!(lies(&world, vm), (local(NODE), vec![local(OTHER)]));
+    let gone = |place| Command::VmCopyGone { vm, place };
+    assert!(world.propose(gone(local(OTHER))).is_err(), "a copy is being made there");
+    let command = migrate::handover(&world, op);
+    world.propose(command).unwrap();
+    let record = world.state.vm(vm).unwrap();
+    assert_eq!((record.owner, record.arrived_by()), (OTHER, Some(op)));
+    assert_eq!(lies(&world, vm), (local(OTHER), vec![local(NODE)]));
+    let disk = &world.state.vm(vm).unwrap().spec.disks[0];
+    assert_eq!(disk.source, crate::DiskSource::Blank, "its image is not there: it came whole");
+    assert!(world.propose(gone(local(NODE))).is_err(), "until the guest runs there");
+    let measured = crate::MigrateResult::default();
+    world.finish(op, OpOutcome::Migrated { measured }).unwrap();
+    world.propose(gone(local(NODE))).unwrap();
+    assert_eq!(lies(&world, vm), (local(OTHER), Vec::new()));
+    world.state.check_invariants().unwrap();
+}
+
+#[test]
+fn a_migration_with_files_that_ended_early_leaves_them_where_they_were() {
+    let mut world = cluster();
+    let vm = thin_and_local(&mut world);
+    let op = world.begin(with_migration(vm, OTHER, local(OTHER))).unwrap();
+    let late = migrate::handover(&world, op);
+    let failure = crate::OpFailure {
+        code: crate::NO_CONVERGENCE.into(),
+        message: "no".into(),
+        hint: "again".into(),
+    };
+    world.finish(op, OpOutcome::Failed { failure, power: None }).unwrap();
+    assert!(world.propose(late).is_err(), "a late handover finds the end");
+    assert_eq!(lies(&world, vm), (local(NODE), vec![local(OTHER)]));
+    let record = world.state.vm(vm).unwrap();
+    assert_eq!(record.moving, None, "a saved one could not go there");
+    assert!(matches!(record.spec.disks[0].source, crate::DiskSource::Image { .. }));
+    world.propose(Command::VmCopyGone { vm, place: local(OTHER) }).unwrap();
+}
+
+#[test]
+fn a_migration_to_a_volume_keeps_that_volume_and_needs_no_whole_disks_where_its_image_is() {
+    let mut world = cluster();
+    let vm = shared_vm(&mut world, 1, "a");
+    world.run(OpRequest::VmStart { vm });
+    let there = world.begin(with_migration(vm, OTHER, ON_FIRST)).unwrap_err();
+    assert!(there.to_string().contains("without its storage"), "{there}");
+    let op = world.begin(with_migration(vm, OTHER, ON_SECOND)).unwrap();
+    let delete = Command::VolumeDelete { volume: SECOND };
+    assert!(matches!(world.propose(delete), Err(Refused::InUse { .. })));
+    let command = migrate::handover(&world, op);
+    world.propose(command).unwrap();
+    assert_eq!(lies(&world, vm), (ON_SECOND, vec![ON_FIRST]));
 }

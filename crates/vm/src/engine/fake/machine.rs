@@ -1,6 +1,7 @@
 //! One fake machine: what its process would hold, and the handle on it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
@@ -27,6 +28,7 @@ use super::migrate;
 use super::migrate::Migration;
 use super::mirror;
 use super::mirror::Mirror;
+use super::wire;
 use crate::engine::BalloonPlan;
 use crate::engine::BalloonStats;
 use crate::engine::CpuLimits;
@@ -35,6 +37,7 @@ use crate::engine::DiskBus;
 use crate::engine::DiskPlan;
 use crate::engine::EngineError;
 use crate::engine::ExitInfo;
+use crate::engine::Extent;
 use crate::engine::FirmwarePlan;
 use crate::engine::ImageSlot;
 use crate::engine::Inventory;
@@ -56,6 +59,7 @@ use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::engine::SavePhase;
 use crate::engine::SaveProgress;
+use crate::engine::Switch;
 use crate::engine::VcpuState;
 use crate::engine::event::EventSink;
 use crate::engine::layout::Ports;
@@ -100,6 +104,12 @@ pub(super) struct FakeVm {
     disks: BTreeMap<DiskId, FakeDisk>,
     firmware: Option<PathBuf>,
     pub(super) mirrors: BTreeMap<ImageSlot, Mirror>,
+    /// Where copies of disks to another machine go out.
+    pub(super) disks_way: Option<mpsc::Sender<UnixStream>>,
+    /// Disks that another machine writes to.
+    pub(super) receiving: BTreeSet<ImageSlot>,
+    /// Files of those, held open as by a process: whoever renames them changes nothing.
+    pub(super) received: BTreeMap<ImageSlot, std::fs::File>,
     nics: BTreeMap<NicId, FakeNic>,
     vcpus: VcpuState,
     cpu_limits: CpuLimits,
@@ -165,6 +175,9 @@ impl FakeVm {
                 FirmwarePlan::Bios => None,
             },
             mirrors: BTreeMap::new(),
+            disks_way: None,
+            receiving: BTreeSet::new(),
+            received: BTreeMap::new(),
             nics: BTreeMap::new(),
             vcpus: VcpuState { plugged, max: cpus.max },
             cpu_limits,
@@ -210,6 +223,9 @@ impl FakeVm {
             self.exit = Some(info);
             self.disks.clear();
             self.mirrors.clear();
+            self.receiving.clear();
+            self.received.clear();
+            self.disks_way = None;
             self.nics.clear();
             self.viewers.clear();
         }
@@ -238,12 +254,16 @@ impl FakeVm {
         if !self.holds_disks {
             return Vec::new();
         }
-        let writable = self.disks.values().filter(|disk| !disk.read_only);
-        writable.filter_map(|disk| disk.image.clone()).collect()
+        let writable = self.disks.iter().filter(|(_, disk)| !disk.read_only);
+        writable.filter_map(|(id, _)| self.image(ImageSlot::Disk(*id))).collect()
     }
 
     /// The top file of something.
     pub(super) fn image(&self, slot: ImageSlot) -> Option<PathBuf> {
+        if let Some(file) = self.received.get(&slot) {
+            let opened = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
+            return std::fs::read_link(opened).ok();
+        }
         match slot {
             ImageSlot::Disk(disk) => self.disks.get(&disk)?.image.clone(),
             ImageSlot::Firmware => self.firmware.clone(),
@@ -251,6 +271,7 @@ impl FakeVm {
     }
 
     pub(super) fn set_image(&mut self, slot: ImageSlot, path: PathBuf) {
+        self.received.remove(&slot);
         match slot {
             ImageSlot::Disk(disk) => {
                 if let Some(disk) = self.disks.get_mut(&disk) {
@@ -499,8 +520,16 @@ impl Machine for FakeMachine {
         self.with("calc-dirty-rate", |_| Ok(if dirties { Bytes::gib(2) } else { Bytes::ZERO }))
     }
 
-    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError> {
-        self.with("migrate", |vm| migrate::begin(&self.host, &self.vm, vm, tuning))
+    async fn migrate(
+        &self,
+        tuning: MigrateTuning,
+        switch: Switch,
+    ) -> Result<Outgoing, EngineError> {
+        self.with("migrate", |vm| migrate::begin(&self.host, &self.vm, vm, (tuning, switch)))
+    }
+
+    async fn migrate_switch(&self) -> Result<(), EngineError> {
+        self.with("migrate-continue", migrate::switch)
     }
 
     async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError> {
@@ -527,6 +556,21 @@ impl Machine for FakeMachine {
 
     async fn incoming_connect(&self) -> Result<UnixStream, EngineError> {
         self.with("connect", |vm| migrate::connect(&self.host, &self.vm, vm))
+    }
+
+    async fn receive(&self, slots: &[ImageSlot]) -> Result<(), EngineError> {
+        self.with("nbd-server-start", |vm| wire::receive(vm, slots))
+    }
+
+    async fn receive_connect(&self) -> Result<UnixStream, EngineError> {
+        self.with("connect", |vm| wire::connect(&self.vm, vm))
+    }
+
+    async fn receive_end(&self) -> Result<(), EngineError> {
+        self.with("nbd-server-stop", |vm| {
+            vm.receiving.clear();
+            Ok(())
+        })
     }
 
     fn loaded_at(&self) -> Option<tokio::time::Instant> {
@@ -589,6 +633,18 @@ impl Machine for FakeMachine {
 
     async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError> {
         self.with("blockdev-mirror", |vm| mirror::begin(vm, &plan))
+    }
+
+    async fn send_way(&self, count: usize) -> Result<Outgoing, EngineError> {
+        self.with("listen", |vm| {
+            let (tell, connections) = mpsc::channel(count.max(1));
+            vm.disks_way = Some(tell);
+            Ok(Outgoing { connections })
+        })
+    }
+
+    async fn send_disk(&self, slot: ImageSlot, _extent: Extent) -> Result<(), EngineError> {
+        self.with("blockdev-mirror", |vm| mirror::begin_out(vm, slot))
     }
 
     async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError> {

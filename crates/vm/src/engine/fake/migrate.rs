@@ -26,9 +26,13 @@ use crate::engine::MigrateProgress;
 use crate::engine::MigrateTuning;
 use crate::engine::Outgoing;
 use crate::engine::RunState;
+use crate::engine::Switch;
 
 /// How long a pass takes.
 const PASS: Duration = Duration::from_millis(10);
+
+/// How often it is looked whether the word to go on was given.
+const WORD_LOOK: Duration = Duration::from_millis(1);
 
 /// Passes of a guest that changes little.
 const PASSES: u64 = 2;
@@ -44,12 +48,13 @@ const SLOW: Bytes = Bytes::mib(10);
 pub(super) struct Migration {
     progress: MigrateProgress,
     tuning: MigrateTuning,
+    switch: Switch,
 }
 
 impl Default for Migration {
     fn default() -> Self {
         let tuning = MigrateTuning { budget: Millis::new(0), throttle_max: 1 };
-        Self { progress: MigrateProgress::idle(), tuning }
+        Self { progress: MigrateProgress::idle(), tuning, switch: Switch::AtOnce }
     }
 }
 
@@ -66,7 +71,7 @@ impl Migration {
 impl FakeVm {
     /// Ends a migration under way, if there is one; the guest goes on.
     pub(super) fn end_migration(&mut self, phase: MigratePhase) {
-        if self.migration.progress.phase != MigratePhase::Running {
+        if !matches!(self.migration.progress.phase, MigratePhase::Running | MigratePhase::Waiting) {
             return;
         }
         self.migration.progress.phase = phase;
@@ -83,11 +88,11 @@ pub(super) fn begin(
     host: &FakeHost,
     shared: &Arc<Mutex<FakeVm>>,
     vm: &mut FakeVm,
-    tuning: MigrateTuning,
+    (tuning, switch): (MigrateTuning, Switch),
 ) -> Result<Outgoing, EngineError> {
     let refuse =
         |why: &str| EngineError::Command { command: "migrate".to_owned(), why: why.to_owned() };
-    if vm.migration.progress.phase == MigratePhase::Running {
+    if matches!(vm.migration.progress.phase, MigratePhase::Running | MigratePhase::Waiting) {
         return Err(refuse("it is being migrated already"));
     }
     if vm.state != RunState::Running {
@@ -108,6 +113,7 @@ pub(super) fn begin(
             ..MigrateProgress::idle()
         },
         tuning,
+        switch,
     };
     tokio::spawn(send(host.clone(), shared.clone(), ours));
     Ok(Outgoing { connections })
@@ -142,6 +148,9 @@ async fn send(host: FakeHost, shared: Arc<Mutex<FakeVm>>, mut stream: UnixStream
         }
     }
     let stopped = tokio::time::Instant::now();
+    if !switched(&shared).await {
+        return;
+    }
     let text = serde_json::to_string(&SavedDoc::of(&lock(&shared))).unwrap_or_default();
     let work = async {
         stream.write_all(format!("{text}\n").as_bytes()).await?;
@@ -159,6 +168,37 @@ async fn send(host: FakeHost, shared: Arc<Mutex<FakeVm>>, mut stream: UnixStream
         Ok(_) => {}
         Err(error) => vm.end_migration(MigratePhase::Failed(error.to_string())),
     }
+}
+
+/// Waits for the word to go on, where one is needed. False if the migration has ended instead.
+async fn switched(shared: &Arc<Mutex<FakeVm>>) -> bool {
+    {
+        let mut vm = lock(shared);
+        if vm.migration.switch == Switch::AtOnce {
+            return true;
+        }
+        vm.migration.progress.phase = MigratePhase::Waiting;
+        vm.emit(MachineEvent::MigrationMoved);
+    }
+    loop {
+        tokio::time::sleep(WORD_LOOK).await;
+        let vm = lock(shared);
+        match vm.migration.progress.phase {
+            MigratePhase::Waiting if vm.exit.is_none() => {}
+            MigratePhase::Running => return true,
+            _ => return false,
+        }
+    }
+}
+
+/// The word to go on.
+pub(super) fn switch(vm: &mut FakeVm) -> Result<(), EngineError> {
+    if vm.migration.progress.phase != MigratePhase::Waiting {
+        let (command, why) = ("migrate-continue".to_owned(), "it does not wait".to_owned());
+        return Err(EngineError::Command { command, why });
+    }
+    vm.migration.progress.phase = MigratePhase::Running;
+    Ok(())
 }
 
 /// Takes one connection in.

@@ -15,6 +15,7 @@ use super::FakeHost;
 use super::Fault;
 use super::lock;
 use super::machine::FakeVm;
+use super::wire::Sender;
 use crate::engine::EngineError;
 use crate::engine::ImageSlot;
 use crate::engine::MachineEvent;
@@ -32,12 +33,50 @@ const LOOKS: u64 = 3;
 /// A copy under way.
 #[derive(Debug)]
 pub(super) struct Mirror {
-    target: PathBuf,
-    /// Held open, as by a process: whoever renames it changes nothing.
-    file: File,
+    to: To,
     phase: MirrorPhase,
     looks: u64,
     tight: bool,
+    /// Whether it was asked to hold.
+    holds: bool,
+}
+
+/// Where a copy goes.
+#[derive(Debug)]
+enum To {
+    /// Held open, as by a process: whoever renames it changes nothing.
+    File { path: PathBuf, file: File },
+    /// The machine that waits for this one's migration.
+    Machine(Sender),
+}
+
+impl To {
+    fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File { file, .. } => file.write_all_at(bytes, at),
+            Self::Machine(sender) => {
+                // A copy that is broken is no matter of the guest's.
+                sender.write(at, bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Mirror {
+    fn new(to: To) -> Self {
+        Self { to, phase: MirrorPhase::Copying, looks: 0, tight: false, holds: false }
+    }
+
+    /// What has come back from another machine since.
+    fn hear(&mut self) {
+        let To::Machine(sender) = &self.to else { return };
+        if let Some(why) = sender.broken() {
+            self.phase = MirrorPhase::Failed(why);
+        } else if self.holds && self.phase == MirrorPhase::InStep && sender.has_all() {
+            self.phase = MirrorPhase::Held;
+        }
+    }
 }
 
 fn refuse(why: &str) -> EngineError {
@@ -59,8 +98,20 @@ pub(super) fn begin(vm: &mut FakeVm, plan: &MirrorPlan) -> Result<(), EngineErro
     if vm.mirrors.contains_key(&plan.slot) {
         return Err(refuse("it is being copied already"));
     }
-    let mirror = Mirror { target, file, phase: MirrorPhase::Copying, looks: 0, tight: false };
-    vm.mirrors.insert(plan.slot, mirror);
+    vm.mirrors.insert(plan.slot, Mirror::new(To::File { path: target, file }));
+    Ok(())
+}
+
+/// Begins a copy to the machine that waits.
+pub(super) fn begin_out(vm: &mut FakeVm, slot: ImageSlot) -> Result<(), EngineError> {
+    if vm.image(slot).is_none() {
+        return Err(EngineError::NotPlugged(format!("{slot:?}")));
+    }
+    if vm.mirrors.contains_key(&slot) {
+        return Err(refuse("it is being copied already"));
+    }
+    let sender = Sender::open(vm, slot)?;
+    vm.mirrors.insert(slot, Mirror::new(To::Machine(sender)));
     Ok(())
 }
 
@@ -75,6 +126,7 @@ pub(super) fn progress(host: &FakeHost, vm: &mut FakeVm) -> BTreeMap<ImageSlot, 
     let sources: BTreeMap<_, _> =
         vm.mirrors.keys().filter_map(|slot| Some((*slot, vm.image(*slot)?))).collect();
     for (slot, mirror) in &mut vm.mirrors {
+        mirror.hear();
         if mirror.phase != MirrorPhase::Copying {
             continue;
         }
@@ -87,7 +139,7 @@ pub(super) fn progress(host: &FakeHost, vm: &mut FakeVm) -> BTreeMap<ImageSlot, 
         }
         if mirror.tight && mirror.looks == LOOKS {
             // From here on each write goes to both.
-            mirror.phase = match copy(&sources[slot], &mirror.file) {
+            mirror.phase = match copy(&sources[slot], &mirror.to) {
                 Ok(()) => MirrorPhase::InStep,
                 Err(error) => MirrorPhase::Failed(error.to_string()),
             };
@@ -96,7 +148,10 @@ pub(super) fn progress(host: &FakeHost, vm: &mut FakeVm) -> BTreeMap<ImageSlot, 
     let told = vm.mirrors.iter().map(|(slot, mirror)| {
         let progress = MirrorProgress {
             phase: mirror.phase.clone(),
-            target: Some(mirror.target.clone()),
+            target: match &mirror.to {
+                To::File { path, .. } => Some(path.clone()),
+                To::Machine(_) => None,
+            },
             done: Bytes::new(mirror.looks),
             total: Bytes::new(LOOKS),
         };
@@ -105,11 +160,11 @@ pub(super) fn progress(host: &FakeHost, vm: &mut FakeVm) -> BTreeMap<ImageSlot, 
     told.collect()
 }
 
-fn copy(from: &Path, to: &File) -> io::Result<()> {
+fn copy(from: &Path, to: &To) -> io::Result<()> {
     for (at, block) in (0..).zip(std::fs::read(from)?.chunks(BLOCK)) {
         // Thin stays thin.
         if block.iter().any(|byte| *byte != 0) {
-            to.write_all_at(block, at * BLOCK as u64)?;
+            to.write(at * BLOCK as u64, block)?;
         }
     }
     Ok(())
@@ -124,8 +179,14 @@ pub(super) fn tighten(vm: &mut FakeVm) {
 
 pub(super) fn hold(vm: &mut FakeVm) {
     for mirror in vm.mirrors.values_mut() {
-        if mirror.phase == MirrorPhase::InStep {
-            mirror.phase = MirrorPhase::Held;
+        match (&mirror.phase, &mirror.to) {
+            (MirrorPhase::InStep, To::File { .. }) => mirror.phase = MirrorPhase::Held,
+            (MirrorPhase::InStep, To::Machine(sender)) if !mirror.holds => {
+                // Whoever is gone does not answer this either.
+                sender.write(0, &[]);
+                mirror.holds = true;
+            }
+            _ => {}
         }
     }
     vm.emit(MachineEvent::MirrorMoved);
@@ -133,15 +194,18 @@ pub(super) fn hold(vm: &mut FakeVm) {
 
 /// The new files are the machine's.
 pub(super) fn pivot(host: &FakeHost, vm: &mut FakeVm) -> Result<(), EngineError> {
-    if vm.mirrors.values().any(|mirror| mirror.phase != MirrorPhase::Held) {
+    let fits =
+        |mirror: &Mirror| mirror.phase == MirrorPhase::Held && matches!(mirror.to, To::File { .. });
+    if !vm.mirrors.values().all(fits) {
         return Err(refuse("it is not held"));
     }
     if host.has_fault(vm.run.vm, &Fault::PivotFails) {
         return Err(refuse("it does not let go"));
     }
     for (slot, mirror) in std::mem::take(&mut vm.mirrors) {
-        let opened = format!("/proc/self/fd/{}", mirror.file.as_raw_fd());
-        vm.set_image(slot, std::fs::read_link(opened).unwrap_or(mirror.target));
+        let To::File { path, file } = mirror.to else { continue };
+        let opened = format!("/proc/self/fd/{}", file.as_raw_fd());
+        vm.set_image(slot, std::fs::read_link(opened).unwrap_or(path));
     }
     Ok(())
 }
@@ -167,7 +231,7 @@ impl FakeHost {
             |path: &PathBuf| File::options().write(true).open(path)?.write_all_at(&number, 0);
         let mut all = true;
         for mirror in both.filter(|(slot, _)| **slot != ImageSlot::Firmware) {
-            all &= mirror.1.file.write_all_at(&number, 0).is_ok();
+            all &= mirror.1.to.write(0, &number).is_ok();
         }
         fake.writers().iter().all(|path| write(path).is_ok()) && all
     }

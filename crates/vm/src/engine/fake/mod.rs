@@ -11,6 +11,7 @@ mod agent;
 mod machine;
 mod migrate;
 mod mirror;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -87,6 +87,8 @@ pub(super) struct Inner {
     pub(super) save: Save,
     /// Whether a live migration was begun, by this or an earlier daemon.
     pub(super) migrating: bool,
+    /// Where its copies of disks go out to, in its jail.
+    pub(super) disks_way: Option<String>,
     /// When the state of another machine was all there.
     pub(super) loaded_at: Option<tokio::time::Instant>,
     pub(super) agent: Option<std::os::unix::net::UnixStream>,

@@ -37,9 +37,10 @@ use crate::engine::MigratePhase;
 use crate::engine::MigrateProgress;
 use crate::engine::MigrateTuning;
 use crate::engine::Outgoing;
+use crate::engine::Switch;
 
 /// Name of the socket, in the machine's network namespace; in its `/tmp` a number follows.
-const DOOR: &str = "muster-migrate";
+pub(super) const DOOR: &str = "muster-migrate";
 
 /// Connections that QEMU may open at once: one for the state, one for each channel, and room.
 const CONNECTIONS_MAX: usize = 8;
@@ -87,9 +88,9 @@ async fn inside<T: Send + 'static>(
 /// put another file in its place (the jail's `/tmp` is sticky).
 ///
 /// Each has a name of its own: what is left of one must not take the next one's away.
-fn way_out(pid: u32) -> io::Result<(UnixListener, PathBuf, String)> {
+pub(super) fn way_out(pid: u32, door: &str) -> io::Result<(UnixListener, PathBuf, String)> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let inside = format!("/tmp/{DOOR}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+    let inside = format!("/tmp/{door}-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
     let path = PathBuf::from(format!("/proc/{pid}/root{inside}"));
     // Of an earlier daemon.
     let _ = std::fs::remove_file(&path);
@@ -105,7 +106,7 @@ fn channel(name: &str, incoming: bool) -> Value {
 }
 
 /// Sets what a migration is, on either side.
-async fn prepare(shared: &Shared, incoming: bool) -> Result<(), EngineError> {
+async fn prepare(shared: &Shared, incoming: bool, switch: Switch) -> Result<(), EngineError> {
     let set = |name: &str, state: bool| json!({ "capability": name, "state": state });
     let capabilities = json!({ "capabilities": [
         set("mapped-ram", false), set("multifd", true), set("events", true),
@@ -113,6 +114,7 @@ async fn prepare(shared: &Shared, incoming: bool) -> Result<(), EngineError> {
         set("return-path", true), set("auto-converge", !incoming),
         // The target takes the disks when it goes on, and not before.
         set("late-block-activate", incoming),
+        set("pause-before-switchover", switch == Switch::OnWord),
     ] });
     shared.run("migrate-set-capabilities", capabilities).await?;
     let parameters = json!({ "multifd-channels": STATE_CHANNELS, "max-bandwidth": NO_CAP });
@@ -121,15 +123,18 @@ async fn prepare(shared: &Shared, incoming: bool) -> Result<(), EngineError> {
 
 /// Waits for the source's connections.
 pub(super) async fn listen(shared: &Shared) -> Result<(), EngineError> {
-    prepare(shared, true).await?;
+    prepare(shared, true, Switch::AtOnce).await?;
     shared.run("migrate-incoming", channel(DOOR, true)).await.map(drop)
 }
 
-/// One connection into a machine that waits for them.
-pub(super) async fn connect(shared: &Shared) -> Result<UnixStream, EngineError> {
+/// One connection to a door of a machine that waits for them.
+pub(super) async fn connect(
+    shared: &Shared,
+    door: &'static str,
+) -> Result<UnixStream, EngineError> {
     let pid = shared.lock().record.run.pid;
     let connect = move || {
-        let stream = StdStream::connect_addr(&SocketAddr::from_abstract_name(DOOR)?)?;
+        let stream = StdStream::connect_addr(&SocketAddr::from_abstract_name(door)?)?;
         stream.set_nonblocking(true)?;
         Ok(stream)
     };
@@ -137,20 +142,25 @@ pub(super) async fn connect(shared: &Shared) -> Result<UnixStream, EngineError> 
     work.await.map_err(EngineError::io("connect to the machine that waits"))
 }
 
-pub(super) async fn begin(shared: &Shared, tuning: MigrateTuning) -> Result<Outgoing, EngineError> {
+pub(super) async fn begin(
+    shared: &Shared,
+    tuning: MigrateTuning,
+    switch: Switch,
+) -> Result<Outgoing, EngineError> {
     if loses_writes(shared) {
         return Err(EngineError::Unsupported {
             what: "its live migration".to_owned(),
             why: LOSES_WRITES.to_owned(),
         });
     }
-    prepare(shared, false).await?;
+    prepare(shared, false, switch).await?;
     tune(shared, tuning).await?;
     let pid = shared.lock().record.run.pid;
     let (listener, path, inside) =
-        way_out(pid).map_err(EngineError::io("open a way out of the machine"))?;
+        way_out(pid, DOOR).map_err(EngineError::io("open a way out of the machine"))?;
     let (tell, connections) = mpsc::channel(CONNECTIONS_MAX);
-    tokio::spawn(accept(listener, path, tell));
+    // One for the state, and one for each channel.
+    tokio::spawn(accept(listener, path, tell, STATE_CHANNELS as usize + 1));
     shared.lock().migrating = true;
     let begun = start(shared, channel(&inside, false)).await;
     if begun.is_err() {
@@ -175,6 +185,12 @@ pub(super) async fn start(shared: &Shared, arguments: Value) -> Result<(), Engin
     }
 }
 
+/// Lets one go on whose guest stands and that waits for our word.
+pub(super) async fn switch(shared: &Shared) -> Result<(), EngineError> {
+    let state = json!({ "state": "pre-switchover" });
+    shared.run("migrate-continue", state).await.map(drop)
+}
+
 /// Stops one that sends.
 pub(super) async fn cancel(shared: &Shared) -> Result<(), EngineError> {
     shared.run("migrate_cancel", json!({})).await?;
@@ -187,9 +203,14 @@ pub(super) async fn cancel(shared: &Shared) -> Result<(), EngineError> {
 }
 
 /// Takes the connections that QEMU opens, which it does at the beginning only.
-async fn accept(listener: UnixListener, path: PathBuf, tell: mpsc::Sender<UnixStream>) {
+pub(super) async fn accept(
+    listener: UnixListener,
+    path: PathBuf,
+    tell: mpsc::Sender<UnixStream>,
+    count: usize,
+) {
     let all = async {
-        for _ in 0..=STATE_CHANNELS {
+        for _ in 0..count {
             let Ok((stream, _)) = listener.accept().await else { return };
             if tell.send(stream).await.is_err() {
                 return;
@@ -233,6 +254,7 @@ pub(super) async fn progress(shared: &Shared) -> Result<MigrateProgress, EngineE
             Some("cancelled") => MigratePhase::Cancelled,
             Some("failed") => MigratePhase::Failed(reason(&info)),
             Some("none") | None => MigratePhase::Idle,
+            Some("pre-switchover") => MigratePhase::Waiting,
             Some(_) => MigratePhase::Running,
         },
         pass: number("dirty-sync-count"),

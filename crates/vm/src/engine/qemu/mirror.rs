@@ -130,21 +130,48 @@ fn files_of(inner: &Inner, place: &str) -> usize {
     }
 }
 
-/// Begins a copy.
-pub(super) async fn begin(shared: &Shared, plan: MirrorPlan) -> Result<(), EngineError> {
-    let (place, side, files) = {
-        let inner = shared.lock();
-        let place = place_of(&inner, plan.slot)?;
-        (place.clone(), inner.record.side(&place), files_of(&inner, &place))
-    };
-    if plan.chain.len() != files {
-        let why = format!("the new chain has {} files, the old one {files}", plan.chain.len());
-        return Err(EngineError::Unsupported { what: "this copy".to_owned(), why });
-    }
+/// Place, side and number of files of what is to be copied.
+pub(super) fn what(shared: &Shared, slot: ImageSlot) -> Result<(String, u32, usize), EngineError> {
+    let inner = shared.lock();
+    let place = place_of(&inner, slot)?;
+    let (side, files) = (inner.record.side(&place), files_of(&inner, &place));
+    Ok((place, side, files))
+}
+
+/// Refuses a place that is being copied.
+pub(super) async fn not_copied(shared: &Shared, place: &str) -> Result<(), EngineError> {
     if jobs(shared).await?.iter().any(|job| job.place == place) {
         let command = "blockdev-mirror".to_owned();
         return Err(EngineError::Command { command, why: "it is being copied already".into() });
     }
+    Ok(())
+}
+
+/// The job that copies a place from one node to another; `sync` as QEMU has it.
+pub(super) async fn start(
+    shared: &Shared,
+    (place, side): (&str, u32),
+    (old, new): (&str, &str),
+    sync: &str,
+) -> Result<(), EngineError> {
+    let job = json!({
+        "job-id": Job::id(place, side + 1),
+        "device": image::top_node(old), "target": image::top_node(new),
+        "sync": sync, "copy-mode": "background",
+        "on-source-error": "report", "on-target-error": "report",
+        "auto-finalize": false, "auto-dismiss": false,
+    });
+    shared.run("blockdev-mirror", job).await.map(drop)
+}
+
+/// Begins a copy.
+pub(super) async fn begin(shared: &Shared, plan: MirrorPlan) -> Result<(), EngineError> {
+    let (place, side, files) = what(shared, plan.slot)?;
+    if plan.chain.len() != files {
+        let why = format!("the new chain has {} files, the old one {files}", plan.chain.len());
+        return Err(EngineError::Unsupported { what: "this copy".to_owned(), why });
+    }
+    not_copied(shared, &place).await?;
     let (old, new) = (key_of(&place, side), key_of(&place, side + 1));
     if let Some(top) = plan.chain.first() {
         shared.lock().record.targets.insert(place.clone(), top.path.clone());
@@ -194,16 +221,9 @@ async fn open_and_mirror(
             })?;
         }
     }
-    let job = json!({
-        "job-id": Job::id(place, side + 1),
-        "device": image::top_node(old), "target": image::top_node(new),
-        // What lies in a file below is there already, and is never written to.
-        "sync": if files > 1 { "top" } else { "full" },
-        "copy-mode": "background",
-        "on-source-error": "report", "on-target-error": "report",
-        "auto-finalize": false, "auto-dismiss": false,
-    });
-    shared.run("blockdev-mirror", job).await.map(drop)
+    // What lies in a file below is there already, and is never written to.
+    let sync = if files > 1 { "top" } else { "full" };
+    start(shared, (place, side), (old, new), sync).await
 }
 
 /// All copies under way.
@@ -260,6 +280,11 @@ pub(super) async fn pivot(shared: &Shared) -> Result<(), EngineError> {
     let fit = |job: &&Job| job.status == "pending" || job.has_pivoted();
     if let Some(job) = all.iter().find(|job| !fit(job)) {
         let why = format!("{} is {} and not held", job.place, job.status);
+        return Err(EngineError::Command { command: "job-finalize".to_owned(), why });
+    }
+    if let Some(job) = all.iter().find(|job| !shared.lock().record.targets.contains_key(&job.place))
+    {
+        let why = format!("{} is copied to another machine", job.place);
         return Err(EngineError::Command { command: "job-finalize".to_owned(), why });
     }
     for job in all.iter().filter(|job| job.status == "pending") {

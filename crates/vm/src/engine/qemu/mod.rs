@@ -22,6 +22,7 @@ mod launch;
 mod machine;
 mod migrate;
 mod mirror;
+mod nbd;
 mod process;
 mod qmp;
 mod record;
@@ -211,6 +212,7 @@ impl QemuEngine {
                 going_nics: std::collections::BTreeSet::new(),
                 save: Save::Idle,
                 migrating: false,
+                disks_way: None,
                 loaded_at: None,
                 agent: None,
             }),

@@ -25,6 +25,7 @@ use super::machine::QemuMachine;
 use super::machine::Save;
 use super::migrate;
 use super::mirror;
+use super::nbd;
 use crate::engine::Accel;
 use crate::engine::BalloonStats;
 use crate::engine::CpuLimits;
@@ -32,6 +33,7 @@ use crate::engine::DeviceState;
 use crate::engine::DiskBus;
 use crate::engine::DiskPlan;
 use crate::engine::EngineError;
+use crate::engine::Extent;
 use crate::engine::ImageSlot;
 use crate::engine::Inventory;
 use crate::engine::Layout;
@@ -48,6 +50,7 @@ use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::engine::SavePhase;
 use crate::engine::SaveProgress;
+use crate::engine::Switch;
 use crate::engine::VcpuState;
 use crate::engine::layout::Place;
 
@@ -322,8 +325,16 @@ impl Machine for QemuMachine {
         migrate::dirty_rate(&self.shared, window).await
     }
 
-    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError> {
-        migrate::begin(&self.shared, tuning).await
+    async fn migrate(
+        &self,
+        tuning: MigrateTuning,
+        switch: Switch,
+    ) -> Result<Outgoing, EngineError> {
+        migrate::begin(&self.shared, tuning, switch).await
+    }
+
+    async fn migrate_switch(&self) -> Result<(), EngineError> {
+        migrate::switch(&self.shared).await
     }
 
     async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError> {
@@ -346,7 +357,19 @@ impl Machine for QemuMachine {
     }
 
     async fn incoming_connect(&self) -> Result<UnixStream, EngineError> {
-        migrate::connect(&self.shared).await
+        migrate::connect(&self.shared, migrate::DOOR).await
+    }
+
+    async fn receive(&self, slots: &[ImageSlot]) -> Result<(), EngineError> {
+        nbd::receive(&self.shared, slots).await
+    }
+
+    async fn receive_connect(&self) -> Result<UnixStream, EngineError> {
+        migrate::connect(&self.shared, nbd::DOOR).await
+    }
+
+    async fn receive_end(&self) -> Result<(), EngineError> {
+        nbd::receive_end(&self.shared).await
     }
 
     fn loaded_at(&self) -> Option<tokio::time::Instant> {
@@ -421,6 +444,14 @@ impl Machine for QemuMachine {
 
     async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError> {
         mirror::begin(&self.shared, plan).await
+    }
+
+    async fn send_way(&self, count: usize) -> Result<Outgoing, EngineError> {
+        nbd::send_way(&self.shared, count)
+    }
+
+    async fn send_disk(&self, slot: ImageSlot, extent: Extent) -> Result<(), EngineError> {
+        nbd::send_disk(&self.shared, slot, extent).await
     }
 
     async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError> {
@@ -671,6 +702,7 @@ pub(super) async fn prepare_state(shared: &super::machine::Shared) -> Result<(),
     // Some are left from a migration that did not come to its end.
     let capabilities = json!({ "capabilities": [
         set("return-path", false), set("auto-converge", false), set("late-block-activate", false),
+        set("pause-before-switchover", false),
         set("mapped-ram", true), set("multifd", true), set("events", true),
     ] });
     shared.run("migrate-set-capabilities", capabilities).await?;

@@ -10,8 +10,12 @@ use model::OpFailure;
 use model::OpId;
 use model::VmId;
 use model::VmRecord;
+use tokio::time::Instant;
 
 use super::Offer;
+use super::landing;
+use super::landing::Landing;
+use crate::engine::LaunchPlan;
 use crate::engine::Launched;
 use crate::engine::Machine;
 use crate::engine::RestorePlan;
@@ -47,7 +51,12 @@ impl Drop for Making<'_> {
 struct Waiting {
     op: OpId,
     launched: Launched,
+    /// Where its disks come to, until they are there.
+    landing: Option<Landing>,
 }
+
+/// That nobody makes a machine of a VM here meanwhile, and none waits.
+pub struct KeptOut<'a>(#[expect(dead_code, reason = "ends with it")] Making<'a>);
 
 impl Arrivals {
     /// The machine that waits for that migration.
@@ -60,6 +69,22 @@ impl Arrivals {
     /// Whether a machine waits for a migration of that VM, or is being made for one.
     pub fn has(&self, vm: VmId) -> bool {
         self.making().contains(&vm) || self.lock().contains_key(&vm)
+    }
+
+    /// Keeps machines of a VM from being made here, for as long as the answer lives; none if one waits
+    /// or is being made. For whoever removes what may be the files of one.
+    pub fn keep_out(&self, vm: VmId) -> Option<KeptOut<'_>> {
+        if self.lock().contains_key(&vm) || !self.making().insert(vm) {
+            return None;
+        }
+        Some(KeptOut(Making { arrivals: self, vm }))
+    }
+
+    /// The machine that waits for that migration, and where its disks come to, which is told once.
+    fn landing(&self, op: OpId) -> Option<(Arc<dyn Machine>, Option<Landing>)> {
+        let mut waiting = self.lock();
+        let found = waiting.values_mut().find(|waiting| waiting.op == op)?;
+        Some((found.launched.machine.clone(), found.landing.take()))
     }
 
     fn making(&self) -> std::sync::MutexGuard<'_, HashSet<VmId>> {
@@ -80,8 +105,8 @@ impl Arrivals {
         waiting.remove(&vm).map(|waiting| waiting.launched)
     }
 
-    fn put(&self, vm: VmId, op: OpId, launched: Launched) {
-        self.lock().insert(vm, Waiting { op, launched });
+    fn put(&self, vm: VmId, waiting: Waiting) {
+        self.lock().insert(vm, waiting);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<VmId, Waiting>> {
@@ -110,6 +135,18 @@ pub async fn prepare(host: &Host, record: &VmRecord, offer: &Offer) -> Result<()
     Ok(())
 }
 
+/// All disks of a guest that comes are there: see [`super::Mover::settle`].
+///
+/// # Errors
+/// Why they cannot be kept.
+pub async fn settle(host: &Host, op: OpId) -> Result<(), OpFailure> {
+    let Some((machine, Some(landing))) = host.arrivals.landing(op) else {
+        let stop = failed("stale", "no disks of it come here", "try it again");
+        return Err(failure_of(&stop));
+    };
+    landing.settle(&*machine).await.map_err(|stop| failure_of(&stop))
+}
+
 /// Ends a machine that waits and is not needed.
 pub async fn abandon(host: &Host, record: Option<&VmRecord>, vm: VmId, op: OpId) {
     let Some(launched) = host.arrivals.take(vm, op) else { return };
@@ -127,8 +164,6 @@ async fn close_ports(host: &Host, record: &VmRecord) {
 }
 
 async fn make(host: &Host, record: &VmRecord, offer: &Offer) -> Step<()> {
-    (host.volume_ready)(record).map_err(Stop::Volume)?;
-    let files = VmFiles::new(&(host.vms_dir)(record), record.id);
     if offer.generation != record.generation {
         return Err(failed("stale", "another run of it has begun", "try it again"));
     }
@@ -136,9 +171,43 @@ async fn make(host: &Host, record: &VmRecord, offer: &Offer) -> Step<()> {
         return Err(failed("stale", "it is not what the state says of it", "try it again"));
     }
     let run = offer.generation.next();
-    // Before anything of it could run here. It keeps older runs from these disks only, and the
-    // source's is the newest until the handover.
-    claim(&files, run)?;
+    let there = match &offer.storage {
+        Some(offered) => &record.in_storage(&offered.target),
+        None => record,
+    };
+    (host.volume_ready)(there).map_err(Stop::Volume)?;
+    let landing = match &offer.storage {
+        Some(offered) => Some(landing::make(host, there, offer.op, offered).await?),
+        None => None,
+    };
+    let files = match &landing {
+        Some(landing) => landing.staged.clone(),
+        None => {
+            let files = VmFiles::new(&(host.vms_dir)(record), record.id);
+            // Before anything of it could run here. It keeps older runs from these disks only, and
+            // the source's is the newest until the handover.
+            claim(&files, run)?;
+            files
+        }
+    };
+    let (launch, begun) = (launch(host, there, &files, offer).await?, Instant::now());
+    let launched = host.engine.launch(LaunchPlan { generation: run, ..launch }).await?;
+    launched.machine.incoming().await?;
+    if landing.is_some() {
+        launched.machine.receive(&landing::slots(there)).await?;
+    }
+    tracing::info!(vm = %record.name, launch = ?begun.elapsed(), "a machine waits for its guest");
+    host.arrivals.put(record.id, Waiting { op: offer.op, launched, landing });
+    Ok(())
+}
+
+/// What the machine is to be like.
+async fn launch(
+    host: &Host,
+    record: &VmRecord,
+    files: &VmFiles,
+    offer: &Offer,
+) -> Step<LaunchPlan> {
     let mut nics = Vec::new();
     for nic in &record.spec.nics {
         let tap = host.ports.open(record.id, nic).await.map_err(|why| {
@@ -156,14 +225,7 @@ async fn make(host: &Host, record: &VmRecord, offer: &Offer) -> Step<()> {
         generation_id: files.generation_id().map_err(file("its generation id cannot be read"))?,
     };
     let size = plan::Size { cpus: offer.cpus, memory: offer.boot_memory };
-    let mut launch = plan::launch(record, &files, &*host.image_path, parts, size);
-    launch.generation = run;
-    let begun = tokio::time::Instant::now();
-    let launched = host.engine.launch(launch).await?;
-    launched.machine.incoming().await?;
-    tracing::info!(vm = %record.name, launch = ?begun.elapsed(), "a machine waits for its guest");
-    host.arrivals.put(record.id, offer.op, launched);
-    Ok(())
+    Ok(plan::launch(record, files, &*host.image_path, parts, size))
 }
 
 fn claim(files: &VmFiles, run: model::Generation) -> Step<()> {

@@ -21,6 +21,8 @@ const SWITCH_MS: f64 = 25.0;
 pub(super) struct Known {
     /// Memory of the guest that is not free or empty.
     pub(super) memory: Bytes,
+    /// What is copied of its disks before.
+    pub(super) disks: Bytes,
     /// What the way carries, in bytes per second.
     pub(super) bandwidth: Bytes,
     /// What the guest changes, in bytes per second, each page counted once.
@@ -34,7 +36,7 @@ pub(super) fn forecast(known: Known, policy: MigratePolicy) -> MigrateForecast {
     let per_ms = per_ms.max(1.0);
     let dirty_per_ms = float(known.dirty_rate) / 1000.0;
     let mut left = float(known.memory);
-    let mut total = SET_UP_MS;
+    let mut total = SET_UP_MS + float(known.disks) / per_ms;
     for pass in 1..=PASSES_MAX {
         let budget = if pass <= 2 { BUDGETS_MS.0 } else { BUDGETS_MS.1 };
         let took = left / per_ms;
@@ -75,6 +77,7 @@ mod tests {
     fn of(memory: u64, bandwidth: u64, dirty_rate: u64) -> MigrateForecast {
         let known = Known {
             memory: Bytes::mib(memory),
+            disks: Bytes::ZERO,
             bandwidth: Bytes::mib(bandwidth),
             dirty_rate: Bytes::mib(dirty_rate),
         };

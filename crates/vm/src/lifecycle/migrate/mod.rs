@@ -18,26 +18,49 @@
 //! stands for good, and does not let the guest go on before it knows that no handover can happen any
 //! more: either none was sent, or the end of the operation is in the state.
 //!
+//! A VM may take its files along (shared-nothing migration, [`along`], [`landing`]):
+//!
+//! ```text
+//!   source                                                      target
+//!     prepare, with what its disks are like ----------------->   blank disks in a directory that is not
+//!                                                                the VM's yet; served to the source
+//!     copies of disks, until each write goes to both ----------> written there
+//!     passes over the memory; the guest stands
+//!     copies held: flushed there; closed
+//!     settle ------------------------------------------------>   served no more; durable; has its name
+//!     the rest of the memory, hand over: owner and place by one command
+//!                                                                the machine goes on with these disks
+//!                                                                operation ends; the old files go
+//! ```
+//!
+//! The source's disks have every write of its guest until the handover, so whatever fails before it
+//! leaves the guest with them. After it they are a copy that nobody opens any more.
+//!
 //! Trust boundary: the stream is made by the source's engine process, which a guest may have taken
 //! over; it goes into the target's engine process for the same guest, in the same kind of jail, and
 //! nowhere else.
 
+mod along;
 pub(crate) mod arrival;
 mod carry;
 mod forecast;
 mod handover;
 mod ladder;
+mod landing;
 mod source;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use model::Bytes;
+use model::DiskId;
 use model::Generation;
 use model::NodeId;
 use model::OpFailure;
 use model::OpId;
+use model::StorageTarget;
 use model::VmId;
 use serde::Deserialize;
 use serde::Serialize;
@@ -47,6 +70,7 @@ use tokio::io::AsyncWrite;
 use crate::engine::Layout;
 
 pub use arrival::Arrivals;
+pub use arrival::KeptOut;
 pub use handover::AfterHandover;
 pub use handover::Handover;
 pub use handover::HandoverNote;
@@ -67,6 +91,35 @@ pub struct Offer {
     pub cpus: u32,
     /// Memory that it had at its start.
     pub boot_memory: Bytes,
+    /// Its files, where they come with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<OfferedFiles>,
+}
+
+/// The files of a VM that come with it. What is in its disks comes later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedFiles {
+    /// Where to.
+    pub target: StorageTarget,
+    /// Its disks, with the size that the guest sees.
+    pub disks: BTreeMap<DiskId, Bytes>,
+    /// Size of the variables of its firmware, if it has such.
+    pub firmware: Option<Bytes>,
+    /// What the guest sees as VM generation id.
+    pub generation_id: uuid::Uuid,
+    /// The cloud-init disc that its guest has, in Base64.
+    pub seed: Option<String>,
+    /// Room that all of it takes.
+    pub needed: Bytes,
+}
+
+/// What a connection carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Memory and device state.
+    Memory,
+    /// Disks.
+    Disks,
 }
 
 /// What the target says when its machine waits.
@@ -98,7 +151,14 @@ pub trait Mover: Send + Sync + 'static {
     ///
     /// # Errors
     /// A sentence.
-    async fn connect(&self, to: NodeId, op: OpId) -> Result<Box<dyn Wire>, String>;
+    async fn connect(&self, to: NodeId, op: OpId, lane: Lane) -> Result<Box<dyn Wire>, String>;
+
+    /// All of the VM's disks are there, flushed: lets nothing more come, and makes its directory
+    /// durable under its name.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    async fn settle(&self, to: NodeId, op: OpId) -> Result<(), OpFailure>;
 
     /// The machine that waits there is not needed. It is not found out whether that was heard: the
     /// node sees the end of the operation in the state, too.
@@ -109,18 +169,26 @@ pub trait Mover: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Nowhere;
 
+fn no_way() -> OpFailure {
+    OpFailure {
+        code: "no_way".to_owned(),
+        message: "this host reaches no other one".to_owned(),
+        hint: "see the cluster: muster cluster status".to_owned(),
+    }
+}
+
 #[async_trait]
 impl Mover for Nowhere {
     async fn prepare(&self, _: NodeId, _: Offer) -> Result<Ready, OpFailure> {
-        Err(OpFailure {
-            code: "no_way".to_owned(),
-            message: "this host reaches no other one".to_owned(),
-            hint: "see the cluster: muster cluster status".to_owned(),
-        })
+        Err(no_way())
     }
 
-    async fn connect(&self, _: NodeId, _: OpId) -> Result<Box<dyn Wire>, String> {
-        Err("this host reaches no other one".to_owned())
+    async fn connect(&self, _: NodeId, _: OpId, _: Lane) -> Result<Box<dyn Wire>, String> {
+        Err(no_way().message)
+    }
+
+    async fn settle(&self, _: NodeId, _: OpId) -> Result<(), OpFailure> {
+        Err(no_way())
     }
 
     async fn abandon(&self, _: NodeId, _: OpId) {}

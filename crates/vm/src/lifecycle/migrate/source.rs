@@ -14,6 +14,7 @@ use model::NodeId;
 use model::OpId;
 use model::OpOutcome;
 use model::Severity;
+use model::StorageTarget;
 use model::VmRecord;
 use tokio::time::Instant;
 
@@ -21,7 +22,9 @@ use super::AfterHandover;
 use super::HANDOVER_AGAIN;
 use super::HandoverNote;
 use super::Handovers;
+use super::Lane;
 use super::Offer;
+use super::along::Along;
 use super::carry::Carriers;
 use super::forecast;
 use super::ladder::Ladder;
@@ -32,6 +35,7 @@ use crate::engine::MachineEvent;
 use crate::engine::MigratePhase;
 use crate::engine::MigrateProgress;
 use crate::engine::RunState;
+use crate::engine::Switch;
 use crate::lifecycle::Phase;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
@@ -45,6 +49,9 @@ const SAMPLE: Duration = Duration::from_millis(150);
 
 /// How often progress is looked at, beside events.
 const LOOK_EVERY: Duration = Duration::from_millis(40);
+
+/// How often it is looked whether a guest that stands is switched over.
+const SWITCH_LOOK: Duration = Duration::from_millis(2);
 
 /// How long a migration of an earlier daemon may take to notice that nobody carries it.
 const OLD_ONE_MAX: Duration = Duration::from_secs(10);
@@ -69,6 +76,7 @@ impl Driver {
         task: &Task<'_>,
         to: NodeId,
         policy: MigratePolicy,
+        storage: Option<&StorageTarget>,
     ) -> Step<OpOutcome> {
         if record.arrived_by() == Some(task.op.id) {
             return self.arrived(record, task).await;
@@ -77,15 +85,22 @@ impl Driver {
         self.end_old_migration(task, &machine).await?;
         self.progress(task, "preparing", 0, 0);
         let asked = Instant::now();
-        let (forecast, fallback) = self.prepare(record, task, to, policy, &machine).await?;
+        let prepared = self.prepare(record, task, (to, storage), policy, &machine).await?;
+        let (forecast, fallback) = prepared;
         self.publisher.phase(Phase::Migrating);
         let begun = Instant::now();
+        let along = match storage {
+            Some(target) => Some(self.send_disks(record, task, (to, target), &machine).await?),
+            None => None,
+        };
         let mut ladder = Ladder::new(policy);
-        let outgoing = machine.migrate(ladder.first()).await?;
-        let mover = self.host.mover.clone();
-        let carriers = Carriers::start(mover, to, task.op.id, outgoing.connections);
-        let sent = self.send(task, &machine, &mut ladder, &carriers, begun).await;
+        let switch = if along.is_some() { Switch::OnWord } else { Switch::AtOnce };
+        let outgoing = machine.migrate(ladder.first(), switch).await?;
+        let lane = (task.op.id, Lane::Memory);
+        let carriers = Carriers::start(self.host.mover.clone(), to, lane, outgoing.connections);
+        let sent = self.send(task, &machine, &mut ladder, &carriers, along.as_ref()).await;
         let (seen, stopped) = sent.map_err(|stop| explain(stop, &carriers))?;
+        let copied = along.as_ref().map_or(Bytes::ZERO, |along| along.copied);
         // As far as the source can know; what follows is measured by the target.
         let measured = MigrateResult {
             total_ms: millis(begun.elapsed()),
@@ -93,7 +108,7 @@ impl Driver {
             // this ends.
             pause_ms: millis(seen.stood.unwrap_or_else(|| stopped.elapsed())),
             passes: seen.pass,
-            bytes: seen.sent,
+            bytes: seen.sent.checked_add(copied).unwrap_or(seen.sent),
             ..MigrateResult::default()
         };
         let report =
@@ -121,12 +136,15 @@ impl Driver {
         if machine.query_status().await? == RunState::Saved {
             return Err(interrupted());
         }
-        if machine.migrate_progress().await?.phase != MigratePhase::Running {
+        // Copies of disks have lost their connections as well.
+        machine.mirror_cancel().await?;
+        let under_way = |phase| matches!(phase, MigratePhase::Running | MigratePhase::Waiting);
+        if !under_way(machine.migrate_progress().await?.phase) {
             return Ok(());
         }
         machine.migrate_cancel().await?;
         let end = (Instant::now() + OLD_ONE_MAX).min(task.deadline);
-        while machine.migrate_progress().await?.phase == MigratePhase::Running {
+        while under_way(machine.migrate_progress().await?.phase) {
             if Instant::now() > end {
                 return Err(interrupted());
             }
@@ -140,11 +158,16 @@ impl Driver {
         &mut self,
         record: &VmRecord,
         task: &Task<'_>,
-        to: NodeId,
+        (to, storage): (NodeId, Option<&StorageTarget>),
         policy: MigratePolicy,
         machine: &Arc<dyn Machine>,
     ) -> Step<(MigrateForecast, Option<String>)> {
         let memory = machine.memory_state().await?;
+        let storage = match storage {
+            Some(target) => Some(self.offer_files(record, target, machine).await?),
+            None => None,
+        };
+        let disks = storage.as_ref().map_or(Bytes::ZERO, |files| files.needed);
         let offer = Offer {
             op: task.op.id,
             vm: record.id,
@@ -152,6 +175,7 @@ impl Driver {
             layout: machine.layout(),
             cpus: machine.inventory().await?.vcpus.plugged,
             boot_memory: memory.boot,
+            storage,
         };
         let mover = self.host.mover.clone();
         let both = async { tokio::join!(mover.prepare(to, offer), machine.dirty_rate(SAMPLE)) };
@@ -163,6 +187,7 @@ impl Driver {
         })?;
         let known = forecast::Known {
             memory: resident(machine.run().pid).unwrap_or(memory.present).min(memory.present),
+            disks,
             bandwidth: ready.bandwidth.unwrap_or(BANDWIDTH_UNKNOWN),
             // A guest of which nothing is known is taken for an idle one; the ladder sees more.
             dirty_rate: dirty_rate.unwrap_or(Bytes::ZERO),
@@ -177,9 +202,11 @@ impl Driver {
         machine: &Arc<dyn Machine>,
         ladder: &mut Ladder,
         carriers: &Carriers,
-        begun: Instant,
+        along: Option<&Along>,
     ) -> Step<(MigrateProgress, Instant)> {
+        let begun = Instant::now();
         let mut stopped = None;
+        let mut waits_for_disks = along;
         loop {
             let seen = machine.migrate_progress().await?;
             let done = seen.total.saturating_sub(seen.remaining);
@@ -190,6 +217,16 @@ impl Driver {
                 MigratePhase::Failed(why) => return Err(broken(why)),
                 MigratePhase::Cancelled => return Err(Stop::Cancelled),
                 MigratePhase::Idle | MigratePhase::Running => {}
+                MigratePhase::Waiting => {
+                    // Once: it may be seen to wait for a moment longer.
+                    if let Some(along) = waits_for_disks.take() {
+                        stopped.get_or_insert_with(Instant::now);
+                        self.close_disks(task, machine, along).await?;
+                        machine.migrate_switch().await?;
+                    }
+                    tokio::time::sleep(SWITCH_LOOK).await;
+                    continue;
+                }
             }
             match ladder.step(&seen, begun.elapsed()) {
                 Some(Measure::Tune(tuning, words)) => {
@@ -286,6 +323,7 @@ impl Driver {
         }
         self.observe().await;
         self.keep_layout_if_it_can().await;
+        self.keep_files_that_came(record, task);
         let before = task.op.migration.as_ref().and_then(|report| report.measured);
         let before = before.unwrap_or_default();
         let measured = MigrateResult {
@@ -297,12 +335,29 @@ impl Driver {
         Ok(OpOutcome::Migrated { measured })
     }
 
+    /// Files that came along are this run's from here on.
+    fn keep_files_that_came(&self, record: &VmRecord, task: &Task<'_>) {
+        if !self.files.is_coming(task.op.id) {
+            return;
+        }
+        self.files.arrived();
+        if record.volume.is_some()
+            && let Err(error) = self.files.claim(record.generation)
+        {
+            tracing::warn!(vm = %self.vm, %error, "its run is not noted at its disks");
+        }
+    }
+
     /// After a migration that stopped: nothing is left at the target, and the guest goes on here as
     /// soon as the state knows that it stays (see [`super`]).
     pub(crate) async fn undo_migrate(&mut self, op: OpId, to: NodeId) {
         let Ok(machine) = self.machine() else { return };
         if let Err(error) = machine.migrate_cancel().await {
             tracing::warn!(vm = %self.vm, %error, "a migration could not be given up");
+        }
+        // Held ones keep the guest from its disks.
+        if let Err(error) = machine.mirror_cancel().await {
+            tracing::warn!(vm = %self.vm, %error, "copies could not be given up");
         }
         // A guest that was sent may still be handed over, by a proposal that is on its way: then the
         // machine at the target is the only one that has it. When no handover can happen any more,

@@ -88,7 +88,7 @@ pub(super) fn copy_rest(
 
 /// Makes an empty directory for a VM that comes, claimed by its run where other nodes see it, in the
 /// place of whatever an earlier attempt has left.
-pub(super) fn make_room(
+pub(crate) fn make_room(
     vms_dir: &Path,
     vm: VmId,
     run: Generation,
@@ -201,7 +201,7 @@ pub(super) fn make_raw_like(from: &Path, to: &Path) -> io::Result<()> {
 }
 
 /// Makes every file of a VM's directory durable, and their names.
-pub(super) fn sync_all(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_all(dir: &Path) -> io::Result<()> {
     for path in plain_files(dir)? {
         File::open(path)?.sync_all()?;
     }

@@ -69,7 +69,9 @@ use crate::lifecycle::ops::file;
 use crate::lifecycle::ops::race;
 use crate::lifecycle::plan;
 
+pub(crate) use files::make_room;
 pub use files::remove_copy;
+pub(crate) use files::sync_all;
 
 /// How often copies are looked at, beside events.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -123,6 +125,27 @@ pub fn room_for_move(from: &VmFiles, vms_dir: &std::path::Path) -> Result<Bytes,
     let needed = files::allocated(from.dir()).map_err(|error| error.to_string())?;
     room_for(vms_dir, Bytes::new(needed)).map_err(|error| error.to_string())?;
     Ok(Bytes::new(needed))
+}
+
+/// What the files of a VM take, with those images that come along within its disks.
+///
+/// # Errors
+/// What the system said.
+pub fn taken_by(files: &VmFiles, images: &[PathBuf]) -> std::io::Result<Bytes> {
+    let mut taken = files::allocated(files.dir())?;
+    for image in images {
+        taken = taken.saturating_add(crate::image::allocated_bytes(image)?);
+    }
+    Ok(Bytes::new(taken))
+}
+
+/// Whether there is room for the files of a VM in a directory of VMs, which need not be there yet.
+///
+/// # Errors
+/// A sentence.
+pub fn room_for_files(vms_dir: &std::path::Path, needed: Bytes) -> Result<(), String> {
+    std::fs::create_dir_all(vms_dir).map_err(|error| error.to_string())?;
+    room_for(vms_dir, needed).map_err(|error| error.to_string())
 }
 
 impl Driver {
@@ -304,7 +327,7 @@ impl Driver {
     }
 
     /// Waits until every write of the guest is in both.
-    async fn bring_in_step(
+    pub(crate) async fn bring_in_step(
         &mut self,
         task: &Task<'_>,
         machine: &Arc<dyn Machine>,
@@ -346,12 +369,31 @@ impl Driver {
         if machine.query_status().await? == RunState::Running {
             machine.pause().await?;
         }
+        self.hold_copies(task, machine, count).await?;
+        // The engine has flushed what it wrote; this asks the system once more.
+        if target.staged.dir().exists() {
+            let to = target.staged.clone();
+            let synced = tokio::task::spawn_blocking(move || files::sync_all(to.dir()));
+            let synced = race(&mut self.wanted, task, synced).await?;
+            let synced = synced.map_err(std::io::Error::other).flatten();
+            synced.map_err(file("the new files cannot be made durable"))?;
+        }
+        self.publish(target).await
+    }
+
+    /// Waits until all copies of a guest that stands are held.
+    pub(crate) async fn hold_copies(
+        &mut self,
+        task: &Task<'_>,
+        machine: &Arc<dyn Machine>,
+        count: usize,
+    ) -> Step<()> {
         let end = (Instant::now() + HOLD_MAX).min(task.deadline);
         loop {
             let all = machine.mirrors().await?;
             check(all.values().map(|mirror| &mirror.phase), count)?;
             if all.values().all(|mirror| mirror.phase == MirrorPhase::Held) {
-                break;
+                return Ok(());
             }
             if Instant::now() > end {
                 return Err(failed(
@@ -367,15 +409,6 @@ impl Driver {
             })
             .await?;
         }
-        // The engine has flushed what it wrote; this asks the system once more.
-        if target.staged.dir().exists() {
-            let to = target.staged.clone();
-            let synced = tokio::task::spawn_blocking(move || files::sync_all(to.dir()));
-            let synced = race(&mut self.wanted, task, synced).await?;
-            let synced = synced.map_err(std::io::Error::other).flatten();
-            synced.map_err(file("the new files cannot be made durable"))?;
-        }
-        self.publish(target).await
     }
 
     /// The one decision. With an error, whether it may still be taken by one that was sent.

@@ -23,12 +23,17 @@ use crate::engine::Adopted;
 use crate::engine::Engine;
 use crate::engine::fake::Fault;
 use crate::lifecycle::Arrivals;
+use crate::lifecycle::Lane;
 use crate::lifecycle::Mover;
 use crate::lifecycle::Offer;
 use crate::lifecycle::Ready;
 use crate::lifecycle::Wire;
 use crate::lifecycle::abandon_arrival;
 use crate::lifecycle::prepare_arrival;
+use crate::lifecycle::settle_arrival;
+
+#[path = "along.rs"]
+mod along;
 
 const NODES: [NodeId; 2] = [NODE, NodeId::new(Uuid::from_u128(3))];
 const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(90));
@@ -106,16 +111,30 @@ impl Mover for Direct {
         Ok(Ready::default())
     }
 
-    async fn connect(&self, to: NodeId, op: OpId) -> Result<Box<dyn Wire>, String> {
+    async fn connect(&self, to: NodeId, op: OpId, lane: Lane) -> Result<Box<dyn Wire>, String> {
         let (host, tasks) = lock(&self.net.daemons).get(&to).cloned().ok_or("it is away")?;
         let machine = host.arrivals.machine(op).ok_or("nothing waits")?;
-        let mut ours = machine.incoming_connect().await.map_err(|error| error.to_string())?;
+        let ours = match lane {
+            Lane::Memory => machine.incoming_connect().await,
+            Lane::Disks => machine.receive_connect().await,
+        };
+        let mut ours = ours.map_err(|error| error.to_string())?;
         let (near, mut far) = tokio::io::duplex(4096);
         // Broken when that daemon is killed.
         lock(&tasks).spawn(async move {
             let _ = tokio::io::copy_bidirectional(&mut far, &mut ours).await;
         });
         Ok(Box::new(near))
+    }
+
+    async fn settle(&self, to: NodeId, op: OpId) -> Result<(), OpFailure> {
+        let (host, tasks) = lock(&self.net.daemons).get(&to).cloned().ok_or_else(away)?;
+        let (tell, told) = tokio::sync::oneshot::channel();
+        // Ended with that daemon, and not with this one.
+        lock(&tasks).spawn(async move {
+            let _ = tell.send(settle_arrival(&host, op).await);
+        });
+        told.await.map_err(|_| away())?
     }
 
     async fn abandon(&self, to: NodeId, op: OpId) {
@@ -128,6 +147,15 @@ impl Mover for Direct {
 impl Pair {
     /// A machine that runs on the first node.
     async fn new() -> Self {
+        let mut request = create(spec());
+        if let OpRequest::VmCreate { volume, .. } = &mut request {
+            *volume = Some(VOLUME);
+        }
+        Self::with(request).await
+    }
+
+    /// The same of a machine that is made like this.
+    async fn with(request: OpRequest) -> Self {
         let state = watch::channel(Arc::new(ClusterState::default())).0;
         let truth = Arc::new(super::Truth { state, begun: tokio::time::Instant::now() });
         for (node, text) in [(NODES[0], "h1"), (NODES[1], "h2")] {
@@ -151,10 +179,6 @@ impl Pair {
         };
         pair.spawn(0, Gate::open());
         pair.spawn(1, Gate::open());
-        let mut request = create(spec());
-        if let OpRequest::VmCreate { volume, .. } = &mut request {
-            *volume = Some(VOLUME);
-        }
         for request in [request, OpRequest::VmStart { vm: VM }] {
             let op = pair.begin(request);
             assert!(matches!(pair.ended(op).await, OpState::Done { .. }));
@@ -162,7 +186,14 @@ impl Pair {
         pair
     }
 
+    /// Where VMs lie on a node's own disks.
+    fn local(&self, n: usize) -> PathBuf {
+        self.dir.path().join(format!("local-{n}"))
+    }
+
     fn spawn(&mut self, n: usize, gate: Arc<Gate>) {
+        let (shared, local) = (self.dir.path().join("vms"), self.local(n));
+        let local_dir = local.clone();
         let side = &mut self.sides[n];
         assert!(side.daemon.is_none(), "two daemons");
         let speaker = Speaker { node: side.node, epoch: 0 };
@@ -178,13 +209,12 @@ impl Pair {
             seen: side.seen.clone(),
             gate: gate.clone(),
         };
-        let vms_dir = self.dir.path().join("vms");
         let host = Arc::new(Host {
             engine: Arc::new(engine),
             ledger: Arc::new(ledger),
             ports: Arc::new(ProbePorts { seen: side.seen.clone(), gate }),
             disks: DiskTool::new("/usr/bin/qemu-img", None),
-            vms_dir: Box::new(move |_| vms_dir.clone()),
+            vms_dir: Box::new(move |vm| vm.volume.map_or(&local, |_| &shared).clone()),
             volume_ready: Box::new(|_| Ok(())),
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
             mover: Arc::new(Direct { net: self.net.clone(), truth: self.truth.clone() }),
@@ -199,6 +229,7 @@ impl Pair {
             handles.clone(),
         ));
         let tasks: Tasks = Arc::default();
+        lock(&tasks).spawn(along::clean(side.node, host.clone(), self.truth.clone(), local_dir));
         lock(&self.net.daemons).insert(side.node, (host.clone(), tasks.clone()));
         side.daemon = Some(Running { host, follower, handles, tasks });
     }
@@ -246,7 +277,7 @@ impl Pair {
     fn migrate(&mut self, policy: MigratePolicy) -> OpId {
         let vm = self.vm();
         let to = if vm.owner == NODES[0] { NODES[1] } else { NODES[0] };
-        self.begin(OpRequest::VmMigrate { vm: VM, to, policy })
+        self.begin(OpRequest::VmMigrate { vm: VM, to, policy, storage: None })
     }
 
     fn vm(&self) -> Arc<VmRecord> {

@@ -39,6 +39,7 @@ use crate::engine::CpuLimits;
 use crate::engine::DiskPlan;
 use crate::engine::Engine;
 use crate::engine::EngineError;
+use crate::engine::Extent;
 use crate::engine::GoneReason;
 use crate::engine::ImageSlot;
 use crate::engine::Inventory;
@@ -58,6 +59,7 @@ use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::engine::SaveProgress;
 use crate::engine::Stray;
+use crate::engine::Switch;
 use crate::engine::fake::FakeEngine;
 use crate::lifecycle::Handover;
 use crate::lifecycle::HandoverNote;
@@ -421,8 +423,16 @@ impl Machine for ProbeMachine {
         through!(self, "dirty_rate", self.machine.dirty_rate(window))
     }
 
-    async fn migrate(&self, tuning: MigrateTuning) -> Result<Outgoing, EngineError> {
-        through!(self, "migrate", self.machine.migrate(tuning))
+    async fn migrate(
+        &self,
+        tuning: MigrateTuning,
+        switch: Switch,
+    ) -> Result<Outgoing, EngineError> {
+        through!(self, "migrate", self.machine.migrate(tuning, switch))
+    }
+
+    async fn migrate_switch(&self) -> Result<(), EngineError> {
+        through!(self, "migrate_switch", self.machine.migrate_switch())
     }
 
     async fn migrate_tune(&self, tuning: MigrateTuning) -> Result<(), EngineError> {
@@ -467,6 +477,26 @@ impl Machine for ProbeMachine {
 
     async fn mirror(&self, plan: MirrorPlan) -> Result<(), EngineError> {
         through!(self, "mirror", self.machine.mirror(plan))
+    }
+
+    async fn receive(&self, slots: &[ImageSlot]) -> Result<(), EngineError> {
+        self.machine.receive(slots).await
+    }
+
+    async fn receive_connect(&self) -> Result<UnixStream, EngineError> {
+        self.machine.receive_connect().await
+    }
+
+    async fn receive_end(&self) -> Result<(), EngineError> {
+        through!(self, "receive_end", self.machine.receive_end())
+    }
+
+    async fn send_way(&self, count: usize) -> Result<Outgoing, EngineError> {
+        through!(self, "send_way", self.machine.send_way(count))
+    }
+
+    async fn send_disk(&self, slot: ImageSlot, extent: Extent) -> Result<(), EngineError> {
+        through!(self, "send_disk", self.machine.send_disk(slot, extent))
     }
 
     async fn mirrors(&self) -> Result<BTreeMap<ImageSlot, MirrorProgress>, EngineError> {
