@@ -68,7 +68,7 @@ function Quorum({ view }: { view: Schemas["ClusterView"] }) {
 function Witness({ view }: { view: Schemas["WitnessView"] }) {
   const { place } = view;
   const where =
-    place.kind === "directory" ? place.path : place.kind === "object" ? place.url : place.address;
+    place.kind === "object" ? place.url : place.kind === "remote" ? place.address : place.path;
   const state = view.retired ? "being removed" : view.votes ? "votes" : "in reserve";
   return (
     <>
