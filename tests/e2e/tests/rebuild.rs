@@ -170,8 +170,7 @@ async fn without_a_majority_of_the_others_a_damaged_node_waits_and_says_so() {
     assert!(error.hint.contains("force-quorum"), "{error:?}");
     // One of the others is no majority of three, and the damaged one does not make it one.
     hosts[1].restart().await;
-    let view = sees(&hosts[1], "no majority", |view| view.health == ClusterHealth::NoQuorum).await;
-    assert!(view.leader.is_none());
+    sees(&hosts[1], "no majority", |view| view.health == ClusterHealth::NoQuorum).await;
     eventually("it was asked", SETTLE, async || {
         refused(&hosts[0]).await.filter(|error| error.message.contains("h2: "))
     })
