@@ -151,7 +151,7 @@ async fn a_new_log_that_is_behind_elects_nobody() {
         body: crate::raft::wire::write(&request),
     };
     crate::raft::PeerService::serve(&replica, id(2), request).await.unwrap();
-    assert_eq!(replica.metrics().borrow().voters(), [id(1)].into());
+    wait(&replica, |metrics| metrics.voters() == [id(1)].into()).await;
     tokio::time::sleep(SHORT).await;
     assert_eq!(replica.metrics().borrow().leader.filter(|leader| *leader == id(1)), None);
     assert_eq!(replica.store().last_entry().unwrap().index, 1, "it has written nothing");

@@ -64,8 +64,11 @@ type Open = Arc<dyn Fn() -> Result<Box<dyn Medium>, StoreError> + Send + Sync>;
 /// One writer at a time for each slot of each device in this process.
 type Turn = Arc<AsyncMutex<()>>;
 
+/// Device, slot, and what it is about.
+type Place = (PathBuf, u16, What);
+
 /// Who owns which turn.
-static TURNS: LazyLock<Mutex<HashMap<(PathBuf, u16, What), Turn>>> = LazyLock::new(Mutex::default);
+static TURNS: LazyLock<Mutex<HashMap<Place, Turn>>> = LazyLock::new(Mutex::default);
 
 /// What a turn is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
