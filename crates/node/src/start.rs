@@ -285,15 +285,7 @@ async fn among_others(
         }
         _ => open().await?,
     };
-    peers.set_state(truth.watch());
-    if out {
-        peers.set_out();
-    } else {
-        witness.attach(&truth.replica());
-        let service: Arc<dyn PeerService> = truth.clone();
-        peers.set_service(Arc::downgrade(&service));
-        tokio::spawn(witness.clone().follow(truth.watch()));
-    }
+    serve_log(&peers, &witness, &truth, out);
     // A cluster that was being made when the daemon died is not one.
     let begun = |place: &Place| place.members.is_empty() && truth.state().cluster.is_none();
     if let Some(place) = place
@@ -306,6 +298,19 @@ async fn among_others(
         rebuild::fill(config, &peers, node, &truth, telling).await?;
     }
     Ok((peers, witness, truth))
+}
+
+/// From now on the log's messages are answered, if this node takes part in it.
+fn serve_log(peers: &Peers, witness: &Witness, truth: &Arc<RaftTruth>, out: bool) {
+    peers.set_state(truth.watch());
+    if out {
+        peers.set_out();
+        return;
+    }
+    witness.attach(&truth.replica());
+    let service: Arc<dyn PeerService> = truth.clone();
+    peers.set_service(Arc::downgrade(&service));
+    tokio::spawn(witness.clone().follow(truth.watch()));
 }
 
 /// Builds the parts and sets them going, all but the API's sockets.
