@@ -94,6 +94,8 @@ pub enum ClusterPart {
     Learner,
     /// It has joined and is being brought in.
     Joining,
+    /// It has lost its log, does not vote, and gets a new one from the others.
+    Damaged,
     /// It has asked to leave.
     Leaving,
     /// It was given up when the quorum was forced.

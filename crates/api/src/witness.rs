@@ -47,6 +47,11 @@ pub enum WitnessPlaceView {
         /// Names of the options that are not shown.
         secrets: Vec<String>,
     },
+    /// A block device that all nodes see.
+    Block {
+        /// The same on each node.
+        path: String,
+    },
     /// A `muster witness` on another machine.
     Remote {
         /// Where it listens.
@@ -83,6 +88,11 @@ pub enum WitnessPlaceBody {
         #[serde(default)]
         secrets: BTreeMap<String, String>,
     },
+    /// A block device that all nodes see and that holds nothing else; at least 256 MiB.
+    Block {
+        /// Below `/dev`, the same on each node: `/dev/disk/by-id/...`.
+        path: String,
+    },
     /// A `muster witness` on another machine.
     Remote {
         /// What it printed when it started.
@@ -98,6 +108,7 @@ impl std::fmt::Debug for WitnessPlaceBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Directory { path } => write!(f, "Directory({path})"),
+            Self::Block { path } => write!(f, "Block({path})"),
             Self::Object { url, .. } => write!(f, "Object({url})"),
             Self::Remote { address, .. } => write!(f, "Remote({address:?})"),
         }

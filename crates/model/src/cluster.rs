@@ -119,6 +119,28 @@ pub enum Gone {
     Evicted,
 }
 
+/// A member has lost its log: it takes no part in the log until that counts no more, and gets a new
+/// one from the others (docs/decisions/0023).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rebuild {
+    /// Random: names the loss, however often the node tells of it.
+    pub word: Uuid,
+    /// Since when the others know.
+    pub since: UnixMillis,
+    /// What is damaged, in the node's words.
+    pub problem: String,
+}
+
+/// The log of a member was made anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Rebuilt {
+    /// Of which loss ([`Rebuild::word`]). When this is committed, so is a membership of the log
+    /// without the node, and a new log of it may begin.
+    pub word: Uuid,
+    /// How often that happened to this node, this time counted.
+    pub count: u64,
+}
+
 /// A node that was a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GoneNode {

@@ -423,6 +423,23 @@ pub enum Command {
         /// Which.
         node: NodeId,
     },
+    /// A member says that its log is lost.
+    NodeDamaged {
+        /// Which.
+        node: NodeId,
+        /// Names the loss.
+        word: Uuid,
+        /// What is damaged.
+        problem: String,
+    },
+    /// No membership of the log that counts has the lost log of this node any more: it may begin a
+    /// new one. Proposed by the leader only, once it has applied a membership without the node.
+    NodeLogCleared {
+        /// Which.
+        node: NodeId,
+        /// Of which loss.
+        word: Uuid,
+    },
     /// Take a node out, whether it answers or not.
     NodeEvict {
         /// Which.

@@ -185,6 +185,12 @@ pub enum EventKind {
     /// A node was evicted.
     #[serde(rename = "node.evicted")]
     NodeEvicted,
+    /// A node has lost its log.
+    #[serde(rename = "node.damaged")]
+    NodeDamaged,
+    /// A node's log is made anew from the others'.
+    #[serde(rename = "node.rebuilt")]
+    NodeRebuilt,
     /// The quorum was forced.
     #[serde(rename = "cluster.forced")]
     QuorumForced,
@@ -345,6 +351,8 @@ impl EventKind {
             Self::NodeLeaving => "node.leaving",
             Self::NodeLeft => "node.left",
             Self::NodeEvicted => "node.evicted",
+            Self::NodeDamaged => "node.damaged",
+            Self::NodeRebuilt => "node.rebuilt",
             Self::QuorumForced => "cluster.forced",
             Self::WitnessChanged => "cluster.witness",
         }

@@ -40,6 +40,8 @@ use crate::OpRecord;
 use crate::OpRequest;
 use crate::Platform;
 use crate::Proposal;
+use crate::Rebuild;
+use crate::Rebuilt;
 use crate::Refused;
 use crate::Role;
 use crate::RuleId;
@@ -168,6 +170,12 @@ pub struct NodeRecord {
     /// Its leases, and the way to its fencing.
     #[serde(default)]
     pub fence: NodeFence,
+    /// Since it has lost its log, and until that counts no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Rebuild>,
+    /// When its log was made anew last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuilt: Option<Rebuilt>,
 }
 
 impl NodeRecord {
@@ -189,6 +197,8 @@ impl NodeRecord {
             mode: NodeMode::default(),
             capacity: NodeCapacity::default(),
             fence: NodeFence::default(),
+            rebuild: None,
+            rebuilt: None,
         }
     }
 

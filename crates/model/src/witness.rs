@@ -10,6 +10,7 @@
 //! that a vote of one before it never counts for it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use serde::Deserialize;
@@ -39,6 +40,14 @@ pub enum WitnessPlace {
         #[serde(default)]
         secrets: BTreeMap<String, SecretText>,
     },
+    /// A block device that all nodes see, for nothing else.
+    Block {
+        /// Absolute, the same on each node.
+        path: String,
+        /// Where on the device each node writes. A number is never given again while the witness
+        /// lives: an evicted node may still write there. Who joins later gets the next one.
+        slots: BTreeMap<NodeId, u16>,
+    },
     /// A `muster witness` on another machine.
     Remote {
         /// Where it listens.
@@ -46,6 +55,16 @@ pub enum WitnessPlace {
         /// What it printed: pins its certificate and lets its bearer in.
         token: SecretText,
     },
+}
+
+/// Slots that a device may give out: as many as a cluster has nodes, those that are gone counted.
+/// A node beyond them does without the witness until it is set anew.
+pub const WITNESS_SLOTS_MAX: u16 = 64;
+
+/// Slots for the nodes of a device's first day.
+pub fn witness_slots(nodes: impl IntoIterator<Item = NodeId>) -> BTreeMap<NodeId, u16> {
+    let nodes: BTreeSet<NodeId> = nodes.into_iter().collect();
+    nodes.into_iter().zip(0..WITNESS_SLOTS_MAX).collect()
 }
 
 /// The witness of a cluster.

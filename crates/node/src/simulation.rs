@@ -7,9 +7,11 @@
 //! the runtime in which it was started, and ends with it, as a process does.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ::cluster::detect::Heard;
 use ::cluster::detect::Path;
@@ -33,8 +35,11 @@ use model::NodeId;
 use model::OpId;
 use model::VmRecord;
 use model::VolumeId;
+use uuid::Uuid;
 use vm::lifecycle::Ledger;
 
+use crate::cluster::Witness;
+use crate::cluster::members;
 use crate::events::Events;
 use crate::fencing;
 use crate::fencing::Assembly;
@@ -68,6 +73,12 @@ pub struct Parts {
     pub agents: Agents,
     /// The guard.
     pub guard: Arc<dyn GuardWay>,
+    /// After how much silence a node's vote is taken away.
+    pub lost_after: Duration,
+    /// Its log is a new one, for that loss: nothing else begins before it has come so far.
+    pub lost: Option<Uuid>,
+    /// Called when the log can be served, with what serves it.
+    pub serve: Box<dyn FnOnce(Arc<RaftTruth>) + Send>,
     /// What leases and fencing see of the state instead of it itself: a planted fault.
     pub door: Option<Disguise>,
 }
@@ -94,6 +105,11 @@ pub fn migration_under_way(
     crate::migrate::under_way(state, op, from, to)
 }
 
+/// How often a node has lost its log, if the loss of that word counts no more: it may begin a new one.
+pub fn log_cleared(state: &ClusterState, node: NodeId, word: Uuid) -> Option<u64> {
+    crate::cluster::rebuild::cleared(state, node, word)
+}
+
 impl Daemon {
     /// Starts it in the present runtime.
     ///
@@ -111,13 +127,26 @@ impl Daemon {
             detect,
             agents,
             guard,
+            lost_after,
+            lost,
+            serve,
             door: plant,
         } = parts;
         lease.check(timing.election_max, std::time::Duration::ZERO)?;
         let events = Events::new();
         let sender = events.sender();
-        let truth = RaftTruth::with_store(store, loaded, transport.clone(), timing, sender).await?;
+        let loaded = if lost.is_some() { loaded.quiet() } else { loaded };
+        let witness = Witness::new(node, transport.clone(), timing.heartbeat, PathBuf::new());
+        let way = witness.transport();
+        let truth = RaftTruth::with_store(store, loaded, way, timing, sender).await?;
+        witness.attach(&truth.replica());
+        serve(truth.clone());
+        if let Some(word) = lost {
+            truth.watch().wait_for(|state| log_cleared(state, node, word).is_some()).await?;
+            truth.replica().may_lead();
+        }
         let door: Arc<dyn Truth> = truth.clone();
+        tokio::spawn(members::follow(truth.replica(), door.clone(), witness, lost_after));
         let seen = plant.map_or_else(|| door.clone(), |disguise| disguise(door.clone()));
         let (fencing, task) = Fencing::assemble(Assembly {
             settings: lease,

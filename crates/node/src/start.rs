@@ -57,6 +57,8 @@ use crate::cluster::members;
 use crate::cluster::networks;
 use crate::cluster::out;
 use crate::cluster::place;
+use crate::cluster::rebuild;
+use crate::cluster::rebuild::Telling;
 use crate::cluster::renew;
 use crate::config::Config;
 use crate::config::EngineKind;
@@ -241,40 +243,74 @@ async fn among_others(
     peers.dir().reset_if_asked(&config.data_dir)?;
     let place = peers.dir().read()?;
     let place = finish_join(config, &peers, place).await?;
+    if let Some(place) = &place
+        && !config.data_dir.join("node-id").try_exists()?
+    {
+        // Lost with the state, perhaps: the certificate names the node, too.
+        place::write_node_id(&config.data_dir, place.identity.node())?;
+    }
     let node = node_id(&config.data_dir)?;
     let path = config.data_dir.join("state.redb");
     let out = peers.dir().is_out();
-    if !out {
-        finish_forcing(&path, peers.dir(), node).await?;
-    }
     let timing = Timing::default();
     let memory = config.data_dir.join("witness-seen");
     let witness = Witness::new(node, Arc::new(peers.clone()), timing.heartbeat, memory);
-    let truth = match out {
+    let open = async || match out {
         false => {
-            let transport = witness.transport();
-            RaftTruth::open(&path, node, transport, timing, events.sender()).await?
+            finish_forcing(&path, peers.dir(), node).await?;
+            let (transport, sender) = (witness.transport(), events.sender());
+            match peers.dir().rebuild()? {
+                Some(_) => RaftTruth::open_quiet(&path, node, transport, timing, sender).await,
+                None => RaftTruth::open(&path, node, transport, timing, sender).await,
+            }
         }
-        true => RaftTruth::open_out(&path, node, events.sender()).await?,
+        true => RaftTruth::open_out(&path, node, events.sender()).await,
     };
-    peers.set_state(truth.watch());
-    if out {
-        peers.set_out();
-    } else {
-        witness.attach(&truth.replica());
-        let service: Arc<dyn PeerService> = truth.clone();
-        peers.set_service(Arc::downgrade(&service));
-        tokio::spawn(witness.clone().follow(truth.watch()));
-    }
+    let mut telling = None;
+    let truth = match &place {
+        Some(place) if !out => {
+            let mut lost = rebuild::known_loss(peers.dir(), &path)?;
+            loop {
+                if let Some(problem) = lost.take() {
+                    let telling = telling.insert(Telling::start(config)?);
+                    rebuild::begin(config, &peers, place, telling, problem).await?;
+                }
+                match open().await {
+                    Ok(truth) => break truth,
+                    // Once: what was just made and is damaged again is on no sound disk.
+                    Err(error) if telling.is_some() => return Err(error),
+                    Err(error) => lost = Some(rebuild::cause(&error).ok_or(error)?),
+                }
+            }
+        }
+        _ => open().await?,
+    };
+    serve_log(&peers, &witness, &truth, out);
     // A cluster that was being made when the daemon died is not one.
     let begun = |place: &Place| place.members.is_empty() && truth.state().cluster.is_none();
     if let Some(place) = place
         && !(begun(&place) && truth.metrics().borrow().leads())
     {
         // Before anything that waits for a majority: this port is a part of one.
-        peers.bring_up(place).await?;
+        if peers.identity().is_none() {
+            peers.bring_up(place).await?;
+        }
+        rebuild::fill(config, &peers, node, &truth, telling).await?;
     }
     Ok((peers, witness, truth))
+}
+
+/// From now on the log's messages are answered, if this node takes part in it.
+fn serve_log(peers: &Peers, witness: &Witness, truth: &Arc<RaftTruth>, out: bool) {
+    peers.set_state(truth.watch());
+    if out {
+        peers.set_out();
+        return;
+    }
+    witness.attach(&truth.replica());
+    let service: Arc<dyn PeerService> = truth.clone();
+    peers.set_service(Arc::downgrade(&service));
+    tokio::spawn(witness.clone().follow(truth.watch()));
 }
 
 /// Builds the parts and sets them going, all but the API's sockets.
@@ -343,10 +379,16 @@ pub(crate) async fn assemble(
     set_going(&app, vm_host, ledger, lease);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
     tokio::spawn(members::follow(replica, app.truth.clone(), witness, lost_after));
+    follow_membership(&app);
+    Ok((app, tls_port))
+}
+
+/// Follows what becomes of this node among the others.
+fn follow_membership(app: &Arc<App>) {
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(out::follow(app.clone()));
+    tokio::spawn(rebuild::remember(app.clone()));
     tokio::spawn(renew::follow(app.clone()));
-    Ok((app, tls_port))
 }
 
 /// What the drivers of VMs need of this host.

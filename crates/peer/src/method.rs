@@ -48,6 +48,8 @@ impl Method {
     pub const MIGRATE: Self = Self(107);
     /// How far an operation is that a node performs.
     pub const PROGRESS: Self = Self(108);
+    /// A node has lost its log and asks whether it may begin a new one.
+    pub const REBUILD: Self = Self(109);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.

@@ -41,6 +41,8 @@ pub(crate) enum Fault {
     Wall { host: usize, by: i64 },
     /// The fence devices do something else.
     Device { mood: Mood, length: u64 },
+    /// A daemon ends and finds its log damaged, if no other one is being rebuilt.
+    Damage { host: usize },
     /// An administrator has a node fenced that may be well.
     Fence { host: usize },
     /// The same, of a node that is well, and its device only says that it has switched it off.
@@ -69,7 +71,7 @@ pub(crate) fn plan(rng: &mut Rng, hosts: usize, devices: bool, from: u64, to: u6
     let count = rng.between(5, 14);
     let mut faults: Vec<Timed> = Vec::new();
     // Some schedules have many faults of a few kinds, others a few of many.
-    let kinds: Vec<u64> = (0..rng.between(3, 8)).map(|_| rng.below(17)).collect();
+    let kinds: Vec<u64> = (0..rng.between(3, 8)).map(|_| rng.below(19)).collect();
     for _ in 0..count {
         let kind = rng.pick(&kinds).unwrap_or(0);
         let at = rng.between(from, to);
@@ -122,6 +124,7 @@ fn one(rng: &mut Rng, kind: u64, hosts: usize, devices: bool) -> Fault {
         13 => Fault::Lossy { permille: rng.between(20, 400), length },
         14 => Fault::Late { most: rng.between(50, 3_000), length },
         15 => Fault::SlowDisk { host, delay: rng.between(50, 3_000), length },
+        16 | 17 => Fault::Damage { host },
         _ if !devices => Fault::Wall { host, by: rng.between(0, 7_200_000) as i64 - 3_600_000 },
         _ if rng.permille(300) => Fault::Fence { host },
         _ if rng.permille(400) => Fault::Lie { host },

@@ -33,6 +33,8 @@ pub(crate) struct Tally {
     pub(crate) not_sent: u64,
     /// Handovers of which nothing was known.
     pub(crate) unsure: u64,
+    /// Logs that were damaged.
+    pub(crate) damaged: u64,
 }
 
 struct Inner {

@@ -16,6 +16,7 @@ use cluster::fence::Agents;
 use cluster::lease::BootTime;
 use cluster::lease::LeaseSettings;
 use cluster::raft::Metrics;
+use cluster::raft::PeerService;
 use cluster::raft::Store;
 use cluster::raft::Timing;
 use cluster::raft::TransportError;
@@ -35,9 +36,11 @@ use model::UnixMillis;
 use model::VmId;
 use node::simulation::Daemon;
 use node::simulation::Parts;
+use node::truth::RaftTruth;
 use node::truth::Truth;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use crate::drivers::Launch;
 use crate::drivers::Migrations;
@@ -69,6 +72,8 @@ pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
 /// What all hosts are started with.
 pub(crate) struct Settings {
     pub(crate) lease: LeaseSettings,
+    /// After how much silence a node's vote is taken away.
+    pub(crate) lost_after: Duration,
     pub(crate) agents: Agents,
 }
 
@@ -87,6 +92,8 @@ pub(crate) struct Clock {
 pub(crate) struct Process {
     runtime: Runtime,
     daemon: Arc<OnceLock<Arc<Daemon>>>,
+    /// Set when its log is served: before the rest of it is up.
+    serves: Arc<OnceLock<()>>,
     inbox: mpsc::Sender<Letter>,
     /// How far its clock is behind, in milliseconds.
     behind: u64,
@@ -116,6 +123,12 @@ pub(crate) struct Host {
     pub(crate) reported: BTreeMap<VmId, u64>,
     pub(crate) migrations: Migrations,
     joined: bool,
+    /// It has lost its log, and waits for leave to begin a new one.
+    pub(crate) lost: Option<Uuid>,
+    /// For which loss its log was made.
+    filling: Option<Uuid>,
+    /// How many logs it has had.
+    pub(crate) logs: u64,
 }
 
 /// What hosts share beside the network: the volume.
@@ -150,6 +163,9 @@ impl Host {
             killed: None,
             migrations: Migrations::default(),
             joined: index == 0,
+            lost: None,
+            filling: None,
+            logs: 0,
         }
     }
 
@@ -222,26 +238,57 @@ impl Host {
             first,
             way: Arc::new(Way { from: self.index, wire: wire.clone() }),
             lease: settings.lease,
+            lost_after: settings.lost_after,
+            lost: self.filling,
             agents: settings.agents.clone(),
             door: Arc::new(Door(self.body.clone())),
             ground: self.ground.clone(),
         };
         let (slot, index, wire) = (daemon.clone(), self.index, wire.clone());
         let (ground, name) = (self.ground.clone(), self.name.clone());
+        let serves = Arc::new(OnceLock::new());
+        let (up, inside) = (serves.clone(), daemon.clone());
+        let serve = Box::new(move |truth| {
+            let _ = up.set(());
+            tokio::spawn(serve_all(index, inside, truth, letters, wire));
+        });
         runtime.spawn(async move {
-            match start.go().await {
+            match start.go(serve).await {
                 Ok(daemon) => {
                     ground.trace(name.as_str(), "daemon up");
                     let daemon = Arc::new(daemon);
                     let _ = slot.set(daemon.clone());
-                    tokio::spawn(serve_all(index, daemon.clone(), letters, wire));
                     announce(&daemon, start.node, &name).await;
                 }
                 Err(error) => ground.trace(name.as_str(), &format!("daemon fails: {error:#}")),
             }
         });
         let incarnation = EPOCH_MS + self.ground.now();
-        self.process = Some(Process { runtime, daemon, inbox, behind: 0, pulses: 0, incarnation });
+        let process = Process { runtime, daemon, serves, inbox, behind: 0, pulses: 0, incarnation };
+        self.process = Some(process);
+    }
+
+    /// Its daemon is killed, and finds its log damaged when it starts again.
+    pub(crate) fn damage(&mut self, word: Uuid) {
+        self.trace("its log is damaged");
+        self.kill(Loss::Process);
+        self.disk = Disk::default();
+        self.logs += 1;
+        (self.lost, self.filling) = (Some(word), None);
+        if self.ground.has(Plant::EagerRebuild) {
+            self.begin_log(1);
+        }
+    }
+
+    /// It begins a new log.
+    pub(crate) fn begin_log(&mut self, count: u64) {
+        self.trace("begins a new log");
+        self.set_clocks();
+        self.filling = self.lost.take().filter(|_| !self.ground.has(Plant::EagerRebuild));
+        if let Err(error) = Store::make_anew_simulated(&self.disk, self.id, count) {
+            self.ground.complain(format!("{} cannot begin a new log: {error}", self.name));
+        }
+        self.disk.set_delay(Duration::from_millis(5));
     }
 
     /// Ends the daemon, at once.
@@ -284,7 +331,7 @@ impl Host {
                 }
             }
             Content::Ask { call, request } => {
-                let up = self.process.as_ref().filter(|process| process.daemon.get().is_some());
+                let up = self.process.as_ref().filter(|process| process.serves.get().is_some());
                 let content = Content::Ask { call, request };
                 let letter = Letter { from, to: self.index, content };
                 let refused = match up {
@@ -384,6 +431,9 @@ pub(crate) fn proposal(command: Command) -> Proposal {
     Proposal { at, actor: Actor::new("sim"), command }
 }
 
+/// Begins to serve the log.
+type Serve = Box<dyn FnOnce(Arc<RaftTruth>) + Send>;
+
 /// What a daemon is started with.
 struct Start {
     node: NodeId,
@@ -392,13 +442,15 @@ struct Start {
     first: bool,
     way: Arc<Way>,
     lease: LeaseSettings,
+    lost_after: Duration,
+    lost: Option<Uuid>,
     agents: Agents,
     door: Arc<Door>,
     ground: Arc<Ground>,
 }
 
 impl Start {
-    async fn go(&self) -> Result<Daemon, Box<dyn std::error::Error + Send + Sync>> {
+    async fn go(&self, serve: Serve) -> Result<Daemon, Box<dyn std::error::Error + Send + Sync>> {
         let (store, mut loaded) = Store::open_simulated(&self.disk, self.node)?;
         if self.first {
             loaded = store.empty_for_join(self.node).await?;
@@ -414,6 +466,9 @@ impl Start {
             detect: cluster::detect::Settings::default(),
             agents: self.agents.clone(),
             guard: self.door.clone(),
+            lost_after: self.lost_after,
+            lost: self.lost,
+            serve,
             door: crate::setup::door(&self.ground),
         };
         Ok(Daemon::start(parts).await?)
@@ -423,16 +478,23 @@ impl Start {
 /// Answers what peers ask.
 async fn serve_all(
     index: usize,
-    daemon: Arc<Daemon>,
+    daemon: Arc<OnceLock<Arc<Daemon>>>,
+    truth: Arc<RaftTruth>,
     mut letters: mpsc::Receiver<Letter>,
     wire: Arc<Wire>,
 ) {
     while let Some(Letter { from, content, .. }) = letters.recv().await {
         let Content::Ask { call, request } = content else { continue };
-        let (daemon, wire) = (daemon.clone(), wire.clone());
+        let (daemon, truth, wire) = (daemon.get().cloned(), truth.clone(), wire.clone());
         tokio::spawn(async move {
             let limit = request.timeout;
-            let served = daemon.serve(id_of(from), request);
+            let served = async {
+                match daemon {
+                    Some(daemon) => daemon.serve(id_of(from), request).await,
+                    None if request.method.is_raft() => truth.serve(id_of(from), request).await,
+                    None => Err("it is starting".to_owned()),
+                }
+            };
             // Nobody waits longer.
             let Ok(reply) = tokio::time::timeout(limit, served).await else { return };
             let reply = reply.map_err(TransportError::Refused);

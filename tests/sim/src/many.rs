@@ -56,6 +56,8 @@ pub(crate) struct Figures {
     /// Handovers that were refused, and those of which nothing was known.
     pub(crate) refused: u64,
     pub(crate) unsure: u64,
+    /// Logs that were damaged and made anew.
+    pub(crate) damaged: u64,
 }
 
 impl Figures {
@@ -70,6 +72,7 @@ impl Figures {
         self.moving += more.moving;
         self.refused += more.refused;
         self.unsure += more.unsure;
+        self.damaged += more.damaged;
     }
 }
 
@@ -88,11 +91,12 @@ pub(crate) fn failed(options: &Options, error: &str) -> String {
 /// One line about a schedule, for people and for [`run`].
 pub(crate) fn summary(outcome: &Outcome) -> String {
     let Outcome { lines, digest, simulated_ms, answered, unknown, takeovers, faults, .. } = outcome;
-    let Tally { migrations, arrived, refused, not_sent, unsure } = outcome.tally;
+    let Tally { migrations, arrived, refused, not_sent, unsure, damaged } = outcome.tally;
     format!(
         "summary trace={lines}:{digest:016x} simulated_s={} answered={answered} \
          unknown={unknown} takeovers={takeovers} faults={faults} migrations={migrations} \
-         handovers={} arrived={arrived} refused={refused} not_sent={not_sent} unsure={unsure}",
+         handovers={} arrived={arrived} refused={refused} not_sent={not_sent} unsure={unsure} \
+         damaged={damaged}",
         simulated_ms / 1_000,
         outcome.handovers
     )
@@ -115,6 +119,7 @@ fn figures(output: &str) -> Figures {
         moving: value("handovers").min(1),
         refused: value("refused"),
         unsure: value("unsure"),
+        damaged: value("damaged"),
     }
 }
 
@@ -191,13 +196,13 @@ pub(crate) fn report(job: &Job, seeds: Range<u64>) -> ExitCode {
 /// What came of all of them, in a line.
 pub(crate) fn words(total: &Total) -> String {
     let Figures { simulated_s, answered, unknown, takeovers, faults, .. } = total.figures;
-    let Figures { migrations, handovers, moving, refused, unsure, .. } = total.figures;
+    let Figures { migrations, handovers, moving, refused, unsure, damaged, .. } = total.figures;
     let each = total.took.as_secs_f64() / (total.runs.max(1) as f64);
     format!(
         "{} schedules, {} failed, in {:.0} s ({each:.2} s each); {simulated_s} simulated s, \
          {faults} faults, {takeovers} takeovers, {answered} calls answered and {unknown} not, \
          {migrations} migrations, {handovers} handovers in {moving} schedules, {refused} refused, \
-         {unsure} unknown",
+         {unsure} unknown, {damaged} logs damaged",
         total.runs,
         total.failed.len(),
         total.took.as_secs_f64()

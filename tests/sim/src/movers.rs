@@ -63,8 +63,10 @@ impl Movers {
         match (self.rng.below(20), under_way(&state)) {
             (0, Some((op, _))) => self.propose(host, Command::CancelOp { op }),
             (1, Some((_, node))) if self.closed.is_none() => {
-                self.closed = Some((node, self.ground.now() + self.rng.between(300, 4_000)));
-                let mode = NodeMode::Standby;
+                // One that is drained sends its VMs away, too.
+                let mode = self.rng.pick(&[NodeMode::Standby, NodeMode::Drain]);
+                let mode = mode.unwrap_or(NodeMode::Standby);
+                self.closed = Some((node, self.ground.now() + self.rng.between(300, 6_000)));
                 self.propose(host, Command::NodeSetMode { node, mode });
             }
             _ => self.begin(host, &state, hosts),

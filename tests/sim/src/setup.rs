@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,20 +12,24 @@ use cluster::raft::Metrics;
 use cluster::raft::ProposeError;
 use model::Applied;
 use model::Bytes;
+use model::ClusterId;
 use model::ClusterState;
 use model::Command;
 use model::FenceDevice;
 use model::FenceDeviceId;
 use model::HaSpec;
+use model::JoinTokenId;
 use model::Millis;
 use model::Name;
 use model::NodeCapacity;
+use model::NodeFacts;
 use model::NodeId;
 use model::OpId;
 use model::OpOutcome;
 use model::OpRequest;
 use model::Pinned;
 use model::Proposal;
+use model::SecretText;
 use model::Speaker;
 use model::UnixMillis;
 use model::VmId;
@@ -44,9 +49,6 @@ use crate::plant::Plant;
 
 /// The shared volume.
 pub(crate) const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(9));
-
-/// How long one step of the founding may take.
-const STEP_MAX: Duration = Duration::from_secs(10);
 
 /// A VM of the schedule.
 pub(crate) const fn vm_of(index: usize) -> VmId {
@@ -95,20 +97,18 @@ pub(crate) struct Plan {
 
 /// Makes the cluster, on the first node.
 pub(crate) async fn found(truth: Arc<RaftTruth>, plan: Plan) {
-    let ids: BTreeSet<NodeId> = (0..plan.nodes).map(id_of).collect();
-    let replica = truth.replica();
-    for id in ids.iter().skip(1) {
-        while replica.add_learner(*id, STEP_MAX).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    }
-    while replica.set_voters(ids.clone(), STEP_MAX).await.is_err() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
     let capacity = NodeCapacity { cpus: 8, memory: Bytes::mib(16 * 1024) };
     for index in 0..plan.nodes {
         let (node, name) = (id_of(index), name(&format!("n{}", index + 1)));
+        if index == 1 {
+            form(&truth, plan.nodes).await;
+        }
         propose(&truth, Command::NodeStarted { node, name, capacity }).await;
+    }
+    // The leader makes voters of them by itself.
+    let ids: BTreeSet<NodeId> = (0..plan.nodes).map(id_of).collect();
+    while truth.metrics().borrow().members.members.voters != [ids.clone()] {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     if plan.devices {
         let nodes = (0..plan.nodes).map(|at| (id_of(at), Some(at.to_string()))).collect();
@@ -129,6 +129,40 @@ pub(crate) async fn found(truth: Arc<RaftTruth>, plan: Plan) {
     propose(&truth, Command::VolumeCreate { volume: VOLUME, name: name("shared"), kind }).await;
     for index in 0..plan.vms {
         add_vm(&truth, index, id_of(index % plan.nodes)).await;
+    }
+}
+
+/// The first node makes a cluster, and the others join it.
+async fn form(truth: &RaftTruth, nodes: usize) {
+    let key = |index: usize| format!("{index:064x}");
+    let create = Command::ClusterCreate {
+        cluster: ClusterId::new(Uuid::from_u128(77)),
+        name: name("sim"),
+        ca_certificate: "certificate".to_owned(),
+        ca_key: SecretText::new("key"),
+        node: id_of(0),
+        key: key(0),
+    };
+    let digest = key(99);
+    let token = Command::JoinTokenCreate {
+        token: JoinTokenId::new(Uuid::from_u128(78)),
+        digest: digest.clone(),
+        expires: UnixMillis::new(u64::MAX),
+        uses: 64,
+    };
+    propose(truth, create).await;
+    propose(truth, token).await;
+    for index in 1..nodes {
+        let address = SocketAddr::from(([10, 0, 0, u8::try_from(index).unwrap_or(255)], 7444));
+        let facts = NodeFacts { addresses: vec![address], ..NodeFacts::default() };
+        let join = Command::NodeJoin {
+            node: id_of(index),
+            name: name(&format!("n{}", index + 1)),
+            key: key(index),
+            facts: Box::new(facts),
+            digest: digest.clone(),
+        };
+        propose(truth, join).await;
     }
 }
 

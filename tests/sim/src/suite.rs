@@ -72,8 +72,12 @@ fn schedules() -> Result<(), String> {
         || figures.handovers < 4 * seeds
         || figures.refused < seeds / 20
         || figures.unsure < seeds / 20
+        || figures.damaged < seeds / 10
     {
-        return Err("too little becomes of the migrations of these schedules".to_owned());
+        return Err(
+            "too little becomes of the migrations, or too few logs are damaged, in these schedules"
+                .to_owned(),
+        );
     }
     Ok(())
 }

@@ -18,8 +18,10 @@ use cluster::simulation::Loss;
 use model::Command;
 use model::FenceReason;
 use model::NodeMode;
+use node::simulation::log_cleared;
 use node::truth::Truth;
 use sim::rng::Rng;
+use uuid::Uuid;
 
 use crate::clients::Clients;
 use crate::faults;
@@ -162,6 +164,7 @@ impl World {
             guard_margin: Duration::from_millis(rng.between(2_000, 4_000)),
             takeover: None,
         };
+        let lost_after = Duration::from_millis(rng.between(5_000, 15_000));
         let mut clocks = rng.fork();
         let hosts: Vec<Host> = (0..nodes)
             .map(|index| {
@@ -178,7 +181,7 @@ impl World {
         Self {
             ground,
             plan,
-            settings: Settings { lease, agents: Agents::instead(Arc::new(agents)) },
+            settings: Settings { lease, lost_after, agents: Agents::instead(Arc::new(agents)) },
             hosts,
             wire,
             flight: BTreeMap::new(),
@@ -303,7 +306,14 @@ impl World {
         if state.vms.len() < self.plan.vms {
             return Some("not all VMs are there".to_owned());
         }
+        let voters = self.leader().and_then(|leader| self.hosts[leader].metrics());
+        if voters.is_none_or(|metrics| metrics.voters().len() != self.plan.nodes) {
+            return Some("not all nodes vote".to_owned());
+        }
         for node in state.nodes.values() {
+            if node.rebuild.is_some() {
+                return Some(format!("{} has lost its log", node.name));
+            }
             if node.mode != NodeMode::Active {
                 return Some(format!("{} takes no VMs", node.name));
             }
@@ -357,6 +367,7 @@ impl World {
             self.make(&fault, now);
         }
         self.start_again(now);
+        self.tend_losses(now);
         while let Some(entry) = self.flight.first_entry() {
             if entry.key().0 > now {
                 break;
@@ -479,7 +490,7 @@ impl World {
         }
         for host in due(&mut self.daemon_at) {
             let host = &mut self.hosts[host];
-            if host.powered && host.process.is_none() {
+            if host.powered && host.process.is_none() && host.lost.is_none() {
                 host.start(&self.wire, &self.settings);
             }
         }
@@ -586,6 +597,7 @@ impl World {
                 self.set_mood(*mood);
                 self.mood_until = now + length;
             }
+            Fault::Damage { host } => self.damage(*host, now),
             Fault::Fence { host } => self.fence(*host),
             Fault::Lie { host } => self.lie(*host, now),
         }
@@ -612,6 +624,63 @@ impl World {
             self.set_mood(Mood::Lies);
             (self.mood_until, self.calm_until) = (now + 4_000, now + 4_500);
             self.fence(host);
+        }
+    }
+
+    /// A log is damaged, if all others are whole and have a vote: two at once may take with them what
+    /// was acknowledged, which nothing can mend.
+    fn damage(&mut self, host: usize, now: u64) {
+        let Some(leader) = self.leader().and_then(|leader| {
+            let leader = &self.hosts[leader];
+            Some((leader.metrics()?, leader.state()?))
+        }) else {
+            return;
+        };
+        let (metrics, state) = leader;
+        let whole = self.hosts.iter().all(|host| host.lost.is_none())
+            && state.nodes.values().all(|node| node.rebuild.is_none())
+            && metrics.members_applied.members.voters
+                == [(0..self.plan.nodes).map(id_of).collect()]
+            && metrics.members == metrics.members_applied;
+        if whole && self.hosts[host].powered && self.hosts[host].process.is_some() {
+            self.ground.tally(|tally| tally.damaged += 1);
+            let word = Uuid::from_u128(u128::from(now) << 8 | host as u128);
+            self.hosts[host].damage(word);
+            self.daemon_at.insert(host, now + 300);
+        }
+    }
+
+    /// Nodes that have lost their log ask another one, as `node::cluster::rebuild` does.
+    fn tend_losses(&mut self, now: u64) {
+        if !now.is_multiple_of(200) {
+            return;
+        }
+        for index in 0..self.hosts.len() {
+            let host = &self.hosts[index];
+            let Some(word) = host.lost.filter(|_| host.powered && !host.stands()) else { continue };
+            let (node, at) = (host.id, self.rng.place(self.hosts.len()));
+            let cut = self
+                .weather
+                .cuts
+                .iter()
+                .any(|(a, b, _)| (*a, *b) == (index, at) || (*a, *b) == (at, index));
+            let asked = &self.hosts[at];
+            let awake = asked.powered && !asked.daemon_stands();
+            let Some(daemon) = asked.daemon().filter(|_| at != index && awake && !cut) else {
+                continue;
+            };
+            match log_cleared(&daemon.truth().state(), node, word) {
+                Some(count) => {
+                    self.hosts[index].begin_log(count);
+                    self.daemon_at.insert(index, now + 100);
+                }
+                None => drop(asked.spawn(async move {
+                    let problem = "log/1: damaged".to_owned();
+                    let command = Command::NodeDamaged { node, word, problem };
+                    // It asks again.
+                    let _ = daemon.truth().propose(proposal(command)).await;
+                })),
+            }
         }
     }
 

@@ -1449,7 +1449,7 @@ export interface components {
          * @description A node's part in decisions.
          * @enum {string}
          */
-        ClusterPart: "leader" | "voter" | "learner" | "joining" | "leaving" | "lost";
+        ClusterPart: "leader" | "voter" | "learner" | "joining" | "damaged" | "leaving" | "lost";
         /** @description The cluster as the node that was asked sees it. */
         ClusterView: {
             created?: components["schemas"]["UnixMillis"] | null;
@@ -1634,7 +1634,7 @@ export interface components {
          * @description What kind of thing happened. The text form (`vm.started`) is stable.
          * @enum {string}
          */
-        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.upgraded" | "vm.migration_fallback" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "node.platform" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.network" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "cluster.forced" | "cluster.witness";
+        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.upgraded" | "vm.migration_fallback" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "node.platform" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.network" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "node.damaged" | "node.rebuilt" | "cluster.forced" | "cluster.witness";
         /** @description An event with its place in the node's list. */
         EventView: components["schemas"]["Event"] & {
             /**
@@ -3358,6 +3358,11 @@ export interface components {
             /** @description `s3://BUCKET/FOLDER` or `az://CONTAINER/FOLDER`. */
             url: string;
         } | {
+            /** @enum {string} */
+            kind: "block";
+            /** @description Below `/dev`, the same on each node: `/dev/disk/by-id/...`. */
+            path: string;
+        } | {
             /** @description Where the nodes reach it, ADDRESS:PORT, if that is not what the token says. */
             address?: string | null;
             /** @enum {string} */
@@ -3382,6 +3387,11 @@ export interface components {
             secrets: string[];
             /** @description `s3://BUCKET/FOLDER` or `az://CONTAINER/FOLDER`. */
             url: string;
+        } | {
+            /** @enum {string} */
+            kind: "block";
+            /** @description The same on each node. */
+            path: string;
         } | {
             /** @description Where it listens. */
             address: string;

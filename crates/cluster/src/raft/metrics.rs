@@ -40,6 +40,9 @@ pub struct Metrics {
     pub without_leader_since: Option<Instant>,
     /// The members, as of the last entry about them that this node has, committed or not.
     pub members: MembersAt,
+    /// The members, as of the last entry about them that is in this node's state: that one is
+    /// committed, and every later leader has it.
+    pub members_applied: MembersAt,
     /// The last entry in this node's log.
     pub last: Option<Position>,
     /// The number after it.
@@ -140,6 +143,7 @@ fn view(
         leader,
         without_leader_since: None,
         members,
+        members_applied: applied_members.clone(),
         last: store.last_entry(),
         log_next: next(raft.last_log_index),
         applied_next: *outlet.applied.borrow(),
@@ -205,6 +209,7 @@ pub(crate) fn initial(node: NodeId) -> Metrics {
         leader: None,
         without_leader_since: Some(Instant::now()),
         members: MembersAt::default(),
+        members_applied: MembersAt::default(),
         last: None,
         log_next: 0,
         applied_next: 0,

@@ -136,7 +136,10 @@ pub enum StartError {
     #[error("the timing of the log cannot be used: {0}; leave it out for the defaults")]
     Timing(String),
     /// The log says what cannot be.
-    #[error("the stored log does not fit together: {0}; evict this node and join it again")]
+    #[error(
+        "the stored log does not fit together: {0}; if the cluster does not give this node a new \
+         one, evict it and let it join again"
+    )]
     Log(String),
 }
 
@@ -225,7 +228,7 @@ pub struct Start {
     pub out: bool,
 }
 
-fn config(timing: &Timing, out: bool) -> Result<Config, StartError> {
+fn config(timing: &Timing, silent: bool) -> Result<Config, StartError> {
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let config = Config {
         cluster_name: "muster".to_owned(),
@@ -238,7 +241,7 @@ fn config(timing: &Timing, out: bool) -> Result<Config, StartError> {
         max_in_snapshot_log_to_keep: ENTRIES_KEPT,
         replication_lag_threshold: SNAPSHOT_EVERY + ENTRIES_KEPT,
         purge_batch_size: 256,
-        enable_elect: !out,
+        enable_elect: !silent,
         enable_pre_vote: Some(true),
         // A leader that was away asks first: the others may have gone on without it.
         enable_leader_restore: Some(false),
@@ -258,6 +261,7 @@ impl Replica {
         let Start { store, loaded, transport, timing, state, events, out } = start;
         let log_error = |error: &dyn std::fmt::Display| StartError::Log(error.to_string());
         let node = loaded.identity.node;
+        let silent = out || loaded.quiet;
         let outlet = Arc::new(Outlet {
             node,
             boot: loaded.boot,
@@ -273,7 +277,7 @@ impl Replica {
                 .map_err(|error| log_error(&error))?;
         let removed = watch::Sender::new(None);
         let network = Network { transport: transport.clone(), removed: removed.clone() };
-        let config = Arc::new(config(&timing, out)?);
+        let config = Arc::new(config(&timing, silent)?);
         let raft = Raft::new(RaftId(node), config, network, store.clone(), machine)
             .await
             .map_err(|error| log_error(&error))?;
@@ -305,7 +309,7 @@ impl Replica {
                 barriers: tokio::sync::Mutex::new(None),
             }),
         };
-        if !out {
+        if !silent {
             replica.lead_if_alone().await?;
         }
         Ok(replica)
@@ -329,6 +333,11 @@ impl Replica {
         // The barrier has seen it lead.
         let _ = self.inner.metrics.clone().wait_for(Metrics::leads).await;
         Ok(())
+    }
+
+    /// It may ask for votes from now on ([`Loaded::quiet`]).
+    pub fn may_lead(&self) {
+        self.inner.raft.runtime_config().elect(true);
     }
 
     /// A handle that does not keep it.

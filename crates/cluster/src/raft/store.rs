@@ -26,7 +26,8 @@
 //! the next commit: it follows from the log, and is made again from it if the process dies first.
 //!
 //! Opening reads and checks everything. What does not hold is named and the store refused: a node
-//! with a damaged store must neither vote nor serve. It is rebuilt from its peers under a new id.
+//! with a damaged store must neither vote nor serve. It gets a new one from its peers
+//! ([`Store::make_anew`]), or comes back under a new id.
 
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -87,6 +88,10 @@ pub const EVENTS_AT_ONCE_MAX: usize = 1_000;
 /// A piece of a snapshot: one transaction, so that the log never waits long behind one.
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 
+/// A log that was made anew counts its boots from the next multiple of this: they name its
+/// proposals, and those of the log that was lost must not be taken for the same.
+const BOOTS_OF_ONE_LOG: u64 = 1 << 32;
+
 /// The largest snapshot that is read into memory: some ten times 8,000 VMs with all their records.
 pub(crate) const SNAPSHOT_BYTES_MAX: u64 = 512 << 20;
 
@@ -102,8 +107,9 @@ pub enum StoreError {
     /// The database itself cannot be opened or read.
     #[error(
         "the state in {path} cannot be read: {source}; end another daemon that may use it. If it \
-         is damaged: in a cluster evict this node, move the data directory away and join again; a \
-         host alone needs the file and state.mark from a backup"
+         is damaged: a node of a cluster gets a new one from the others by itself, or is evicted, \
+         its data directory moved away, and may join again; a host alone needs the file and \
+         state.mark from a backup"
     )]
     Database {
         /// The file.
@@ -113,9 +119,9 @@ pub enum StoreError {
     },
     /// A record is not what was written.
     #[error(
-        "the state in {path} is damaged at {place}: {problem}; in a cluster evict this node, move \
-         the data directory away and join again; a host alone needs the file and state.mark from a \
-         backup, or begins with an empty state if state.redb, state.mark and node-id are moved \
+        "the state in {path} is damaged at {place}: {problem}; a node of a cluster gets a new one \
+         from the others by itself, or is evicted, its data directory moved away, and may join \
+         again; a host alone needs the file and state.mark from a backup, or begins with an empty state if state.redb, state.mark and node-id are moved \
          away (the VMs' own files are not touched)"
     )]
     Damaged {
@@ -221,6 +227,18 @@ pub struct Loaded {
     pub(crate) last_event: u64,
     /// Whether it has never been part of any cluster.
     pub(crate) pristine: bool,
+    /// Whether its replica shall not ask for votes until it is told to.
+    pub(crate) quiet: bool,
+}
+
+impl Loaded {
+    /// The same for a log that was made anew and has not come as far as the old one: its replica
+    /// asks for no votes before [`super::Replica::may_lead`]. The memberships that it receives first
+    /// are those of long ago, in which this node may have been a majority.
+    #[must_use]
+    pub fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
+    }
 }
 
 #[derive(Debug)]
@@ -242,7 +260,52 @@ pub(crate) fn die(error: &dyn std::fmt::Display, what: &str) -> ! {
     std::process::abort();
 }
 
+impl StoreError {
+    /// What is damaged, if that is the matter: not if the file is another's, in use, or of another
+    /// version.
+    pub fn damage(&self) -> Option<String> {
+        match self {
+            Self::Damaged { place, problem, .. } => Some(format!("{place}: {problem}")),
+            Self::Database { source, .. } => match &**source {
+                redb::Error::Io(error) => unreadable(error).then(|| error.to_string()),
+                redb::Error::Corrupted(_)
+                | redb::Error::UpgradeRequired(_)
+                | redb::Error::TableTypeMismatch { .. }
+                | redb::Error::TableIsMultimap(_)
+                | redb::Error::TableDoesNotExist(_)
+                | redb::Error::TypeDefinitionChanged { .. } => Some(source.to_string()),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// Whether the content, or the medium below it, is what is wrong.
+fn unreadable(error: &std::io::Error) -> bool {
+    const MEDIUM: i32 = 5; // EIO
+    matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof)
+        || error.raw_os_error() == Some(MEDIUM)
+}
+
 impl Store {
+    /// Makes the store of a node that has lost its log for the `count`th time (from 1). It waits for
+    /// a leader to take it in, and no file of before may be there. The caller knows that a
+    /// membership of the log without this node is committed: only then may a new log of it begin
+    /// (docs/decisions/0023).
+    ///
+    /// # Errors
+    /// [`StoreError`]; a file or mark is there, or the disk does not take it.
+    pub fn make_anew(path: &Path, node: NodeId, count: u64) -> Result<(), StoreError> {
+        for left in [path.to_owned(), path.with_extension("mark")] {
+            if left.try_exists().unwrap_or(true) {
+                let problem = format!("{} is still there", left.display());
+                return Err(damaged(path, "the new file's place", &problem));
+            }
+        }
+        make(path, First::anew(node, count)).map_err(|error| database_error(path, error))
+    }
+
     /// Opens or makes the file of a node, and checks all of it.
     ///
     /// # Errors
@@ -254,7 +317,8 @@ impl Store {
             if let Found::Mark(MarkValue { commits: 1.., .. }) | Found::Damaged = found {
                 return Err(damaged(path, "the file itself", "it is gone, but its mark is there"));
             }
-            make(path, node).map_err(|error| database_error(path, error))?;
+            let first = First { node, joining: false, boots: 0 };
+            make(path, first).map_err(|error| database_error(path, error))?;
         }
         // redb takes a file's word for much, and panics where that does not fit together.
         let opened = std::panic::catch_unwind(|| {
@@ -286,7 +350,7 @@ impl Store {
         let database = Database::builder().create_with_backend(disk.attach());
         let mut database = database.map_err(|error| failed(error.into()))?;
         if first {
-            fill(&database, node).map_err(failed)?;
+            fill(&database, First { node, joining: false, boots: 0 }).map_err(failed)?;
         } else if !database.check_integrity().map_err(|error| failed(error.into()))? {
             return Err(damaged(path, "the database's own pages", "their checksums do not hold"));
         }
@@ -297,6 +361,20 @@ impl Store {
             Ok(())
         };
         Self::open_database(path, database, node, |_, _| Ok(Mark::none()), spawn)
+    }
+
+    /// [`Store::make_anew`] on a simulated disk, which must be empty.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn make_anew_simulated(disk: &Disk, node: NodeId, count: u64) -> Result<(), StoreError> {
+        let failed = |error: redb::Error| database_error(Path::new("simulated"), error);
+        if !disk.is_empty() {
+            return Err(damaged(Path::new("simulated"), "the new file's place", "it is in use"));
+        }
+        let database = Database::builder().create_with_backend(disk.attach());
+        let database = database.map_err(|error| failed(error.into()))?;
+        fill(&database, First::anew(node, count)).map_err(failed)
     }
 
     fn open_database(
@@ -336,7 +414,7 @@ impl Store {
         let place = snapshot.as_ref().map(|snapshot| snapshot.place.clone());
         let snapshot_turn = Arc::new(tokio::sync::Mutex::new(place));
         let store = Self { files, jobs, snapshot_turn };
-        Ok((store, Loaded { identity, boot, snapshot, last_event, pristine }))
+        Ok((store, Loaded { identity, boot, snapshot, last_event, pristine, quiet: false }))
     }
 
     /// Writes what waits and lets the file go. Readers get [`StoreError::Closed`] from now on.
@@ -359,7 +437,8 @@ impl Store {
         let mut place = self.snapshot_turn.lock().await;
         let (identity, boot) = done.await.map_err(|_| closed())?;
         *place = None;
-        Ok(Loaded { identity, boot, snapshot: None, last_event: 0, pristine: true })
+        let (snapshot, last_event) = (None, 0);
+        Ok(Loaded { identity, boot, snapshot, last_event, pristine: true, quiet: false })
     }
 
     /// Events with a number above `after`, oldest first, at most `limit` and
@@ -668,14 +747,14 @@ fn check_mark(path: &Path, store: Uuid, commits: u64, found: Found) -> Result<()
 
 /// Makes an empty store. It appears under its name only when it is whole: an empty file of that
 /// name is then damage, never a first start that was cut off.
-fn make(path: &Path, node: NodeId) -> Result<(), redb::Error> {
+fn make(path: &Path, first: First) -> Result<(), redb::Error> {
     let part = path.with_extension("new");
     match std::fs::remove_file(&part) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
         _ => {}
     }
     let database = Database::create(&part)?;
-    fill(&database, node)?;
+    fill(&database, first)?;
     drop(database);
     std::fs::rename(&part, path)?;
     let dir = path.parent().unwrap_or(Path::new("."));
@@ -683,18 +762,34 @@ fn make(path: &Path, node: NodeId) -> Result<(), redb::Error> {
     Ok(())
 }
 
+/// What a store is made with.
+#[derive(Clone, Copy)]
+struct First {
+    node: NodeId,
+    joining: bool,
+    boots: u64,
+}
+
+impl First {
+    /// After the `count`th loss.
+    fn anew(node: NodeId, count: u64) -> Self {
+        Self { node, joining: true, boots: count.saturating_mul(BOOTS_OF_ONE_LOG) }
+    }
+}
+
 /// Gives an empty database its layout.
-fn fill(database: &Database, node: NodeId) -> Result<(), redb::Error> {
+fn fill(database: &Database, first: First) -> Result<(), redb::Error> {
+    let First { node, joining, boots } = first;
     let write = database.begin_write()?;
     {
         write.open_table(LOG)?;
         write.open_table(PIECES)?;
         write.open_table(EVENTS)?;
         let mut meta = write.open_table(META)?;
-        let identity = Identity { store: Uuid::new_v4(), node, joining: false };
+        let identity = Identity { store: Uuid::new_v4(), node, joining };
         meta.insert("format", FORMAT.to_le_bytes().as_slice())?;
         meta.insert("identity", encode("meta/identity", &identity).as_slice())?;
-        meta.insert("boots", 0_u64.to_le_bytes().as_slice())?;
+        meta.insert("boots", boots.to_le_bytes().as_slice())?;
         meta.insert("commits", 0_u64.to_le_bytes().as_slice())?;
     }
     write.commit()?;

@@ -3,7 +3,8 @@
 //! ```text
 //!   node A: openraft --> WitnessTransport --> Client --+
 //!                                                      +--> WitnessStore: one small record
-//!   node B: openraft --> WitnessTransport --> Client --+    (directory, object, another machine)
+//!   node B: openraft --> WitnessTransport --> Client --+    (directory, object, another machine,
+//!                                                                block device)
 //! ```
 //!
 //! Two nodes need each other to decide anything; with a third voter any two of three decide. This
@@ -30,6 +31,7 @@
 //! They are parsed with limits, and carry a checksum against accidents; whoever can write to the
 //! store can stop the cluster, or vote twice in its name. It must be writable to the nodes only.
 
+pub mod block;
 mod client;
 mod directory;
 pub mod memory;
@@ -42,6 +44,7 @@ mod store;
 mod tests;
 mod transport;
 
+pub use block::Block;
 pub use client::Ask;
 pub use client::AskError;
 pub use client::Client;

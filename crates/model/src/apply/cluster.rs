@@ -28,6 +28,7 @@ use crate::apply::Context;
 use crate::apply::finish;
 use crate::apply::storage;
 use crate::apply::vm_subject;
+use crate::apply::witness;
 use crate::state::not_found;
 
 /// Most nodes of a cluster (DESIGN.md: one to sixty-four hosts).
@@ -192,6 +193,7 @@ pub(crate) fn join(
     };
     let subject = record.subject();
     state.nodes.insert(node, Arc::new(record));
+    witness::give_slot(state, node);
     cx.event(EventKind::NodeJoined, Severity::Info, subject, format!("{name} joined"), None);
     Ok(())
 }

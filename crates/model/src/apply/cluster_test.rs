@@ -80,6 +80,15 @@ pub(super) fn command(n: u8, what: u8) -> Command {
             word: Uuid::from_u128(n.into()),
             witness: node(n / 2 + 200),
         },
+        12 => Command::NodeDamaged {
+            node: node(n),
+            word: Uuid::from_u128(u128::from(n % 2) + 800),
+            problem: "log/1".to_owned(),
+        },
+        13 => Command::NodeLogCleared {
+            node: node(n),
+            word: Uuid::from_u128(u128::from(n % 2) + 800),
+        },
         9..=11 => super::witness_tests::command(n % 2, what - 9),
         _ => Command::NodeStarted {
             node: node(n),

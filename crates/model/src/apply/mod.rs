@@ -17,6 +17,7 @@ mod ha;
 mod migrate;
 mod nics;
 mod platform;
+mod rebuild;
 mod register;
 mod session;
 #[cfg(test)]
@@ -190,6 +191,10 @@ fn apply_members(
         }
         Command::NodeLeave { node } => cluster::leave(state, cx, *node),
         Command::NodeGone { node } => cluster::gone(state, cx, *node),
+        Command::NodeDamaged { node, word, problem } => {
+            rebuild::damaged(state, cx, *node, *word, problem)
+        }
+        Command::NodeLogCleared { node, word } => rebuild::cleared(state, cx, *node, *word),
         Command::NodeEvict { node, forget_vms } => cluster::evict(state, cx, *node, *forget_vms),
         Command::QuorumForced { lost, word, witness } => {
             forced::quorum(state, cx, lost, *word, *witness)

@@ -1,5 +1,6 @@
 //! Setting the witness, and taking it away.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::ClusterState;
@@ -8,6 +9,7 @@ use crate::NodeId;
 use crate::Refused;
 use crate::Severity;
 use crate::Subject;
+use crate::WITNESS_SLOTS_MAX;
 use crate::WitnessPlace;
 use crate::WitnessRecord;
 use crate::apply::Context;
@@ -37,6 +39,11 @@ pub(crate) fn set(
         return Err(Refused::IdTaken(id.to_string()));
     }
     check(place)?;
+    if let WitnessPlace::Block { slots, .. } = place
+        && !state.nodes.keys().all(|node| slots.contains_key(node))
+    {
+        return Err(Refused::Invalid("the nodes have changed meanwhile; set it again".to_owned()));
+    }
     state.witness = Some(Arc::new(WitnessRecord {
         id,
         place: place.clone(),
@@ -46,6 +53,18 @@ pub(crate) fn set(
     }));
     event(state, cx, Severity::Info, "the witness was set");
     Ok(())
+}
+
+/// A node that joins gets a place of its own on the witness's device, if there is one left.
+pub(crate) fn give_slot(state: &mut ClusterState, node: NodeId) {
+    let Some(record) = &mut state.witness else { return };
+    let WitnessPlace::Block { slots, .. } = &record.place else { return };
+    let next = slots.values().max().map_or(0, |last| last + 1);
+    if next < WITNESS_SLOTS_MAX
+        && let WitnessPlace::Block { slots, .. } = &mut Arc::make_mut(record).place
+    {
+        slots.insert(node, next);
+    }
 }
 
 /// Begins to take it away.
@@ -101,6 +120,19 @@ fn check(place: &WitnessPlace) -> Result<(), Refused> {
                 return bad(
                     "the directory of a witness is an absolute path, the same on each node",
                 );
+            }
+        }
+        WitnessPlace::Block { path, slots } => {
+            let up = path.split('/').any(|part| part == "..");
+            if !fits(path) || !path.starts_with("/dev/") || up {
+                return bad(
+                    "the device of a witness is a path below /dev, the same on each node, such as \
+                     /dev/disk/by-id/...",
+                );
+            }
+            let numbers: BTreeSet<u16> = slots.values().copied().collect();
+            if numbers.len() != slots.len() || numbers.last() >= Some(&WITNESS_SLOTS_MAX) {
+                return bad("each node has a slot of its own on the device of a witness");
             }
         }
         WitnessPlace::Object { url, options, secrets } => {

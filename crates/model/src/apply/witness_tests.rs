@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::cluster_test;
 use super::tests::NODE;
 use super::tests::World;
 use crate::ClusterId;
@@ -10,6 +11,7 @@ use crate::NodeId;
 use crate::Refused;
 use crate::SecretText;
 use crate::WitnessPlace;
+use crate::witness_slots;
 
 fn id(n: u8) -> NodeId {
     NodeId::new(Uuid::from_u128(u128::from(n) + 900))
@@ -101,6 +103,41 @@ fn places_that_cannot_be_are_refused() {
     world.propose(set(1, object("s3://bucket/folder", "eu"))).unwrap();
     let shown = format!("{:?}", world.state.witness);
     assert!(!shown.contains("\"secret\""), "{shown}");
+}
+
+#[test]
+fn each_node_has_a_slot_of_its_own_on_a_device_and_none_is_given_twice() {
+    let device = |path: &str, slots: &[(u8, u16)]| WitnessPlace::Block {
+        path: path.to_owned(),
+        slots: slots.iter().map(|(n, slot)| (cluster_test::node(*n), *slot)).collect(),
+    };
+    let mut world = cluster_test::lab();
+    for bad in [
+        device("/srv/file", &[(0, 0)]),
+        device("/dev/../srv", &[(0, 0)]),
+        device("/dev/sdx", &[(0, 3), (1, 3)]),
+        device("/dev/sdx", &[(0, 64)]),
+        // Node 0 joined meanwhile.
+        device("/dev/sdx", &[(1, 0)]),
+    ] {
+        let refused = world.propose(set(1, bad.clone()));
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{bad:?}: {refused:?}");
+    }
+    let nodes = world.state.nodes.keys().copied();
+    let place = WitnessPlace::Block { path: "/dev/sdx".to_owned(), slots: witness_slots(nodes) };
+    world.propose(set(1, place)).unwrap();
+    let slots = |world: &World| match &world.state.witness.as_ref().unwrap().place {
+        WitnessPlace::Block { slots, .. } => slots.clone(),
+        other => panic!("{other:?}"),
+    };
+    for n in 1..=3 {
+        world.propose(cluster_test::join(n, &format!("x{n}"), 0)).unwrap();
+        assert_eq!(slots(&world).get(&cluster_test::node(n)), Some(&u16::from(n)));
+        world
+            .propose(Command::NodeEvict { node: cluster_test::node(n), forget_vms: false })
+            .unwrap();
+    }
+    assert_eq!(slots(&world).len(), 4, "who is gone may still write to its own");
 }
 
 #[test]

@@ -114,7 +114,8 @@ pub(crate) fn ca(cluster: &ClusterRecord) -> Result<ClusterCa, peer::pki::PkiErr
     ClusterCa::from_pem(&cluster.ca_certificate, cluster.ca_key.reveal())
 }
 
-fn members(state: &ClusterState) -> Vec<Member> {
+/// The members and where they are.
+pub(crate) fn members(state: &ClusterState) -> Vec<Member> {
     let nodes = state.nodes.values();
     nodes
         .map(|node| Member {

@@ -5,6 +5,7 @@
 //! time: changes of the members are the most delicate thing a log does.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use model::Membership;
 use model::NodeId;
 use model::Proposal;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use crate::app::now;
 use crate::cluster::Witness;
@@ -55,6 +57,8 @@ pub(crate) enum Step {
     Gone(NodeId),
     /// So is this witness.
     WitnessGone(NodeId),
+    /// The log counts without what this node has lost; the state shall say so.
+    Cleared(NodeId, Uuid),
 }
 
 /// What the leader knows of the log's members.
@@ -62,6 +66,8 @@ pub(crate) enum Step {
 pub(crate) struct Seen {
     pub(crate) me: NodeId,
     pub(crate) members: Members,
+    /// Those of the last membership that is committed for certain.
+    pub(crate) committed: BTreeSet<NodeId>,
     pub(crate) log_next: u64,
     pub(crate) followers: BTreeMap<NodeId, u64>,
     /// For how long each member has been silent; absent if it was never heard of.
@@ -80,6 +86,7 @@ impl Seen {
         Self {
             me: metrics.node,
             members: metrics.members.members.clone(),
+            committed: metrics.members_applied.members.nodes.clone(),
             log_next: metrics.log_next,
             followers: metrics.followers.clone(),
             silent: silent.collect(),
@@ -122,7 +129,8 @@ fn view(state: &ClusterState, seen: &Seen) -> View {
         if record.membership == Membership::Lost {
             continue;
         }
-        let leaving = record.membership == Membership::Leaving;
+        // Who has lost its log is taken out of it in the same way, and comes back when it is cleared.
+        let leaving = record.membership == Membership::Leaving || record.rebuild.is_some();
         // Who leaves is no member for the rules, once it has no vote to answer with any more.
         if leaving && record.id != seen.me && !seen.votes(record.id) {
             continue;
@@ -199,6 +207,14 @@ pub(crate) fn next(state: &ClusterState, seen: &Seen) -> Option<Step> {
     if let Some(gone) = gone {
         return Some(Step::Gone(gone.id));
     }
+    // Both: the last membership here may not be committed, and a later leader may have one with it.
+    let out = |id| !seen.members.nodes.contains(id) && !seen.committed.contains(id);
+    let mut damaged = state.nodes.values().filter(|node| node.membership == Membership::Member);
+    if let Some((id, rebuild)) = damaged
+        .find_map(|node| node.rebuild.as_ref().filter(|_| out(&node.id)).map(|it| (node.id, it)))
+    {
+        return Some(Step::Cleared(id, rebuild.word));
+    }
     if let Some(record) = state.witness.as_ref().filter(|record| record.retired)
         && !seen.members.nodes.contains(&record.id)
     {
@@ -256,28 +272,42 @@ async fn carry_out(
         Step::Log(Change::SetVoters(voters)) => replica.set_voters(voters, STEP_TIMEOUT).await,
         Step::Log(Change::Remove(node)) => replica.remove(node, STEP_TIMEOUT).await,
         Step::Log(Change::Transfer(to)) => replica.transfer(to, STEP_TIMEOUT).await,
-        Step::WitnessGone(id) => return witness_gone(truth, state, id).await,
-        Step::Gone(node) => {
-            let by =
-                state.nodes.get(&node).map_or_else(|| node.to_string(), |it| it.name.to_string());
-            let actor = Actor::new(&format!("node {by}"));
-            let command = Command::NodeGone { node };
-            let gone = truth.propose(Proposal { at: now(), actor, command }).await;
-            return gone.map(drop).map_err(|error| error.to_string());
+        Step::WitnessGone(id) => return witness_gone(truth, state, id, replica.node()).await,
+        Step::Gone(node) => return tell(truth, state, node, Command::NodeGone { node }).await,
+        Step::Cleared(node, word) => {
+            return tell(truth, state, node, Command::NodeLogCleared { node, word }).await;
         }
     };
     done.map_err(|error| format!("{step:?}: {error}"))
 }
 
+/// Says in the state what has been done for a node.
+async fn tell(
+    truth: &dyn Truth,
+    state: &ClusterState,
+    node: NodeId,
+    command: Command,
+) -> Result<(), String> {
+    let by = state.nodes.get(&node).map_or_else(|| node.to_string(), |it| it.name.to_string());
+    let actor = Actor::new(&format!("node {by}"));
+    let told = truth.propose(Proposal { at: now(), actor, command }).await;
+    told.map(drop).map_err(|error| error.to_string())
+}
+
 /// Says that the witness is out of the log, and takes its record away.
-async fn witness_gone(truth: &dyn Truth, state: &ClusterState, id: NodeId) -> Result<(), String> {
+async fn witness_gone(
+    truth: &dyn Truth,
+    state: &ClusterState,
+    id: NodeId,
+    me: NodeId,
+) -> Result<(), String> {
     let Some(record) = state.witness.clone() else { return Ok(()) };
     let (actor, command) = (Actor::new(&record.by), Command::WitnessGone { witness: id });
     let gone = truth.propose(Proposal { at: now(), actor, command }).await;
     gone.map_err(|error| error.to_string())?;
     // Best effort: a record of an id that never comes again harms nobody.
     tokio::spawn(async move {
-        if let Ok(store) = witness::open(&record.place, id) {
+        if let Ok(store) = witness::open(&record.place, id, me) {
             let removed = tokio::time::timeout(STEP_TIMEOUT, store.remove()).await;
             if !matches!(removed, Ok(Ok(()))) {
                 tracing::warn!(place = store.place(), "the record of the old witness stays there");
@@ -289,8 +319,6 @@ async fn witness_gone(truth: &dyn Truth, state: &ClusterState, id: NodeId) -> Re
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use model::ClusterId;
     use model::ClusterRecord;
     use model::NodeRecord;
@@ -298,7 +326,6 @@ mod tests {
     use model::UnixMillis;
     use model::WitnessPlace;
     use model::WitnessRecord;
-    use uuid::Uuid;
 
     use super::*;
 
@@ -346,6 +373,7 @@ mod tests {
         Seen {
             me: node(voters[0]),
             members: Members { voters: vec![set(voters)], nodes: all().map(node).collect() },
+            committed: all().map(node).collect(),
             log_next: 1_000,
             followers,
             silent: all().map(|n| (node(n), NOW)).collect(),
@@ -416,6 +444,31 @@ mod tests {
         assert_eq!(next(&state, &seen(&[1, 2], &[])), voters(&[1]));
         assert_eq!(next(&state, &seen(&[1], &[(2, 1_000)])), log(Change::Remove(node(2))));
         assert_eq!(next(&state, &seen(&[1], &[])), Some(Step::Gone(node(2))));
+    }
+
+    #[test]
+    fn who_has_lost_its_log_is_taken_out_before_it_may_begin_a_new_one() {
+        let word = Uuid::from_u128(7);
+        let mut state = state(&[(1, M), (2, M), (3, M)]);
+        let mut damaged = (**state.nodes.get(&node(3)).unwrap()).clone();
+        let problem = "log/7: torn".to_owned();
+        damaged.rebuild = Some(model::Rebuild { word, since: UnixMillis::new(1), problem });
+        state.nodes.insert(node(3), Arc::new(damaged));
+        let away = |seen| silent(seen, &[3], NOW * 30);
+        assert_eq!(next(&state, &away(seen(&[1, 2, 3], &[]))), voters(&[1, 2]));
+        assert_eq!(next(&state, &away(seen(&[1, 2], &[(3, 900)]))), log(Change::Remove(node(3))));
+        // The entry without it is in this log, and nobody knows yet whether it stays.
+        let mut unsure = seen(&[1, 2], &[]);
+        unsure.committed.insert(node(3));
+        assert_eq!(next(&state, &unsure), None);
+        assert_eq!(next(&state, &seen(&[1, 2], &[])), Some(Step::Cleared(node(3), word)));
+        // Without the second one there is no majority for it.
+        assert_eq!(next(&state, &silent(seen(&[1, 2, 3], &[]), &[2, 3], NOW * 30)), None);
+        // Cleared, it is brought in as any other.
+        let mut record = (**state.nodes.get(&node(3)).unwrap()).clone();
+        record.rebuild = None;
+        state.nodes.insert(node(3), Arc::new(record));
+        assert_eq!(next(&state, &seen(&[1, 2], &[])), log(Change::AddLearner(node(3))));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!   leave      a node that has left begins anew
 //!   force      those that are left of a cluster go on without a majority
 //!   out        a node that was evicted or given up takes part in nothing any more
+//!   rebuild    a node that has lost its log gets a new one from the others
 //!   renew      certificates that renew themselves
 //!   status     how the cluster is, in words
 //!   forward    requests of the API that only another node can answer
@@ -23,6 +24,7 @@ pub(crate) mod networks;
 pub(crate) mod out;
 pub(crate) mod peers;
 pub(crate) mod place;
+pub(crate) mod rebuild;
 pub(crate) mod renew;
 pub(crate) mod status;
 pub(crate) mod witness;

@@ -37,6 +37,7 @@ use peer::JoinRequest;
 use peer::Links;
 use peer::LinksConfig;
 use peer::LookRequest;
+use peer::Member;
 use peer::Method;
 use peer::Patience;
 use peer::PeerStream;
@@ -56,6 +57,7 @@ use crate::app::App;
 use crate::cluster::Place;
 use crate::cluster::PlaceDir;
 use crate::cluster::join;
+use crate::cluster::rebuild;
 use crate::cluster::status;
 use crate::config::Config;
 use crate::fencing;
@@ -212,6 +214,19 @@ impl Peers {
         up.place.identity = identity.clone();
         self.0.dir.write(&up.place)?;
         up.identity.send_replace(Arc::new(identity));
+        Ok(())
+    }
+
+    /// Keeps who the members are, for a start without a state.
+    pub(crate) fn remember(&self, members: Vec<Member>) -> std::io::Result<()> {
+        let mut up = self.up();
+        let Some(up) = up.as_mut() else { return Ok(()) };
+        if up.place.members == members {
+            return Ok(());
+        }
+        let place = Place { members, ..up.place.clone() };
+        self.0.dir.write(&place)?;
+        up.place = place;
         Ok(())
     }
 
@@ -386,6 +401,10 @@ impl Handler for Port {
             Method::STATUS => {
                 let app = self.app()?;
                 serde_json::to_vec(&status::own(&app))
+            }
+            Method::REBUILD => {
+                let app = self.app()?;
+                return rebuild::serve(&app, from, &body).await;
             }
             Method::PROGRESS => {
                 let app = self.app()?;

@@ -6,6 +6,7 @@
 //!                               the cluster may have taken it in although its answer was lost
 //!   <data>/cluster/force.json   exists while the quorum shall be forced at the next start: what was
 //!                               decided
+//!   <data>/cluster/rebuild.json exists from when this node has lost its log until it has a new one
 //!   <data>/cluster/out          exists since this node knows that it was evicted or given up
 //!   <data>/cluster/reset        exists while the state shall be put aside at the next start
 //! ```
@@ -33,6 +34,8 @@ use peer::pki::NodeKey;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::cluster::rebuild::Note;
+
 /// The largest file that is read: 64 members take some ten kilobytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -43,6 +46,9 @@ const PENDING: &str = "pending.json";
 const FORCE: &str = "force.json";
 
 /// See the head comment.
+const REBUILD: &str = "rebuild.json";
+
+/// See the head comment.
 const OUT: &str = "out";
 
 /// A node's place in a cluster.
@@ -50,7 +56,7 @@ const OUT: &str = "out";
 pub(crate) struct Place {
     /// Who it is.
     pub(crate) identity: Identity,
-    /// The members that it was told of when it joined, for as long as it has no state.
+    /// The members that it knew of last, for when it has no state.
     #[serde(default)]
     pub(crate) members: Vec<Member>,
     /// The log has not been emptied for it yet.
@@ -157,6 +163,25 @@ impl PlaceDir {
         gone(fs::remove_file(self.0.join(FORCE)))
     }
 
+    /// How far this node is with a new log, if it has lost its old one.
+    pub(crate) fn rebuild(&self) -> io::Result<Option<Note>> {
+        match fs::read(self.0.join(REBUILD)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        }
+    }
+
+    /// Notes how far it is.
+    pub(crate) fn keep_rebuild(&self, note: &Note) -> io::Result<()> {
+        self.keep(REBUILD, &serde_json::to_vec(note)?)
+    }
+
+    /// It has a new log, and all that was in the old one.
+    pub(crate) fn forget_rebuild(&self) -> io::Result<()> {
+        gone(fs::remove_file(self.0.join(REBUILD)))
+    }
+
     /// Whether this node knows that it was taken out of its cluster.
     pub(crate) fn is_out(&self) -> bool {
         self.0.join(OUT).exists()
@@ -201,6 +226,7 @@ impl PlaceDir {
         gone(fs::remove_file(&place))?;
         gone(fs::remove_file(self.0.join(OUT)))?;
         self.forget_forcing()?;
+        self.forget_rebuild()?;
         self.forget_pending()?;
         // Last: a crash before repeats all of it, which finds less to move.
         fs::remove_file(self.0.join("reset"))?;

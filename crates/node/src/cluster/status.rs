@@ -66,6 +66,9 @@ pub(crate) fn own(app: &App) -> OwnStatus {
 /// What keeps a node from its work, beyond what an administrator wants.
 fn problem(record: &NodeRecord, answer: Option<&Result<OwnStatus, CallError>>) -> Option<String> {
     match answer {
+        _ if record.rebuild.is_some() => {
+            record.rebuild.as_ref().map(|rebuild| format!("its log is lost ({})", rebuild.problem))
+        }
         Some(Err(error)) => Some(error.problem()),
         _ if record.membership == Membership::Lost => None,
         _ if record.fenced.is_some() => Some(format!(
@@ -94,6 +97,7 @@ fn node_views(
             let part = match record.membership {
                 Membership::Lost => ClusterPart::Lost,
                 Membership::Leaving => ClusterPart::Leaving,
+                Membership::Member if record.rebuild.is_some() => ClusterPart::Damaged,
                 Membership::Member if metrics.leader == Some(record.id) => ClusterPart::Leader,
                 Membership::Member if voters.contains(&record.id) => ClusterPart::Voter,
                 Membership::Member if learners.contains(&record.id) => ClusterPart::Learner,

@@ -22,6 +22,7 @@ use api::witness::WitnessPlaceView;
 use api::witness::WitnessView;
 use cluster::raft::RaftTransport;
 use cluster::raft::Replica;
+use cluster::witness::Block;
 use cluster::witness::Client;
 use cluster::witness::Directory;
 use cluster::witness::HOLD_LEASE;
@@ -37,6 +38,7 @@ use cluster::witness::probe::probe;
 use model::ClusterId;
 use model::ClusterState;
 use model::NodeId;
+use model::WITNESS_SLOTS_MAX;
 use model::WitnessPlace;
 use model::WitnessRecord;
 use tokio::sync::watch;
@@ -78,13 +80,28 @@ struct Inner {
     unused: Mutex<Option<(NodeId, Condition)>>,
 }
 
-/// The store of a record. `id` is that of the witness: each has a record of its own.
+/// What the record of a witness is called in its store.
+pub(crate) fn record_name(id: NodeId) -> String {
+    format!("witness-{id}")
+}
+
+/// The store of a record, for node `me`. `id` is that of the witness: each has a record of its own.
 ///
 /// # Errors
 /// In words, with a next step.
-pub(crate) fn open(place: &WitnessPlace, id: NodeId) -> Result<Arc<dyn WitnessStore>, String> {
-    let name = format!("witness-{id}");
+pub(crate) fn open(
+    place: &WitnessPlace,
+    id: NodeId,
+    me: NodeId,
+) -> Result<Arc<dyn WitnessStore>, String> {
+    let name = record_name(id);
     match place {
+        WitnessPlace::Block { path, slots } => match slots.get(&me) {
+            Some(slot) => Ok(Arc::new(Block::new(path, &name, *slot))),
+            None => Err(format!(
+                "this node has no place on {path}: all {WITNESS_SLOTS_MAX} are given out"
+            )),
+        },
         WitnessPlace::Directory { path } => Ok(Arc::new(Directory::new(path, &name))),
         WitnessPlace::Object { url, options, secrets } => {
             let mut all = options.clone();
@@ -202,7 +219,7 @@ impl Witness {
     }
 
     async fn take(&self, cluster: ClusterId, record: &WitnessRecord) -> Result<(), Condition> {
-        let store = open(&record.place, record.id).map_err(Condition::Refused)?;
+        let store = open(&record.place, record.id, self.0.me).map_err(Condition::Refused)?;
         match probe(&*store).await {
             Ok(()) => {}
             Err(unfit @ Unfit::BreaksItsWord { .. }) => {
@@ -242,6 +259,7 @@ pub(crate) fn view(
     };
     let place = match &record.place {
         WitnessPlace::Directory { path } => WitnessPlaceView::Directory { path: path.clone() },
+        WitnessPlace::Block { path, .. } => WitnessPlaceView::Block { path: path.clone() },
         WitnessPlace::Object { url, options, secrets } => WitnessPlaceView::Object {
             url: url.clone(),
             options: options.clone(),

@@ -159,6 +159,10 @@ fn about(node: &ClusterNodeView) -> Option<String> {
             "{name} was given up when the quorum was forced; when its VMs have gone elsewhere: \
              muster cluster evict {name}, and let the host join again as a new node."
         )),
+        (ClusterPart::Damaged, _, _) => Some(format!(
+            "{name} is damaged: {problem}. It does not vote and gets a new log from the others by \
+             itself; look at its disk, and if this stays: journalctl -u muster there."
+        )),
         (_, false, _) => Some(format!("{name} does not answer: {problem}.")),
         (ClusterPart::Leaving, _, _) => Some(format!("{name} is leaving.")),
         (ClusterPart::Joining, _, _) => Some(format!("{name} has joined and is being brought in.")),

@@ -1,6 +1,7 @@
 //! The witness: setting it, showing it, removing it.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use api::ApiError;
 use api::ErrorKind;
@@ -9,13 +10,16 @@ use api::endpoint::Nothing;
 use api::witness::WitnessPlaceBody;
 use api::witness::WitnessView;
 use cluster::witness::WitnessToken;
+use cluster::witness::block;
 use cluster::witness::create;
 use cluster::witness::probe::probe;
+use model::ClusterState;
 use model::Command;
 use model::NodeId;
 use model::Refused;
 use model::SecretText;
 use model::WitnessPlace;
+use model::witness_slots;
 
 use crate::app::App;
 use crate::app::new_uuid;
@@ -60,13 +64,17 @@ async fn set(call: Call<ep::WitnessSet>) -> Result<WitnessView, ApiError> {
             "remove it first: muster cluster witness remove",
         ));
     }
-    let place = place(call.body.place.clone())?;
+    let place = place(call.body.place.clone(), &state)?;
     let id = NodeId::new(new_uuid());
-    let store = witness::open(&place, id).map_err(|error| bad_request(&error))?;
+    let store = witness::open(&place, id, app.node).map_err(|error| bad_request(&error))?;
     let unfit = |code: &str, what: &dyn std::fmt::Display| {
         let hint = "see which stores can be a witness: docs/operate/quorum.md";
         ApiError::new(ErrorKind::Conflict, code, what.to_string(), hint)
     };
+    if let WitnessPlace::Block { path, .. } = &place {
+        let ready = block::prepare(Path::new(path), &witness::record_name(id)).await;
+        ready.map_err(|error| unfit("witness_unfit", &error))?;
+    }
     probe(&*store).await.map_err(|error| unfit("witness_unfit", &error))?;
     create(&*store, cluster, id).await.map_err(|error| unfit("witness_record", &error))?;
     let command = Command::WitnessSet { witness: id, place: Box::new(place) };
@@ -76,12 +84,20 @@ async fn set(call: Call<ep::WitnessSet>) -> Result<WitnessView, ApiError> {
     view(app)
 }
 
-fn place(body: WitnessPlaceBody) -> Result<WitnessPlace, ApiError> {
+fn place(body: WitnessPlaceBody, state: &ClusterState) -> Result<WitnessPlace, ApiError> {
     Ok(match body {
         WitnessPlaceBody::Directory { path } if !path.starts_with('/') => {
             return Err(bad_request("the directory of a witness is an absolute path"));
         }
         WitnessPlaceBody::Directory { path } => WitnessPlace::Directory { path },
+        WitnessPlaceBody::Block { path } if !path.starts_with("/dev/") => {
+            return Err(bad_request(
+                "the device of a witness is a path below /dev, such as /dev/disk/by-id/...",
+            ));
+        }
+        WitnessPlaceBody::Block { path } => {
+            WitnessPlace::Block { path, slots: witness_slots(state.nodes.keys().copied()) }
+        }
         WitnessPlaceBody::Object { url, options, secrets } => {
             let hide = |(name, value): (String, String)| (name, SecretText::new(value));
             WitnessPlace::Object { url, options, secrets: secrets.into_iter().map(hide).collect() }

@@ -98,6 +98,22 @@ impl RaftTruth {
         Self::with_store(store, loaded, transport, timing, events).await
     }
 
+    /// The same for a log that was made anew: this node asks for no votes until
+    /// [`Replica::may_lead`] is called.
+    ///
+    /// # Errors
+    /// As [`RaftTruth::open`].
+    pub async fn open_quiet(
+        path: &Path,
+        node: NodeId,
+        transport: Arc<dyn RaftTransport>,
+        timing: Timing,
+        events: broadcast::Sender<StoredEvent>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let (store, loaded) = load(path, node).await?;
+        Self::with_store(store, loaded.quiet(), transport, timing, events).await
+    }
+
     /// The same for a node that was taken out of its cluster: its state can be looked at, and it
     /// takes part in nothing.
     ///

@@ -171,6 +171,9 @@ fn witness(place: &WitnessPlace) -> WitnessPicture {
         WitnessPlace::Directory { path } => {
             WitnessPicture { place: path.clone(), host: None, path: Some(path.clone()) }
         }
+        WitnessPlace::Block { path, .. } => {
+            WitnessPicture { place: path.clone(), host: None, path: None }
+        }
         WitnessPlace::Object { url, .. } => {
             WitnessPicture { place: url.clone(), host: None, path: None }
         }

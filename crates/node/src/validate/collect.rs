@@ -269,7 +269,7 @@ fn failure(output: &str) -> String {
 async fn try_witness(app: &App, limit: Duration) -> Option<String> {
     let state = app.truth.state();
     let record = state.witness.as_ref()?;
-    let store = match witness::open(&record.place, record.id) {
+    let store = match witness::open(&record.place, record.id, app.node) {
         Ok(store) => store,
         Err(why) => return Some(why),
     };

@@ -39,6 +39,8 @@ pub(crate) struct HostSeen {
     emptied: Option<u64>,
     /// When its daemon was ended last.
     killed: Option<u64>,
+    /// How often it has lost its log.
+    logs: u64,
 }
 
 /// Everything at one moment.
@@ -154,5 +156,6 @@ fn look(host: &Host) -> HostSeen {
         machines,
         emptied: body.emptied,
         killed: host.killed,
+        logs: host.logs,
     }
 }

@@ -4,5 +4,5 @@ import type { Schemas } from "../../api/client";
 
 /** In a word or two. */
 export function where(place: Schemas["WitnessPlaceView"]): string {
-  return place.kind === "directory" ? place.path : place.kind === "object" ? place.url : place.address;
+  return place.kind === "object" ? place.url : place.kind === "remote" ? place.address : place.path;
 }

@@ -75,7 +75,7 @@ fn render(out: &Output, cluster: &ClusterView) -> String {
             Field::from("-"),
             Field::from("-"),
             Field::from(match &witness.place {
-                WitnessPlaceView::Directory { path } => path,
+                WitnessPlaceView::Directory { path } | WitnessPlaceView::Block { path } => path,
                 WitnessPlaceView::Object { url, .. } => url,
                 WitnessPlaceView::Remote { address } => address,
             }),

@@ -106,7 +106,9 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 }
 
 async fn refused(path: &Path, image: &Image) -> String {
-    let error = opened(path, image).await.unwrap_err().to_string();
+    let error = opened(path, image).await.unwrap_err();
+    assert!(error.damage().is_some(), "not known as damage: {error:?}");
+    let error = error.to_string();
     assert!(error.contains(path.to_str().unwrap()), "{error}");
     assert!(error.contains("join again"), "no next step: {error}");
     error
@@ -184,6 +186,7 @@ async fn damage_is_found_or_does_not_matter() {
                 Ok(_) => unseen.push(at),
                 Err(error) => {
                     assert!(error.to_string().contains("state.redb"), "{error}");
+                    assert!(error.damage().is_some(), "not known as damage: {error:?}");
                     found += 1;
                 }
             }

@@ -3,7 +3,9 @@
 mod damage;
 mod failing_disk;
 mod force;
+mod hostile;
 mod members;
+mod rebuild;
 mod records;
 mod replicas;
 mod schedule;
@@ -145,6 +147,12 @@ impl Lab {
             replica.stop().await;
             replica.store().close().await;
         }
+    }
+
+    /// Stops a node and starts it again.
+    async fn start_again(&mut self, n: u128) -> Replica {
+        self.stop(n).await;
+        self.start(n).await.unwrap()
     }
 
     /// A cluster of `count` voters. Node 1 leads.

@@ -6,7 +6,7 @@ mod objects;
 mod replicas;
 mod rules;
 mod schedule;
-mod stores;
+pub(super) mod stores;
 
 use model::ClusterId;
 use model::NodeId;

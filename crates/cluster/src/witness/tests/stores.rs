@@ -18,10 +18,10 @@ use crate::witness::probe::Unfit;
 use crate::witness::probe::probe;
 
 /// Ways to the same record, as of several nodes.
-pub(super) type Ways<'a> = &'a dyn Fn() -> Arc<dyn WitnessStore>;
+pub(in crate::witness) type Ways<'a> = &'a dyn Fn() -> Arc<dyn WitnessStore>;
 
 /// What every store must do.
-pub(super) async fn conforms(ways: Ways<'_>) {
+pub(in crate::witness) async fn conforms(ways: Ways<'_>) {
     let (a, b) = (ways(), ways());
     assert_eq!(a.read().await, Ok(None));
     let absent = Tag("12".to_owned());
@@ -55,7 +55,7 @@ pub(super) async fn conforms(ways: Ways<'_>) {
 
 /// Writers that count up together: each number is given to one of them at most, none is left out,
 /// and what a writer was told is in the history.
-pub(super) async fn race(ways: Ways<'_>, writers: u64, wins: usize) {
+pub(in crate::witness) async fn race(ways: Ways<'_>, writers: u64, wins: usize) {
     let store = ways();
     let Ok(Written::Yes(_)) = store.write_if(None, b"0".to_vec()).await else { panic!("taken") };
     let mut racers = tokio::task::JoinSet::new();

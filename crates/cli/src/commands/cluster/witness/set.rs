@@ -19,6 +19,7 @@ use crate::error::CliError;
 #[command(after_help = "\
 Examples:
   muster cluster witness set --directory /mnt/share/witness
+  muster cluster witness set --block /dev/disk/by-id/wwn-0x600140500000000000000000000000ff
   muster cluster witness set --address 192.0.2.9:7446 --witness-token-file /root/witness-token
   muster cluster witness set --s3 s3://bucket/muster --option aws_region=eu-central-1 \\
       --option aws_access_key_id=AKEXAMPLE --secret-file aws_secret_access_key=/root/s3-key
@@ -29,6 +30,9 @@ pub(crate) struct Args {
     /// A directory of a share that all nodes mount at this path; it must exist.
     #[arg(long, value_name = "PATH", group = "where")]
     directory: Option<String>,
+    /// A block device that all nodes see under this path, empty, of at least 256 MiB.
+    #[arg(long, value_name = "PATH", group = "where")]
+    block: Option<String>,
     /// A bucket of S3, or of a store that speaks like it.
     #[arg(long, value_name = "s3://BUCKET/FOLDER", group = "where")]
     s3: Option<String>,
@@ -60,7 +64,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
 }
 
 fn place(args: Args) -> Result<WitnessPlaceBody, CliError> {
-    let Args { directory, s3, azure, witness_token_file, address, options, secrets } = args;
+    let Args { directory, block, s3, azure, witness_token_file, address, options, secrets } = args;
     let object = s3.or(azure);
     if object.is_none() && !(options.is_empty() && secrets.is_empty()) {
         return Err(CliError::usage(
@@ -70,6 +74,9 @@ fn place(args: Args) -> Result<WitnessPlaceBody, CliError> {
     }
     if let Some(path) = directory {
         return Ok(WitnessPlaceBody::Directory { path });
+    }
+    if let Some(path) = block {
+        return Ok(WitnessPlaceBody::Block { path });
     }
     if let Some(file) = witness_token_file {
         return Ok(WitnessPlaceBody::Remote { token: first_line(&file)?, address });

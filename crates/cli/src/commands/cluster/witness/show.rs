@@ -30,6 +30,7 @@ pub(crate) fn render(out: &Output, witness: &WitnessView) -> String {
     sheet.group("witness");
     match &witness.place {
         WitnessPlaceView::Directory { path } => sheet.row("directory", path),
+        WitnessPlaceView::Block { path } => sheet.row("device", path),
         WitnessPlaceView::Object { url, options, secrets } => {
             sheet.row("store", url);
             for (name, value) in options {
