@@ -1,6 +1,7 @@
 //! Why the state machine does not accept a command. Each refusal ends in a next step.
 
 use crate::Gone;
+use crate::LunId;
 use crate::Name;
 use crate::NameError;
 use crate::OpId;
@@ -196,6 +197,33 @@ pub enum Refused {
         /// Some of them.
         users: String,
     },
+    /// It has volumes mounted, or had when it was lost.
+    #[error("node {node} coordinates: {volumes}")]
+    Coordinates {
+        /// The node.
+        node: Name,
+        /// The volumes.
+        volumes: String,
+    },
+    /// Another volume has the LUN.
+    #[error("LUN {lun} is in use by {users}")]
+    LunInUse {
+        /// The LUN.
+        lun: LunId,
+        /// By what.
+        users: String,
+    },
+    /// The node does not see the volume's LUN.
+    #[error("node {node} has no path to the LUN of volume {volume}")]
+    NoPath {
+        /// The node.
+        node: Name,
+        /// The volume.
+        volume: Name,
+    },
+    /// The volume has no coordinator: every node mounts it by itself.
+    #[error("volume {0} is a share, which no node coordinates")]
+    NotOnLun(Name),
 }
 
 fn gone_words(how: Gone) -> &'static str {
@@ -220,6 +248,7 @@ fn thing(what: &str) -> &str {
         "op" => "operation",
         "nic" => "network adapter",
         "vm" => "VM",
+        "lun" => "LUN",
         other => other,
     }
 }
@@ -258,6 +287,10 @@ impl Refused {
             Self::NotFenced(_) => "not_fenced",
             Self::OwnsVms { .. } => "owns_vms",
             Self::Processor { .. } => "processor",
+            Self::Coordinates { .. } => "coordinates_volumes",
+            Self::LunInUse { .. } => "lun_in_use",
+            Self::NoPath { .. } => "no_path",
+            Self::NotOnLun(_) => "not_on_lun",
         }
     }
 
@@ -267,6 +300,15 @@ impl Refused {
             Self::NotFound { what: what @ ("disk" | "nic"), .. } => {
                 format!("list what there is: muster vm {what} list NAME")
             }
+            Self::NotFound { what: "lun", .. } | Self::LunInUse { .. } | Self::NoPath { .. } => {
+                "see which node sees which LUN: muster disk list".to_owned()
+            }
+            Self::Coordinates { volumes, .. } => format!(
+                "wait until another node has them (muster volume show {}); a lost node must be fenced \
+                 for that: muster node fence",
+                volumes.split(',').next().unwrap_or_default()
+            ),
+            Self::NotOnLun(name) => format!("see it: muster volume show {name}"),
             Self::NotFound { what, .. } => format!("list what there is: muster {what} list"),
             Self::NameTaken { .. } => "choose another name".to_owned(),
             Self::IdTaken(_) | Self::Name(_) | Self::Spec(_) | Self::Invalid(_) => {
