@@ -127,6 +127,11 @@ impl From<model::Refused> for ApiError {
             | Refused::LastNode(_)
             | Refused::NotFenced(_)
             | Refused::OwnsVms { .. }
+            | Refused::Coordinates { .. }
+            | Refused::LunInUse { .. }
+            | Refused::LunHolds { .. }
+            | Refused::NoPath { .. }
+            | Refused::NotOnLun(_)
             | Refused::Limit { .. } => ErrorKind::Conflict,
             Refused::JoinToken => ErrorKind::Forbidden,
             Refused::Name(_)

@@ -248,6 +248,8 @@ pub enum Command {
         lun: LunId,
         /// Its file system.
         fs: FsKind,
+        /// UUID of its file system.
+        uuid: String,
         /// Whether the file system that is there is kept.
         adopt: bool,
         /// Who prepares it.

@@ -73,6 +73,8 @@ pub enum LunContents {
     },
     /// Bytes that nothing is known of.
     Unknown,
+    /// It is reserved, and this node has no key.
+    Reserved,
     /// It could not be read by any path.
     Unreadable {
         /// Why.
@@ -201,6 +203,7 @@ impl LunContents {
             Self::Empty => "nothing".to_owned(),
             Self::Volume { fs, uuid } => format!("{} {uuid}", fs.name()),
             Self::Foreign { what } => what.clone(),
+            Self::Reserved => "what only a node with a key can read".to_owned(),
             Self::Unknown => "data of an unknown kind".to_owned(),
             Self::Unreadable { why } => format!("what cannot be read: {why}"),
         }

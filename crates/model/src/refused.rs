@@ -213,6 +213,14 @@ pub enum Refused {
         /// By what.
         users: String,
     },
+    /// Something stands on the LUN.
+    #[error("LUN {lun} holds {what}")]
+    LunHolds {
+        /// The LUN.
+        lun: LunId,
+        /// What, in words.
+        what: String,
+    },
     /// The node does not see the volume's LUN.
     #[error("node {node} has no path to the LUN of volume {volume}")]
     NoPath {
@@ -289,6 +297,7 @@ impl Refused {
             Self::Processor { .. } => "processor",
             Self::Coordinates { .. } => "coordinates_volumes",
             Self::LunInUse { .. } => "lun_in_use",
+            Self::LunHolds { .. } => "lun_holds",
             Self::NoPath { .. } => "no_path",
             Self::NotOnLun(_) => "not_on_lun",
         }
@@ -307,6 +316,11 @@ impl Refused {
                 "wait until another node has them (muster volume show {}); a lost node must be fenced \
                  for that: muster node fence",
                 volumes.split(',').next().unwrap_or_default()
+            ),
+            Self::LunHolds { lun, .. } => format!(
+                "a file system of a former volume: muster volume adopt; what is not needed any more is \
+                 wiped by hand on one node (wipefs --all, or blkdiscard), then see: muster disk list \
+                 ({lun})"
             ),
             Self::NotOnLun(name) => format!("see it: muster volume show {name}"),
             Self::NotFound { what, .. } => format!("list what there is: muster {what} list"),

@@ -33,6 +33,8 @@ pub enum VolumeKind {
         lun: LunId,
         /// Its file system.
         fs: FsKind,
+        /// UUID of the file system: tells it from another one that stands where it was.
+        uuid: String,
         /// Whether the LUN honours reservations, so that a node can be kept from it.
         fences: bool,
     },

@@ -24,6 +24,7 @@ mod http;
 mod hub;
 mod images;
 mod ledger;
+mod luns;
 mod migrate;
 mod platform;
 mod ports;

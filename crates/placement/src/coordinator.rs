@@ -37,8 +37,7 @@ fn is_well(node: &NodeRecord) -> bool {
 fn sees(node: &NodeRecord, volume: &VolumeRecord) -> bool {
     let seen = volume.kind.lun().and_then(|lun| node.luns.get(lun));
     seen.is_some_and(|seen| {
-        let dead = matches!(&seen.contents, LunContents::Unreadable { .. });
-        !seen.read_only && (!dead || volume.kind.fences())
+        !seen.read_only && !matches!(&seen.contents, LunContents::Unreadable { .. })
     })
 }
 
@@ -67,7 +66,13 @@ mod tests {
         VolumeRecord {
             id: VolumeId::new(uuid::Uuid::from_u128(n)),
             name: format!("v{n}").parse().unwrap(),
-            kind: VolumeKind::Lun { path, lun, fs: FsKind::Xfs, fences: false },
+            kind: VolumeKind::Lun {
+                path,
+                lun,
+                fs: FsKind::Xfs,
+                uuid: String::new(),
+                fences: false,
+            },
             created: UnixMillis::new(0),
             coordination: Some(Coordination {
                 epoch: 1,

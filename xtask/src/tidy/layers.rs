@@ -15,7 +15,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vm", &["model"]),
     ("volume", &["model"]),
     ("api", &["model"]),
-    ("node", &["api", "cluster", "model", "peer", "placement", "switch", "vm"]),
+    ("node", &["api", "cluster", "model", "peer", "placement", "switch", "vm", "volume"]),
     // Of the volumes the lab has the pretend SAN only.
     ("lab", &["api", "volume"]),
     ("cli", &["api", "lab", "node"]),

@@ -22,11 +22,18 @@ use crate::names::NodeName;
 const ORDER_LIMIT: Duration = Duration::from_secs(20);
 
 impl Lab {
-    /// How the SAN is.
+    /// How the SAN of a lab that is up is.
     ///
     /// # Errors
     /// There is none; it does not answer.
-    pub fn san_status(&self) -> Result<SanStatus, LabError> {
+    pub fn show_san(&self) -> Result<SanStatus, LabError> {
+        if self.up_state()?.san.is_none() {
+            return Err(no_san());
+        }
+        self.san_status()
+    }
+
+    pub(crate) fn san_status(&self) -> Result<SanStatus, LabError> {
         let answer = self.order(&Order::Status)?;
         answer.status.ok_or_else(|| dead("it said nothing"))
     }

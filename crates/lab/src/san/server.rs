@@ -205,6 +205,7 @@ impl San {
             }
             Reserve::Register { key } => lun.register(path, *key),
             Reserve::Unregister => lun.unregister(path),
+            Reserve::Clear => lun.clear(path),
             Reserve::PreemptAndAbort { key } => lun.preempt_and_abort(path, *key),
         };
         done.map_err(|error| error.to_string())?;

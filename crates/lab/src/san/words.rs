@@ -50,6 +50,8 @@ pub(crate) enum Reserve {
     Register { key: u64 },
     /// Take its own key back.
     Unregister,
+    /// End the reservation, with all keys.
+    Clear,
     /// Say all keys.
     Keys,
     /// Take a key from whoever has it, and end its commands.

@@ -7,6 +7,7 @@ use crate::ClusterState;
 use crate::Coordination;
 use crate::EventKind;
 use crate::FsKind;
+use crate::LunContents;
 use crate::LunId;
 use crate::LunPhase;
 use crate::LunSeen;
@@ -37,6 +38,9 @@ const LUNS_MAX: usize = 256;
 /// Most paths of a LUN on a node.
 const PATHS_MAX: usize = 32;
 
+/// Length of a UUID as text.
+const UUID_LENGTH: usize = 36;
+
 /// Longest text of an observation: a path, or why it cannot be read.
 const TEXT_MAX: usize = 256;
 
@@ -46,6 +50,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) name: &'a Name,
     pub(crate) lun: &'a LunId,
     pub(crate) fs: FsKind,
+    pub(crate) uuid: &'a str,
     pub(crate) adopt: bool,
     pub(crate) by: Speaker,
 }
@@ -84,10 +89,12 @@ pub(crate) fn create(
         let users = format!("volume {}", other.name);
         return Err(Refused::LunInUse { lun: plan.lun.clone(), users });
     }
+    admit_contents(plan, seen)?;
     let kind = VolumeKind::Lun {
         path: format!("{TOP}/{}", plan.name),
         lun: plan.lun.clone(),
         fs: plan.fs,
+        uuid: plan.uuid.to_owned(),
         fences: seen.fences,
     };
     volume::admit_path(state, &kind)?;
@@ -109,6 +116,27 @@ pub(crate) fn create(
     event(cx, EventKind::VolumeCreated, Severity::Info, &record, text);
     state.volumes.insert(plan.id, Arc::new(record));
     Ok(())
+}
+
+/// A LUN that holds something is not formatted, and only what a volume can be is adopted. Whoever
+/// formats it looks again, right before.
+fn admit_contents(plan: &Plan<'_>, seen: &LunSeen) -> Result<(), Refused> {
+    if plan.uuid.len() != UUID_LENGTH || seen.read_only {
+        return Err(Refused::Invalid(format!("LUN {} cannot be written", plan.lun)));
+    }
+    let fine = match &seen.contents {
+        LunContents::Empty => !plan.adopt,
+        LunContents::Volume { fs, uuid } => plan.adopt && *fs == plan.fs && uuid == plan.uuid,
+        // Whoever proposes it registers a key and looks; nothing is known here.
+        LunContents::Reserved => true,
+        LunContents::Foreign { .. } | LunContents::Unknown | LunContents::Unreadable { .. } => {
+            false
+        }
+    };
+    if fine {
+        return Ok(());
+    }
+    Err(Refused::LunHolds { lun: plan.lun.clone(), what: seen.contents.words() })
 }
 
 pub(crate) fn prepared(

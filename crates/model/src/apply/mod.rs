@@ -119,9 +119,9 @@ fn apply_cluster(
         }
         Command::VolumeDelete { volume: id } => volume::delete(state, cx, *id),
         Command::NodeLunsSet { node, luns } => lun::seen(state, *node, luns),
-        Command::VolumeCreateOnLun { volume: id, name, lun, fs, adopt, by } => {
-            let (lun, fs, adopt, by) = (lun, *fs, *adopt, *by);
-            lun::create(state, cx, &lun::Plan { id: *id, name, lun, fs, adopt, by })
+        Command::VolumeCreateOnLun { volume: id, name, lun, fs, uuid, adopt, by } => {
+            let (fs, adopt, by) = (*fs, *adopt, *by);
+            lun::create(state, cx, &lun::Plan { id: *id, name, lun, fs, uuid, adopt, by })
         }
         Command::VolumePrepared { volume: id, epoch, by } => {
             lun::prepared(state, cx, *id, *epoch, *by)

@@ -425,6 +425,24 @@ impl Lun {
         Ok(())
     }
 
+    /// Ends the reservation and takes all keys away. Only a path with a key may do so.
+    ///
+    /// # Errors
+    ///
+    /// See [`LunError`].
+    pub fn clear(&mut self, path: usize) -> Result<(), LunError> {
+        let own = self.paths.get(path).ok_or(LunError::OutOfRange)?;
+        if !own.up {
+            return Err(LunError::NoPath);
+        }
+        if own.key.is_none() {
+            return Err(LunError::Conflict);
+        }
+        self.paths.iter_mut().for_each(|path| path.key = None);
+        self.reserved = false;
+        Ok(())
+    }
+
     /// All keys.
     ///
     /// # Errors
@@ -525,6 +543,11 @@ mod tests {
         assert_eq!(lun.keys(1), Ok(vec![10]));
         lun.register(1, 12).expect("a new key");
         assert_eq!(byte(&lun, 1, 0), Ok(9));
+        let mut free = Lun::new(1 << 20, 2, Store::filled(9));
+        free.register(0, 1).expect("a key");
+        assert_eq!(free.clear(1), Err(LunError::Conflict));
+        free.clear(0).expect("a key's right");
+        assert_eq!(byte(&free, 1, 0), Ok(9));
         lun.unregister(1).expect("no key");
         lun.unregister(0).expect("no key");
         assert_eq!(byte(&lun, 2, 0), Err(LunError::Conflict), "nobody's is not everybody's");

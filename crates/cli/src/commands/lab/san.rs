@@ -78,7 +78,7 @@ enum Cache {
 pub(crate) fn run(args: &Args, lab: &Lab, out: Output) -> Result<(), CliError> {
     match args.verb {
         Verb::Show => {
-            let status = lab.san_status()?;
+            let status = lab.show_san()?;
             if out.json {
                 return json(out, &status);
             }
@@ -97,7 +97,7 @@ pub(crate) fn run(args: &Args, lab: &Lab, out: Output) -> Result<(), CliError> {
             out.done(&format!("each command of the LUN takes {delay} ms longer"))
         }
         Verb::PowerLoss { cache, seed } => {
-            let cached = lab.san_status()?.cached;
+            let cached = lab.show_san()?.cached;
             lab.san_power_loss(match cache {
                 Cache::Lost => CacheFate::Lost,
                 Cache::Kept => CacheFate::Kept,

@@ -68,8 +68,8 @@ fn speaker(world: &World, node: NodeId) -> Speaker {
 fn create(world: &mut World, by: NodeId) -> Result<crate::Applied, Refused> {
     let by = speaker(world, by);
     let (volume, name) = (ON_LUN, "san".parse().unwrap());
-    let (lun, fs) = (lun(0), FsKind::Ext4);
-    world.propose(Command::VolumeCreateOnLun { volume, name, lun, fs, adopt: false, by })
+    let (lun, fs, uuid) = (lun(0), FsKind::Ext4, ON_LUN.to_string());
+    world.propose(Command::VolumeCreateOnLun { volume, name, lun, fs, uuid, adopt: false, by })
 }
 
 fn now(world: &World) -> Coordination {
@@ -116,8 +116,8 @@ fn a_lun_is_one_volumes_and_only_where_it_is_seen() {
     let at = |world: &mut World, id: u128, name: &str, lun: LunId| {
         let volume = VolumeId::new(Uuid::from_u128(id));
         let name = name.parse().unwrap();
-        let fs = FsKind::Xfs;
-        world.propose(Command::VolumeCreateOnLun { volume, name, lun, fs, adopt: false, by })
+        let (fs, uuid) = (FsKind::Xfs, volume.to_string());
+        world.propose(Command::VolumeCreateOnLun { volume, name, lun, fs, uuid, adopt: false, by })
     };
     let unseen = at(&mut world, 200, "a", "other".parse().unwrap()).unwrap_err();
     assert_eq!(unseen.to_string(), "there is no LUN other");
@@ -127,6 +127,37 @@ fn a_lun_is_one_volumes_and_only_where_it_is_seen() {
     assert_eq!(taken.to_string(), "LUN wwid-0 is in use by volume a");
     assert!(matches!(at(&mut world, 203, "shared", lun(1)), Err(Refused::NameTaken { .. })));
     at(&mut world, 204, "b", lun(1)).unwrap();
+}
+
+#[test]
+fn what_stands_on_a_lun_is_never_formatted_and_only_a_volume_is_adopted() {
+    let uuid = ON_LUN.to_string();
+    let ours = LunContents::Volume { fs: FsKind::Ext4, uuid: uuid.clone() };
+    let other = LunContents::Volume { fs: FsKind::Xfs, uuid: NODE.to_string() };
+    let foreign = LunContents::Foreign { what: "LVM2_member".to_owned() };
+    let dead = LunContents::Unreadable { why: "EIO".to_owned() };
+    for (contents, adopt, fine) in [
+        (LunContents::Empty, false, true),
+        (LunContents::Empty, true, false),
+        (ours.clone(), true, true),
+        (ours, false, false),
+        (other, true, false),
+        (foreign, false, false),
+        (LunContents::Unknown, false, false),
+        (LunContents::Unknown, true, false),
+        (dead, false, false),
+    ] {
+        let mut world = cluster(true);
+        let luns = [(lun(0), LunSeen { contents: contents.clone(), ..seen(true) })].into();
+        world.propose(Command::NodeLunsSet { node: NODE, luns }).unwrap();
+        let by = speaker(&world, NODE);
+        let (volume, name, lun, fs) = (ON_LUN, "san".parse().unwrap(), lun(0), FsKind::Ext4);
+        let uuid = uuid.clone();
+        let create = Command::VolumeCreateOnLun { volume, name, lun, fs, uuid, adopt, by };
+        let done = world.propose(create);
+        assert_eq!(done.is_ok(), fine, "{contents:?} {adopt}: {done:?}");
+        assert!(fine || matches!(done, Err(Refused::LunHolds { .. })));
+    }
 }
 
 #[test]
