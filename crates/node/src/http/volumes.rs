@@ -54,7 +54,12 @@ pub(crate) fn mount(mounts: &mut Mounts) {
 
 fn view(app: &App, state: &ClusterState, volume: &VolumeRecord) -> VolumeView {
     let coordination = coordination_view(app, state, volume);
-    VolumeView { coordination, ..volume_view(state, volume) }
+    let mut view = volume_view(state, volume);
+    // Another node's mount is not missing here.
+    if coordination.is_some() && !volume.is_reached_by(app.node) {
+        view.problem = app.luns.trouble(volume.id).map(|it| it.why);
+    }
+    VolumeView { coordination, ..view }
 }
 
 async fn list(call: Call<ep::VolumeList>) -> Result<Vec<VolumeView>, ApiError> {

@@ -137,6 +137,11 @@ fn coordinate(volume: &VolumeRecord, device: &Path, epoch: u64) -> Result<(), Pl
         let args = ["-t", fs.name(), "-o", "nodev,nosuid", &device, path];
         done(WORK_SECONDS, "mount", args).map_err(PlaneError::Failed)?;
     }
+    let phase = volume.coordination.as_ref().map(|it| it.phase);
+    if phase == Some(LunPhase::Preparing { adopt: true }) {
+        // By its UUID it is what the administrator named; the mark is of whoever had it before.
+        volumes::remove_stamp(Path::new(path)).map_err(failed("remove the old mark in", path))?;
+    }
     volumes::stamp(volume.id, path).map_err(|error| PlaneError::Failed(error.to_string()))
 }
 
@@ -163,6 +168,11 @@ fn prepare(volume: &VolumeRecord, device: &Path) -> Result<(), PlaneError> {
 
 fn leave(volume: &VolumeRecord, device: Option<&Path>) -> Result<(), PlaneError> {
     let path = volume.kind.path();
+    let phase = volume.coordination.as_ref().map(|it| it.phase);
+    if matches!(phase, Some(LunPhase::Leaving { .. })) && is_mounted(path) {
+        // An ordinary disk from here on.
+        volumes::unstamp(volume);
+    }
     while is_mounted(path) {
         done(WORK_SECONDS, "umount", [path])
             .map_err(|error| PlaneError::Open(error, path.to_owned()))?;
@@ -188,9 +198,10 @@ fn clear(volume: &VolumeRecord, device: &Path, epoch: u64, wipe: bool) -> Result
     }
     let ours = model::LunContents::Volume { fs: *fs, uuid: uuid.clone() };
     if wipe && probe::contents(device) == ours {
-        let device = device.as_os_str();
-        done(WORK_SECONDS, "wipefs", ["--all".as_ref(), "--quiet".as_ref(), device])
+        let text = device.as_os_str();
+        done(WORK_SECONDS, "wipefs", ["--all".as_ref(), "--quiet".as_ref(), text])
             .map_err(PlaneError::Failed)?;
+        probe::clear_edges(device).map_err(failed("clear", &device.display().to_string()))?;
     }
     if *fences {
         reserve::clear(device).map_err(PlaneError::Failed)?;

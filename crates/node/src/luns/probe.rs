@@ -106,6 +106,18 @@ fn named(text: &str) -> LunContents {
     LunContents::Foreign { what: what.chars().take(WORDS_MAX).collect() }
 }
 
+/// Makes a LUN empty again whose file system was destroyed: its beginning and its end become zeros.
+pub(super) fn clear_edges(device: &Path) -> io::Result<()> {
+    let file = File::options().write(true).open(device)?;
+    let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
+    let length = EDGE.min(size);
+    let zeros = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    for at in [0, size - length] {
+        file.write_all_at(&zeros, at)?;
+    }
+    file.sync_all()
+}
+
 /// Reads around the cache of this host.
 fn edges_are_zero(device: &Path) -> io::Result<bool> {
     let flags = OFlags::DIRECT | OFlags::CLOEXEC;
@@ -157,6 +169,11 @@ mod tests {
             file.as_file().write_all_at(b"x", at).unwrap();
             assert_eq!(read(file.path()), Ok(LunContents::Unknown), "a byte at {at}");
         }
+        let full = file(64 << 20);
+        full.as_file().write_all_at(&[7; 4096], 0).unwrap();
+        full.as_file().write_all_at(&[7; 4096], (64 << 20) - 4096).unwrap();
+        clear_edges(full.path()).unwrap();
+        assert_eq!(read(full.path()), Ok(LunContents::Empty));
         let gone = contents(Path::new("/dev/there-is-none"));
         assert!(matches!(gone, LunContents::Unreadable { .. }), "{gone:?}");
     }

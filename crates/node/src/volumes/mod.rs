@@ -264,6 +264,17 @@ pub(crate) fn unstamp(record: &VolumeRecord) {
     }
 }
 
+/// Takes any mark off.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn remove_stamp(top: &Path) -> io::Result<()> {
+    match fs::remove_file(top.join(STAMP)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn write_stamp(top: &Path, volume: VolumeId) -> io::Result<()> {
     // Two nodes that mark at once must not both think that it is theirs.
     let mut file = File::options().write(true).create_new(true).open(top.join(STAMP))?;
