@@ -125,6 +125,9 @@ fn edges_are_zero(device: &Path) -> io::Result<bool> {
     let file = File::options().read(true).custom_flags(flags).open(device)?;
     let size = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0))?;
     let length = usize::try_from(EDGE.min(size)).map_err(io::Error::other)? / ALIGN * ALIGN;
+    if length == 0 {
+        return Err(io::Error::other("it has no length"));
+    }
     let mut memory = vec![0; length + ALIGN];
     let begin = memory.as_ptr().align_offset(ALIGN);
     let buffer = &mut memory[begin..begin + length];
@@ -164,6 +167,7 @@ mod tests {
         let xfs = made("mkfs.xfs", &["-q", "-m", &format!("uuid={uuid}")]);
         assert_eq!(xfs, LunContents::Volume { fs: FsKind::Xfs, uuid: uuid.to_owned() });
         assert_eq!(made("mkswap", &[]), LunContents::Foreign { what: "swap".to_owned() });
+        read(file(0).path()).unwrap_err();
         for at in [0, 512, (1 << 20) - 1, (64 << 20) - 1, (63 << 20) + 7] {
             let file = file(64 << 20);
             file.as_file().write_all_at(b"x", at).unwrap();
