@@ -105,7 +105,7 @@ impl From<model::Refused> for ApiError {
     fn from(refused: model::Refused) -> Self {
         use model::Refused;
         let kind = match &refused {
-            Refused::NotFound { .. } => ErrorKind::NotFound,
+            Refused::NotFound { .. } | Refused::NoLun(_) => ErrorKind::NotFound,
             Refused::NameTaken { .. }
             | Refused::IdTaken(_)
             | Refused::Busy { .. }

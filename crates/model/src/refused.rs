@@ -213,6 +213,9 @@ pub enum Refused {
         /// By what.
         users: String,
     },
+    /// The node that was asked sees no such LUN.
+    #[error("there is no LUN {0} on this node")]
+    NoLun(LunId),
     /// Something stands on the LUN.
     #[error("LUN {lun} holds {what}")]
     LunHolds {
@@ -256,7 +259,6 @@ fn thing(what: &str) -> &str {
         "op" => "operation",
         "nic" => "network adapter",
         "vm" => "VM",
-        "lun" => "LUN",
         other => other,
     }
 }
@@ -265,7 +267,7 @@ impl Refused {
     /// A stable word for programs.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::NotFound { .. } => "not_found",
+            Self::NotFound { .. } | Self::NoLun(_) => "not_found",
             Self::NameTaken { .. } => "name_taken",
             Self::IdTaken(_) => "id_taken",
             Self::Name(_) => "bad_name",
@@ -309,20 +311,6 @@ impl Refused {
             Self::NotFound { what: what @ ("disk" | "nic"), .. } => {
                 format!("list what there is: muster vm {what} list NAME")
             }
-            Self::NotFound { what: "lun", .. } | Self::LunInUse { .. } | Self::NoPath { .. } => {
-                "see which node sees which LUN: muster disk list".to_owned()
-            }
-            Self::Coordinates { volumes, .. } => format!(
-                "wait until another node has them (muster volume show {}); a lost node must be fenced \
-                 for that: muster node fence",
-                volumes.split(',').next().unwrap_or_default()
-            ),
-            Self::LunHolds { lun, .. } => format!(
-                "a file system of a former volume: muster volume adopt; what is not needed any more is \
-                 wiped by hand on one node (wipefs --all, or blkdiscard), then see: muster disk list \
-                 ({lun})"
-            ),
-            Self::NotOnLun(name) => format!("see it: muster volume show {name}"),
             Self::NotFound { what, .. } => format!("list what there is: muster {what} list"),
             Self::NameTaken { .. } => "choose another name".to_owned(),
             Self::IdTaken(_) | Self::Name(_) | Self::Spec(_) | Self::Invalid(_) => {
@@ -385,6 +373,25 @@ impl Refused {
                                      lost with its disks: muster cluster evict NODE --forget-vms"
                     .to_owned()
             }
+            _ => self.volume_hint(),
+        }
+    }
+
+    /// The same, of what is about volumes on LUNs.
+    fn volume_hint(&self) -> String {
+        match self {
+            Self::Coordinates { volumes, .. } => format!(
+                "wait until another node has them (muster volume show {}); a lost node must be fenced \
+                 for that: muster node fence",
+                volumes.split(',').next().unwrap_or_default()
+            ),
+            Self::LunHolds { .. } => {
+                "keep the XFS or ext4 of a former volume: muster volume adopt; what is not needed any \
+                 more you wipe on one node (wipefs --all, or blkdiscard), then see: muster disk list"
+                    .to_owned()
+            }
+            Self::NotOnLun(name) => format!("see it: muster volume show {name}"),
+            _ => "see which node sees which LUN: muster disk list".to_owned(),
         }
     }
 }

@@ -347,10 +347,15 @@ pub(crate) async fn assemble(
     set_going(&app, vm_host, ledger, lease);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
     tokio::spawn(members::follow(replica, app.truth.clone(), witness, lost_after));
+    follow_membership(&app);
+    Ok((app, tls_port))
+}
+
+/// Starts what watches whether this node is a member, and with which papers.
+fn follow_membership(app: &Arc<App>) {
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(out::follow(app.clone()));
     tokio::spawn(renew::follow(app.clone()));
-    Ok((app, tls_port))
 }
 
 /// What the drivers of VMs need of this host.

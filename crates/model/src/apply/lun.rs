@@ -83,7 +83,7 @@ pub(crate) fn create(
     volume::admit_new(state, plan.id, plan.name)?;
     let node = speaker(state, plan.by)?;
     let Some(seen) = node.luns.get(plan.lun) else {
-        return Err(Refused::NotFound { what: "lun", which: plan.lun.to_string() });
+        return Err(Refused::NoLun(plan.lun.clone()));
     };
     if let Some(other) = state.volumes.values().find(|other| other.kind.lun() == Some(plan.lun)) {
         let users = format!("volume {}", other.name);

@@ -120,7 +120,7 @@ fn a_lun_is_one_volumes_and_only_where_it_is_seen() {
         world.propose(Command::VolumeCreateOnLun { volume, name, lun, fs, uuid, adopt: false, by })
     };
     let unseen = at(&mut world, 200, "a", "other".parse().unwrap()).unwrap_err();
-    assert_eq!(unseen.to_string(), "there is no LUN other");
+    assert_eq!(unseen.to_string(), "there is no LUN other on this node");
     assert!(unseen.hint().contains("muster disk list"));
     at(&mut world, 201, "a", lun(0)).unwrap();
     let taken = at(&mut world, 202, "b", lun(0)).unwrap_err();
