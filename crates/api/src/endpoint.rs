@@ -19,6 +19,7 @@ use crate::platform;
 use crate::session;
 use crate::types;
 use crate::validate;
+use crate::volume;
 use crate::witness;
 
 /// Version of the API, the first part of every path.
@@ -477,13 +478,28 @@ endpoints! {
 
     /// List volumes
     VolumeList: Get "/volumes" VIEWER, Json, (Nothing, Nothing) -> Vec<types::VolumeView>;
-    /// Make a directory that every node mounts known as a volume
+    /// Make a directory that every node mounts, or a LUN that every node has a path to, a volume
     VolumeCreate: Post "/volumes" ADMINISTRATOR, Json,
         (Nothing, types::VolumeCreateBody) -> types::VolumeView;
     /// Show a volume
     VolumeShow: Get "/volumes/{volume}" VIEWER, Json, (Nothing, Nothing) -> types::VolumeView;
-    /// Forget a volume that nothing lies on; its files stay
+    /// Forget a volume that nothing lies on; the files of a share stay, those on a LUN are destroyed
     VolumeDelete: Delete "/volumes/{volume}" ADMINISTRATOR, Json, (Nothing, Nothing) -> Nothing;
+    /// Take a volume off its LUN, which is an ordinary disk then; its files stay
+    VolumeRelease: Post "/volumes/{volume}/release" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> Nothing;
+    /// Let another node coordinate a volume on a LUN
+    VolumeMove: Post "/volumes/{volume}/move" ADMINISTRATOR, Json,
+        (Nothing, volume::VolumeMoveBody) -> types::VolumeView;
+    /// Unmount a volume on a LUN everywhere, or mount it again
+    VolumeMaintenance: Post "/volumes/{volume}/maintenance" ADMINISTRATOR, Json,
+        (Nothing, volume::VolumeMaintenanceBody) -> types::VolumeView;
+    /// Check the file system of a volume that is in maintenance; changes nothing
+    VolumeCheck: Post "/volumes/{volume}/check" ADMINISTRATOR, Json,
+        (Nothing, Nothing) -> volume::VolumeCheckView;
+
+    /// List LUNs, by node and path
+    DiskList: Get "/disks" VIEWER, Json, (Nothing, Nothing) -> Vec<volume::LunView>;
 
     /// List API tokens
     TokenList: Get "/tokens" ADMINISTRATOR, Json, (Nothing, Nothing) -> Vec<types::TokenView>;

@@ -105,7 +105,7 @@ impl From<model::Refused> for ApiError {
     fn from(refused: model::Refused) -> Self {
         use model::Refused;
         let kind = match &refused {
-            Refused::NotFound { .. } => ErrorKind::NotFound,
+            Refused::NotFound { .. } | Refused::NoLun(_) => ErrorKind::NotFound,
             Refused::NameTaken { .. }
             | Refused::IdTaken(_)
             | Refused::Busy { .. }
@@ -127,6 +127,11 @@ impl From<model::Refused> for ApiError {
             | Refused::LastNode(_)
             | Refused::NotFenced(_)
             | Refused::OwnsVms { .. }
+            | Refused::Coordinates { .. }
+            | Refused::LunInUse { .. }
+            | Refused::LunHolds { .. }
+            | Refused::NoPath { .. }
+            | Refused::NotOnLun(_)
             | Refused::Limit { .. } => ErrorKind::Conflict,
             Refused::JoinToken => ErrorKind::Forbidden,
             Refused::Name(_)

@@ -25,6 +25,7 @@ pub mod platform;
 pub mod session;
 pub mod types;
 pub mod validate;
+pub mod volume;
 pub mod witness;
 
 pub use error::ApiError;

@@ -47,6 +47,9 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::volume::CoordinationView;
+use crate::volume::VolumeSource;
+
 use crate::session::OwnSessionView;
 
 /// Version of the program and of the API.
@@ -744,6 +747,9 @@ pub struct VolumeView {
     pub free: Option<Bytes>,
     /// What is wrong with it on this node.
     pub problem: Option<String>,
+    /// Who mounts it, of one on a LUN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordination: Option<CoordinationView>,
 }
 
 /// A volume to make known.
@@ -753,7 +759,7 @@ pub struct VolumeCreateBody {
     pub name: Name,
     /// What it is made of.
     #[serde(flatten)]
-    pub kind: VolumeKind,
+    pub kind: VolumeSource,
 }
 
 /// An API token, without its secret.

@@ -138,6 +138,7 @@ pub(crate) enum Command {
     /// Volumes: places for machines and images that several nodes reach.
     Volume(commands::volume::Args),
     /// Placement rules: which machines belong together, and which apart.
+    Disk(commands::disk::Args),
     Rule(commands::rule::Args),
     /// Tokens for the API's TLS port.
     Token(commands::token::Args),
@@ -260,6 +261,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<(), CliError> {
         Command::Image(args) => commands::image::run(args, context).await,
         Command::Network(args) => commands::network::run(args, context).await,
         Command::Volume(args) => commands::volume::run(args, context).await,
+        Command::Disk(args) => commands::disk::run(args, context).await,
         Command::Rule(args) => commands::rule::run(args, context).await,
         Command::Token(args) => commands::token::run(args, context).await,
         Command::Web(args) => commands::web::run(args, context).await,

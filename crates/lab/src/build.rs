@@ -54,6 +54,7 @@ impl Lab {
         make_dir(&self.node_dir(node).join("etc"), 0o755)?;
         self.write_config(state, node)?;
         self.node_group(node)?.make()?;
+        self.plug_san(state, node)?;
         let mut args = Vec::new();
         for kind in ["net", "uts", "mnt"] {
             let file = self.node_ns(node, kind);
@@ -73,6 +74,8 @@ impl Lab {
     /// Takes away what a loss of power takes: processes, namespaces with all that is in them, and
     /// `/run`. Fine where there is nothing. Returns how many processes there were.
     pub(crate) fn unmake_node(&self, node: NodeName) -> Result<usize, LabError> {
+        // First of all: nothing of it reaches the LUN any more, whatever its mounts still hold.
+        self.unplug_san(node)?;
         let group = self.node_group(node)?;
         let killed = if group.exists() { group.kill()? } else { 0 };
         group.remove()?;
@@ -98,7 +101,7 @@ impl Lab {
         while is_mount(&ns) {
             unmount(&ns, UnmountFlags::DETACH).map_err(LabError::sys("unmount", &ns))?;
         }
-        Ok(())
+        self.sweep_loops()
     }
 
     fn let_go(&self, file: &Path) -> Result<(), LabError> {
@@ -145,10 +148,11 @@ fn config(lab: &Lab, state: &LabState, node: NodeName, group: &str) -> String {
          uid_base = {}\n\
          tls_listen = \"{mgmt}:7443\"\n\
          cluster_addresses = [\"{}:7444\", \"{mgmt}:7444\"]\n\
-         {}\n",
+         {}{}\n",
         if state.fake { "fake" } else { "qemu" },
         lab.tag().uid_base(node),
         state.net.of(Wire::Cluster, node),
+        if state.san.is_some() { "disk_folders = [\"/muster/san\"]\n" } else { "" },
         state.config,
     )
 }

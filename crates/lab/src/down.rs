@@ -20,8 +20,19 @@ const LINK_LIMIT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
 /// What `up` makes in the directory; the state file and the lock go last.
-const OURS: [&str; 8] =
-    ["nodes", "share", "ns", "bin", "batch", "bmc.log", "lab.json.new", STATE_FILE];
+const OURS: [&str; 11] = [
+    "nodes",
+    "share",
+    "san",
+    "san.sock",
+    "san.log",
+    "ns",
+    "bin",
+    "batch",
+    "bmc.log",
+    "lab.json.new",
+    STATE_FILE,
+];
 
 /// Whether an entry of the directory is the lab's.
 pub(crate) fn is_ours(name: &OsStr) -> bool {

@@ -9,10 +9,12 @@
 //!   share/              /muster/share in each node
 //!   batch/              texts for ip and nft
 //!   bmc.log
+//!   san/ san.sock san.log   where there is a SAN: see `san`
 //!   nodes/n1/data       /var/lib/muster of n1
 //!   nodes/n1/run        /run of n1; emptied by a loss of power
 //!   nodes/n1/etc        /muster/etc of n1: config.toml
 //!   nodes/n1/root       where its root file system is put together
+//!   nodes/n1/san         /muster/san of n1, where there is a SAN
 //!   nodes/n1/daemon.log
 //!   nodes/n1/guard.log
 //! ```

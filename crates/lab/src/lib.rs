@@ -24,9 +24,12 @@
 //! frozen, is cut off by rules on the switches. No code of a node is asked. Each fault is tried
 //! after it was made: a cut is one only when packets do not pass.
 //!
+//! With `--san` the nodes share a LUN, too, each by a path of its own: see `san`.
+//!
 //! `ip`, `nft`, `tc`, `nsenter` and `unshare` are called as programs: what the lab does can be
 //! done and looked at by hand with the same words, and crate `switch`, which knows netlink, is an
-//! engine that the lab must not know (decision 0010).
+//! engine that the lab must not know (decision 0010). Of crate `volume` it uses the pretend SAN alone,
+//! `volume::san` (decision 0021).
 //!
 //! Trust boundaries: the state file (root's own), and requests to the pretend BMC, which come from
 //! the nodes: short lines, few at a time, with a deadline.
@@ -48,6 +51,7 @@ mod power;
 mod probe;
 mod programs;
 mod root;
+pub mod san;
 mod shell;
 mod state;
 mod status;
@@ -67,6 +71,7 @@ pub use probe::Probe;
 pub use root::enter_node_root;
 pub use shell::Inside;
 pub use state::FenceMood;
+pub use state::SanPlan;
 pub use status::LabStatus;
 pub use status::NodePower;
 pub use status::NodeStatus;

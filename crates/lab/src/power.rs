@@ -36,6 +36,7 @@ impl Lab {
         state.node_mut(node)?.on = false;
         self.save(&state)?;
         let started = Instant::now();
+        self.unplug_san(node)?;
         let group = self.node_group(node)?;
         let processes = if group.exists() { group.kill()? } else { 0 };
         let took = started.elapsed();

@@ -18,12 +18,13 @@ const LIMIT_SECONDS: &str = "30";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Programs that a lab needs, and the Debian packages they are in.
-pub(crate) const NEEDED: [(&str, &str); 6] = [
+pub(crate) const NEEDED: [(&str, &str); 7] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
+    ("losetup", "mount"),
     ("timeout", "coreutils"),
 ];
 

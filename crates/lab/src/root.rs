@@ -7,6 +7,7 @@
 //!   var/lib/muster         nodes/n1/data     its own
 //!   var/lib/...  var/...   the machine's
 //!   muster/share           share             the same in every node
+//!   muster/san             nodes/n1/san      where there is a SAN; lun0 is its own path
 //!   muster/etc             nodes/n1/etc      config.toml
 //!   muster/bin             bin               muster, fence_muster_lab
 //!   usr/sbin               bin, laid over the machine's
@@ -32,6 +33,8 @@ use rustix::mount::unmount;
 use crate::error::LabError;
 use crate::layout::Lab;
 use crate::names::NodeName;
+use crate::san::LUN;
+use crate::san::NODE_DIR;
 
 /// Name of the source of a lab's small file systems, by which they are found.
 pub(crate) const MOUNT_SOURCE: &str = "muster-lab";
@@ -71,6 +74,7 @@ pub fn enter_node_root(lab: &Lab, node: NodeName) -> Result<(), LabError> {
         fs::create_dir_all(&to).map_err(LabError::io("make", &to))?;
         mount_bind(&from, &to).map_err(LabError::sys("show", &from))?;
     }
+    show_san(lab, node, stage)?;
     show_programs(lab, &stage.join("usr/sbin"));
     let old = stage.join("old");
     fs::create_dir(&old).map_err(LabError::io("make", &old))?;
@@ -79,6 +83,17 @@ pub fn enter_node_root(lab: &Lab, node: NodeName) -> Result<(), LabError> {
     unmount("/old", UnmountFlags::DETACH).map_err(LabError::sys("leave", Path::new("/old")))?;
     let _ = fs::remove_dir("/old");
     forget_namespaces()
+}
+
+/// Shows a node its path to the LUN, if the lab has one.
+fn show_san(lab: &Lab, node: NodeName, stage: &Path) -> Result<(), LabError> {
+    let Ok(device) = fs::read_to_string(lab.node_san_device(node)) else { return Ok(()) };
+    let place = stage.join(NODE_DIR);
+    fs::create_dir_all(&place).map_err(LabError::io("make", &place))?;
+    let from = lab.node_san(node);
+    mount_bind(&from, &place).map_err(LabError::sys("show", &from))?;
+    let lun = place.join(LUN);
+    mount_bind(Path::new(&device), &lun).map_err(LabError::sys("show", &lun))
 }
 
 /// Lays the lab's programs over the machine's: daemons look for fence agents where the package puts

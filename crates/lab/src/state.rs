@@ -42,8 +42,19 @@ pub(crate) struct LabState {
     pub(crate) cluster: bool,
     /// Further lines of each daemon's configuration.
     pub(crate) config: String,
+    /// The LUN that all nodes share, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) san: Option<SanPlan>,
     pub(crate) nodes: BTreeMap<NodeName, NodeState>,
     pub(crate) faults: Faults,
+}
+
+/// The lab's SAN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SanPlan {
+    /// Size of its LUN in bytes.
+    pub size: u64,
 }
 
 /// How far a lab is.
@@ -114,6 +125,7 @@ impl LabState {
             fake: false,
             cluster: false,
             config: String::new(),
+            san: None,
             nodes: (1..=nodes).map(node).collect(),
             faults: Faults::default(),
         }

@@ -22,6 +22,7 @@ use crate::programs::check_programs;
 use crate::state::Faults;
 use crate::state::LabState;
 use crate::state::Phase;
+use crate::state::SanPlan;
 
 /// Set when the user wants it to end; looked at between two steps.
 #[derive(Debug, Clone, Default)]
@@ -57,6 +58,8 @@ pub struct UpOptions {
     pub fake: bool,
     /// Whether the nodes form one cluster.
     pub cluster: bool,
+    /// Bytes of a LUN that all nodes share; none: no SAN.
+    pub san: Option<u64>,
     /// Further lines of each daemon's configuration.
     pub config: String,
 }
@@ -92,6 +95,7 @@ impl Lab {
                 format!("give 1 to {NODES_MAX}: --nodes 3"),
             ));
         }
+        check_san(options.san)?;
         check_programs()?;
         check_path(&options.exe)?;
         self.check_dir()?;
@@ -140,6 +144,7 @@ impl Lab {
         let started = Instant::now();
         say("switches: mgmt, cluster, migration, vm");
         self.make_world(state)?;
+        self.start_san(state)?;
         for node in state.nodes.keys() {
             cancel.check()?;
             self.make_node(state, *node)?;
@@ -219,8 +224,21 @@ fn new_state(options: &UpOptions) -> LabState {
         host_link: options.host_link,
         fake: options.fake,
         cluster: options.cluster,
+        san: options.san.map(|size| SanPlan { size }),
         config: options.config.clone(),
         ..LabState::new(options.exe.clone(), net, options.nodes)
+    }
+}
+
+/// XFS wants 300 MiB; a file of 64 TiB is the most that file systems of labs take.
+fn check_san(size: Option<u64>) -> Result<(), LabError> {
+    const SIZES: std::ops::RangeInclusive<u64> = 320 << 20..=64 << 40;
+    match size {
+        Some(size) if !SIZES.contains(&size) => Err(LabError::usage(
+            format!("a LUN cannot have {size} bytes"),
+            "give 320M to 64T: --san 8G",
+        )),
+        _ => Ok(()),
     }
 }
 

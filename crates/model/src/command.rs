@@ -1,5 +1,6 @@
 //! What may be proposed to the replicated state machine.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -16,11 +17,14 @@ use crate::FenceDevice;
 use crate::FenceDeviceId;
 use crate::FenceProof;
 use crate::FenceReason;
+use crate::FsKind;
 use crate::Generation;
 use crate::ImageRecord;
 use crate::IpSubnet;
 use crate::JoinTokenId;
 use crate::LeaseTerms;
+use crate::LunId;
+use crate::LunSeen;
 use crate::MigrateReport;
 use crate::Millis;
 use crate::Name;
@@ -239,6 +243,87 @@ pub enum Command {
         name: Name,
         /// What it is made of.
         kind: VolumeKind,
+    },
+    /// What a node sees of LUNs. Proposed by it whenever that changes.
+    NodeLunsSet {
+        /// Which.
+        node: NodeId,
+        /// All that it sees.
+        luns: BTreeMap<LunId, LunSeen>,
+    },
+    /// Make a volume on a LUN; the node that proposes it becomes its first coordinator and prepares it.
+    VolumeCreateOnLun {
+        /// Its id.
+        volume: VolumeId,
+        /// Its name.
+        name: Name,
+        /// The LUN.
+        lun: LunId,
+        /// Its file system.
+        fs: FsKind,
+        /// UUID of its file system.
+        uuid: String,
+        /// Whether the file system that is there is kept.
+        adopt: bool,
+        /// Who prepares it.
+        by: Speaker,
+    },
+    /// The coordinator has prepared a volume and mounted it.
+    VolumePrepared {
+        /// Which.
+        volume: VolumeId,
+        /// In which epoch.
+        epoch: u64,
+        /// The coordinator.
+        by: Speaker,
+    },
+    /// The coordinator has unmounted a volume: another node may have it.
+    VolumeGiveBack {
+        /// Which.
+        volume: VolumeId,
+        /// The epoch that ends.
+        epoch: u64,
+        /// The coordinator.
+        by: Speaker,
+    },
+    /// Become the coordinator of a volume that nobody has, or whose coordinator is fenced.
+    VolumeClaim {
+        /// Which.
+        volume: VolumeId,
+        /// The epoch that was seen; the next one begins.
+        epoch: u64,
+        /// Who.
+        by: Speaker,
+    },
+    /// Let another node coordinate a volume.
+    VolumeMove {
+        /// Which.
+        volume: VolumeId,
+        /// The node.
+        to: NodeId,
+    },
+    /// Unmount a volume everywhere, or mount it again.
+    VolumeMaintenance {
+        /// Which.
+        volume: VolumeId,
+        /// Whether it begins.
+        on: bool,
+    },
+    /// Take a volume off its LUN; its coordinator does it.
+    VolumeLeave {
+        /// Which.
+        volume: VolumeId,
+        /// Whether its file system is destroyed.
+        wipe: bool,
+    },
+    /// The coordinator has taken the volume off its LUN.
+    VolumeGone {
+        /// Which.
+        volume: VolumeId,
+        /// In which epoch.
+        epoch: u64,
+        /// The coordinator.
+        by: Speaker,
     },
     /// Forget a volume that nothing lies on. Its files stay.
     VolumeDelete {

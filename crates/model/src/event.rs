@@ -131,6 +131,12 @@ pub enum EventKind {
     /// A volume was made known.
     #[serde(rename = "volume.created")]
     VolumeCreated,
+    /// A volume on a LUN has another coordinator, or none.
+    #[serde(rename = "volume.coordinator")]
+    VolumeCoordinator,
+    /// Maintenance of a volume began or is over.
+    #[serde(rename = "volume.maintenance")]
+    VolumeMaintenance,
     /// A volume was forgotten.
     #[serde(rename = "volume.deleted")]
     VolumeDeleted,
@@ -333,6 +339,8 @@ impl EventKind {
             Self::VmTakenOver => "vm.taken_over",
             Self::VmMoved => "vm.moved",
             Self::VolumeCreated => "volume.created",
+            Self::VolumeCoordinator => "volume.coordinator",
+            Self::VolumeMaintenance => "volume.maintenance",
             Self::VolumeDeleted => "volume.deleted",
             Self::RuleChanged => "rule.changed",
             Self::NodeFenced => "node.fenced",

@@ -1,6 +1,7 @@
 //! Why the state machine does not accept a command. Each refusal ends in a next step.
 
 use crate::Gone;
+use crate::LunId;
 use crate::Name;
 use crate::NameError;
 use crate::OpId;
@@ -196,6 +197,44 @@ pub enum Refused {
         /// Some of them.
         users: String,
     },
+    /// It has volumes mounted, or had when it was lost.
+    #[error("node {node} coordinates: {volumes}")]
+    Coordinates {
+        /// The node.
+        node: Name,
+        /// The volumes.
+        volumes: String,
+    },
+    /// Another volume has the LUN.
+    #[error("LUN {lun} is in use by {users}")]
+    LunInUse {
+        /// The LUN.
+        lun: LunId,
+        /// By what.
+        users: String,
+    },
+    /// The node that was asked sees no such LUN.
+    #[error("there is no LUN {0} on this node")]
+    NoLun(LunId),
+    /// Something stands on the LUN.
+    #[error("LUN {lun} holds {what}")]
+    LunHolds {
+        /// The LUN.
+        lun: LunId,
+        /// What, in words.
+        what: String,
+    },
+    /// The node does not see the volume's LUN.
+    #[error("node {node} has no path to the LUN of volume {volume}")]
+    NoPath {
+        /// The node.
+        node: Name,
+        /// The volume.
+        volume: Name,
+    },
+    /// The volume has no coordinator: every node mounts it by itself.
+    #[error("volume {0} is a share, which no node coordinates")]
+    NotOnLun(Name),
 }
 
 fn gone_words(how: Gone) -> &'static str {
@@ -228,7 +267,7 @@ impl Refused {
     /// A stable word for programs.
     pub const fn code(&self) -> &'static str {
         match self {
-            Self::NotFound { .. } => "not_found",
+            Self::NotFound { .. } | Self::NoLun(_) => "not_found",
             Self::NameTaken { .. } => "name_taken",
             Self::IdTaken(_) => "id_taken",
             Self::Name(_) => "bad_name",
@@ -258,6 +297,11 @@ impl Refused {
             Self::NotFenced(_) => "not_fenced",
             Self::OwnsVms { .. } => "owns_vms",
             Self::Processor { .. } => "processor",
+            Self::Coordinates { .. } => "coordinates_volumes",
+            Self::LunInUse { .. } => "lun_in_use",
+            Self::LunHolds { .. } => "lun_holds",
+            Self::NoPath { .. } => "no_path",
+            Self::NotOnLun(_) => "not_on_lun",
         }
     }
 
@@ -329,6 +373,25 @@ impl Refused {
                                      lost with its disks: muster cluster evict NODE --forget-vms"
                     .to_owned()
             }
+            _ => self.volume_hint(),
+        }
+    }
+
+    /// The same, of what is about volumes on LUNs.
+    fn volume_hint(&self) -> String {
+        match self {
+            Self::Coordinates { volumes, .. } => format!(
+                "wait until another node has them (muster volume show {}); a lost node must be fenced \
+                 for that: muster node fence",
+                volumes.split(',').next().unwrap_or_default()
+            ),
+            Self::LunHolds { .. } => {
+                "keep the XFS or ext4 of a former volume: muster volume adopt; what is not needed any \
+                 more you wipe on one node (wipefs --all, or blkdiscard), then see: muster disk list"
+                    .to_owned()
+            }
+            Self::NotOnLun(name) => format!("see it: muster volume show {name}"),
+            _ => "see which node sees which LUN: muster disk list".to_owned(),
         }
     }
 }

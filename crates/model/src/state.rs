@@ -4,6 +4,7 @@
 //! for readers costs a few pointers, however many records there are, and a change copies only the
 //! record it touches and the way to it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -25,6 +26,8 @@ use crate::ImageRecord;
 use crate::JoinTokenId;
 use crate::JoinTokenRecord;
 use crate::LeaseReign;
+use crate::LunId;
+use crate::LunSeen;
 use crate::Map;
 use crate::Membership;
 use crate::Name;
@@ -176,6 +179,9 @@ pub struct NodeRecord {
     /// When its log was made anew last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rebuilt: Option<Rebuilt>,
+    /// LUNs that it sees, by what they call themselves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub luns: BTreeMap<LunId, LunSeen>,
 }
 
 impl NodeRecord {
@@ -199,6 +205,7 @@ impl NodeRecord {
             fence: NodeFence::default(),
             rebuild: None,
             rebuilt: None,
+            luns: BTreeMap::new(),
         }
     }
 
@@ -445,6 +452,7 @@ impl ClusterState {
             }
         }
         self.check_nodes()?;
+        self.check_luns()?;
         for session in self.sessions.values() {
             if session.token.is_some_and(|token| !self.tokens.contains_key(&token)) {
                 return Err(format!("session {} has lost its token", session.id));
@@ -455,6 +463,25 @@ impl ClusterState {
                 && !self.vms.get(&vm).is_some_and(|vm| vm.ops.contains(&op.id))
             {
                 return Err(format!("operation {} is not on its VM's list", op.id));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_luns(&self) -> Result<(), String> {
+        let mut luns = std::collections::BTreeSet::new();
+        for volume in self.volumes.values() {
+            if volume.kind.lun().is_some() != volume.coordination.is_some() {
+                return Err(format!("volume {} has a coordinator and no LUN", volume.name));
+            }
+            if volume.kind.lun().is_some_and(|lun| !luns.insert(lun)) {
+                return Err(format!("the LUN of volume {} is another one's, too", volume.name));
+            }
+            let Some(now) = &volume.coordination else { continue };
+            for node in [now.holder, now.wanted].into_iter().flatten() {
+                if !self.nodes.contains_key(&node) {
+                    return Err(format!("volume {} is held by a node that is gone", volume.name));
+                }
             }
         }
         Ok(())

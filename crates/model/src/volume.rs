@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::Coordination;
 use crate::DiskId;
+use crate::FsKind;
+use crate::LunId;
 use crate::Name;
 use crate::NodeId;
 use crate::UnixMillis;
@@ -23,6 +26,19 @@ pub enum VolumeKind {
         /// Its absolute path, the same on every node.
         path: String,
     },
+    /// A LUN that every node has a path to, with a file system on it that one node mounts.
+    Lun {
+        /// Where it is mounted.
+        path: String,
+        /// Which LUN.
+        lun: LunId,
+        /// Its file system.
+        fs: FsKind,
+        /// UUID of the file system: tells it from another one that stands where it was.
+        uuid: String,
+        /// Whether the LUN honours reservations, so that a node can be kept from it.
+        fences: bool,
+    },
 }
 
 /// A volume as the cluster knows it.
@@ -37,6 +53,9 @@ pub struct VolumeRecord {
     pub kind: VolumeKind,
     /// When it was made.
     pub created: UnixMillis,
+    /// Who mounts it; of volumes on LUNs only, and of all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordination: Option<Coordination>,
 }
 
 /// Where the directory of a VM lies.
@@ -90,7 +109,30 @@ impl VolumeKind {
     /// The directory on every node.
     pub fn path(&self) -> &str {
         match self {
-            Self::Share { path } => path,
+            Self::Share { path } | Self::Lun { path, .. } => path,
+        }
+    }
+
+    /// The LUN, of one that lies on one.
+    pub const fn lun(&self) -> Option<&LunId> {
+        match self {
+            Self::Share { .. } => None,
+            Self::Lun { lun, .. } => Some(lun),
+        }
+    }
+
+    /// Whether a node can be kept from it by a reservation.
+    pub const fn fences(&self) -> bool {
+        matches!(self, Self::Lun { fences: true, .. })
+    }
+}
+
+impl VolumeRecord {
+    /// Whether a node can read and write its files: any one of a share, the coordinator of a LUN.
+    pub fn is_reached_by(&self, node: NodeId) -> bool {
+        match &self.coordination {
+            None => true,
+            Some(coordination) => coordination.in_use() && coordination.holder == Some(node),
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::fencing::Fencing;
 use crate::ha::Watch;
 use crate::hub::Hub;
 use crate::ledger::Progresses;
+use crate::luns::Luns;
 use crate::migrate::Targets;
 use crate::ports::SwitchPorts;
 use crate::reconcile::Reconcilers;
@@ -53,6 +54,7 @@ pub(crate) struct App {
     pub(crate) progresses: Arc<Progresses>,
     pub(crate) ports: Arc<SwitchPorts>,
     pub(crate) volumes: Arc<Volumes>,
+    pub(crate) luns: Luns,
     pub(crate) samples: Arc<Samples>,
     pub(crate) reconcilers: Reconcilers,
     pub(crate) ha: Arc<Watch>,

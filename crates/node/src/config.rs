@@ -68,6 +68,10 @@ pub struct Config {
     /// Control group that was delegated to this daemon's machines, where relative a path from the v2
     /// mount; groups are made at the top of the mount where it is not set.
     pub control_group: Option<PathBuf>,
+    /// Folders whose block devices are LUNs: each is named by a text file beside it, `NAME.wwid`, and where
+    /// there is a socket `NAME.sock` it takes reservations. For SANs that are neither SCSI nor NVMe, such
+    /// as that of `muster lab`. SCSI and NVMe devices with a WWID are found without it.
+    pub disk_folders: Vec<PathBuf>,
     /// First host user id of machines: a VM's process runs as this plus its slot.
     pub uid_base: u32,
     /// How long a deleted VM stays in the recycle bin, in days.
@@ -133,6 +137,7 @@ impl Default for Config {
             guest_cpu: None,
             guest_machine: None,
             control_group: None,
+            disk_folders: Vec::new(),
             uid_base: 2_000_000_000,
             recycle_days: 7,
             memory_reserve_mib: 512,

@@ -24,6 +24,7 @@ mod http;
 mod hub;
 mod images;
 mod ledger;
+mod luns;
 mod metrics;
 mod migrate;
 mod platform;

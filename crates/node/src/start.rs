@@ -72,6 +72,9 @@ use crate::http;
 use crate::images;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
+use crate::luns::Keeper;
+use crate::luns::LocalMount;
+use crate::luns::Luns;
 use crate::migrate::PeerMover;
 use crate::migrate::Targets;
 use crate::platform;
@@ -365,6 +368,7 @@ pub(crate) async fn assemble(
         progresses,
         ports,
         volumes,
+        luns: Luns::new(&config.disk_folders),
         samples: Arc::new(Samples::default()),
         reconcilers: Reconcilers::default(),
         tls: tls_port.as_ref().map(|(_, _, info)| info.clone()),
@@ -429,6 +433,8 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
     let host = (app.node, app.node_name.clone());
     tokio::spawn(networks::tell(host, truth.clone()));
     tokio::spawn(platform::tell(app.node, name, reconcilers.clone(), truth.clone()));
+    let (luns, plane) = (app.luns.clone(), Arc::new(LocalMount));
+    tokio::spawn(Keeper { luns, ledger: ledger.clone(), plane }.run());
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
     tokio::spawn(reconcilers.clone().copies(

@@ -12,9 +12,11 @@
 
 #![forbid(unsafe_code)]
 
+mod coordinator;
 mod plan;
 mod room;
 
+pub use coordinator::coordinator;
 pub use plan::Loss;
 pub use plan::Plan;
 pub use plan::Step;

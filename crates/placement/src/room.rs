@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use model::Bytes;
 use model::ClusterState;
+use model::Map;
 use model::Name;
 use model::NodeId;
 use model::NodeMode;
@@ -14,6 +16,8 @@ use model::RuleKind;
 use model::RuleRecord;
 use model::VmId;
 use model::VmRecord;
+use model::VolumeId;
+use model::VolumeRecord;
 
 /// Memory that a VM's process takes besides the guest's: QEMU itself, its queues and its video
 /// memory. Measured at 40 to 55 MiB for small guests (BASELINES.md); rounded up.
@@ -30,6 +34,7 @@ pub fn demand(vm: &VmRecord) -> Bytes {
 pub(crate) struct Board<'a> {
     nodes: BTreeMap<NodeId, Room<'a>>,
     rules: Vec<&'a RuleRecord>,
+    volumes: &'a Map<VolumeId, Arc<VolumeRecord>>,
     /// VMs of a rule's tag, by the rule's place in `rules` and by node.
     tagged: Vec<BTreeMap<NodeId, usize>>,
     /// Whether what ran is started anew by the plan: its node was lost.
@@ -68,6 +73,8 @@ pub enum Problem {
     NoNode,
     /// Nodes are there, but none of those it may run on.
     NotPossible,
+    /// Nodes are there that it may run on, but none has its volume mounted.
+    Volume,
     /// Nodes are there that it may run on, but none has what its processors or its machine type
     /// need.
     Platform,
@@ -83,6 +90,7 @@ impl Problem {
         match self {
             Self::NoNode => "no node is left that takes VMs",
             Self::NotPossible => "none of its possible nodes takes VMs",
+            Self::Volume => "no node that is left has its volume mounted",
             Self::Platform => {
                 "no node that is left has all of its processors' features and its machine type"
             }
@@ -109,7 +117,7 @@ impl<'a> Board<'a> {
             .collect();
         let rules: Vec<&RuleRecord> = state.rules.values().map(|rule| &**rule).collect();
         let tagged = vec![BTreeMap::new(); rules.len()];
-        let mut board = Self { nodes, rules, tagged, anew: false };
+        let mut board = Self { nodes, rules, volumes: &state.volumes, tagged, anew: false };
         for vm in state.vms.values().filter(|vm| vm.deleted.is_none() && needs_room(vm)) {
             board.put(vm, vm.owner);
         }
@@ -188,6 +196,10 @@ impl<'a> Board<'a> {
     ) -> Result<Cost, Problem> {
         if !vm.spec.ha.may_run_on(node.name) {
             return Err(Problem::NotPossible);
+        }
+        let volume = vm.volume.and_then(|volume| self.volumes.get(&volume));
+        if volume.is_some_and(|volume| !volume.is_reached_by(id)) {
+            return Err(Problem::Volume);
         }
         if !self.can_be(vm, node) {
             return Err(Problem::Platform);

@@ -15,11 +15,11 @@ use api::model::Bytes;
 use api::model::ImageFormat;
 use api::model::ImageSource;
 use api::model::OpState;
-use api::model::VolumeKind;
 use api::types::DiskAddBody;
 use api::types::ImageImportBody;
 use api::types::VmCreateBody;
 use api::types::VolumeCreateBody;
+use api::volume::VolumeSource;
 use e2e::GUEST;
 use e2e::Host;
 use e2e::Serial;
@@ -38,7 +38,7 @@ const LOAD: &str = "mkdir -p /run; echo 0 > /run/rounds; (n=0; while [ ! -e /run
 async fn volume(host: &Host, name: &str) -> PathBuf {
     let path = host.file(name);
     std::fs::create_dir_all(&path).unwrap();
-    let kind = VolumeKind::Share { path: path.to_str().unwrap().to_owned() };
+    let kind = VolumeSource::Share { path: path.to_str().unwrap().to_owned() };
     let body = VolumeCreateBody { name: name.parse().unwrap(), kind };
     host.client().call::<ep::VolumeCreate>(&[], &Nothing {}, &body).await.unwrap();
     path

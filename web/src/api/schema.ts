@@ -247,6 +247,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/disks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List LUNs, by node and path */
+        get: operations["DiskList"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/events": {
         parameters: {
             query?: never;
@@ -1172,7 +1189,7 @@ export interface paths {
         /** List volumes */
         get: operations["VolumeList"];
         put?: never;
-        /** Make a directory that every node mounts known as a volume */
+        /** Make a directory that every node mounts, or a LUN that every node has a path to, a volume */
         post: operations["VolumeCreate"];
         delete?: never;
         options?: never;
@@ -1191,8 +1208,76 @@ export interface paths {
         get: operations["VolumeShow"];
         put?: never;
         post?: never;
-        /** Forget a volume that nothing lies on; its files stay */
+        /** Forget a volume that nothing lies on; the files of a share stay, those on a LUN are destroyed */
         delete: operations["VolumeDelete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/volumes/{volume}/check": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Check the file system of a volume that is in maintenance; changes nothing */
+        post: operations["VolumeCheck"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/volumes/{volume}/maintenance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Unmount a volume on a LUN everywhere, or mount it again */
+        post: operations["VolumeMaintenance"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/volumes/{volume}/move": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Let another node coordinate a volume on a LUN */
+        post: operations["VolumeMove"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/volumes/{volume}/release": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Take a volume off its LUN, which is an ordinary disk then; its files stay */
+        post: operations["VolumeRelease"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1491,6 +1576,20 @@ export interface components {
          * @enum {string}
          */
         ConsistencyView: "filesystem" | "crash";
+        /** @description Who mounts a volume's LUN, and what each node has of it. */
+        CoordinationView: components["schemas"]["LunPhase"] & {
+            coordinator?: components["schemas"]["Name"] | null;
+            /**
+             * Format: int64
+             * @description Grows with each change of coordinator.
+             */
+            epoch: number;
+            /** @description Whether it is to be unmounted everywhere. */
+            maintenance: boolean;
+            /** @description What each node has of it. */
+            nodes: components["schemas"]["VolumeNodeView"][];
+            wanted?: components["schemas"]["Name"] | null;
+        };
         /**
          * @description What the processors of a VM have when it is switched on.
          * @enum {string}
@@ -1857,6 +1956,11 @@ export interface components {
             frozen: boolean;
         };
         /**
+         * @description A file system that a LUN can have.
+         * @enum {string}
+         */
+        FsKind: "xfs" | "ext4";
+        /**
          * Format: int64
          * @description How often a VM was given the right to run: raised at each start, so that a late order or a
          *     late report of an earlier run is told from the present one (DESIGN.md section 4, rule 1).
@@ -2111,6 +2215,36 @@ export interface components {
              * @description How many hosts it can still take in.
              */
             uses: number;
+        };
+        /** @description What a LUN calls itself, the same by each path and on each node: its WWID, as a rule. */
+        LunId: string;
+        /** @description A LUN as one node sees it. */
+        LunNodeView: {
+            /** @description Whether that node can keep others from it by a reservation. */
+            fences: boolean;
+            /** @description What it holds, in words. */
+            holds?: string | null;
+            /** @description The node. */
+            node: components["schemas"]["Name"];
+            /** @description Its paths there; none: it does not see it. */
+            paths: string[];
+            /** @description Whether it can only be read there. */
+            read_only: boolean;
+        };
+        /** @description How far a volume on a LUN is. */
+        LunPhase: {
+            /** @description Whether the file system that is there is kept. */
+            adopt: boolean;
+            /** @enum {string} */
+            phase: "preparing";
+        } | {
+            /** @enum {string} */
+            phase: "ready";
+        } | {
+            /** @enum {string} */
+            phase: "leaving";
+            /** @description Whether the file system is destroyed. */
+            wipe: boolean;
         };
         /** @description An Ethernet address, written `52:54:00:12:34:56`. Always unicast. */
         MacAddr: string;
@@ -3274,8 +3408,20 @@ export interface components {
             tags: components["schemas"]["Name"][];
             volume?: components["schemas"]["Name"] | null;
         };
+        /**
+         * @description How a node reaches a volume's files.
+         * @enum {string}
+         */
+        VolumeAccess: "coordinator" | "none";
+        /** @description What a check of a file system has found. */
+        VolumeCheckView: {
+            /** @description Whether all is well. */
+            clean: boolean;
+            /** @description What the checker said. */
+            said: string;
+        };
         /** @description A volume to make known. */
-        VolumeCreateBody: components["schemas"]["VolumeKind"] & {
+        VolumeCreateBody: components["schemas"]["VolumeSource"] & {
             /** @description Its name. */
             name: components["schemas"]["Name"];
         };
@@ -3290,9 +3436,61 @@ export interface components {
             kind: "share";
             /** @description Its absolute path, the same on every node. */
             path: string;
+        } | {
+            /** @description Whether the LUN honours reservations, so that a node can be kept from it. */
+            fences: boolean;
+            /** @description Its file system. */
+            fs: components["schemas"]["FsKind"];
+            /** @enum {string} */
+            kind: "lun";
+            /** @description Which LUN. */
+            lun: components["schemas"]["LunId"];
+            /** @description Where it is mounted. */
+            path: string;
+            /** @description UUID of the file system: tells it from another one that stands where it was. */
+            uuid: string;
+        };
+        /** @description Whether a volume is to be unmounted everywhere. */
+        VolumeMaintenanceBody: {
+            /** @description Whether maintenance begins; it ends otherwise. */
+            on: boolean;
+        };
+        /** @description Which node shall coordinate a volume. */
+        VolumeMoveBody: {
+            /** @description Name or id of the node. */
+            to: string;
+        };
+        /** @description What a node has of a volume on a LUN. */
+        VolumeNodeView: {
+            /** @description How it reaches the files. */
+            access: components["schemas"]["VolumeAccess"];
+            /** @description The node. */
+            node: components["schemas"]["Name"];
+            /** @description Whether it has a path to the LUN that works, as it said last. */
+            path: boolean;
+            since?: components["schemas"]["UnixMillis"] | null;
+            /** @description Why it is so; none where all is as it should be. */
+            why?: string | null;
+        };
+        /** @description What a new volume is made of. */
+        VolumeSource: {
+            /** @enum {string} */
+            kind: "share";
+            /** @description Its absolute path, the same on every node. */
+            path: string;
+        } | {
+            /** @description Whether the XFS or ext4 that is there is kept, with all its files. Otherwise the LUN must be
+             *     empty. */
+            adopt?: boolean;
+            fs?: components["schemas"]["FsKind"] | null;
+            /** @enum {string} */
+            kind: "lun";
+            /** @description Which; see the list of disks. */
+            lun: components["schemas"]["LunId"];
         };
         /** @description A volume. */
         VolumeView: components["schemas"]["VolumeKind"] & {
+            coordination?: components["schemas"]["CoordinationView"] | null;
             /** @description When it was made known. */
             created: components["schemas"]["UnixMillis"];
             free?: components["schemas"]["Bytes"] | null;
@@ -4047,6 +4245,48 @@ export interface operations {
                 };
                 content: {
                     "application/json": unknown;
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    DiskList: {
+        parameters: {
+            query?: {
+                /** @description Answer as this node knows it: perhaps old, but also without a majority */
+                stale?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        /** @description What it calls itself. */
+                        lun: components["schemas"]["LunId"];
+                        /** @description What each node sees of it. */
+                        nodes: components["schemas"]["LunNodeView"][];
+                        /** @description What is wrong with it as a whole. */
+                        problem?: string | null;
+                        /** @description Its size; the smallest where nodes differ. */
+                        size: components["schemas"]["Bytes"];
+                        volume?: components["schemas"]["Name"] | null;
+                    }[];
                 };
             };
             /** @description An error with its next step */
@@ -6491,6 +6731,7 @@ export interface operations {
                 };
                 content: {
                     "application/json": (components["schemas"]["VolumeKind"] & {
+                        coordination?: components["schemas"]["CoordinationView"] | null;
                         /** @description When it was made known. */
                         created: components["schemas"]["UnixMillis"];
                         free?: components["schemas"]["Bytes"] | null;
@@ -6585,6 +6826,138 @@ export interface operations {
         };
     };
     VolumeDelete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                volume: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": unknown;
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VolumeCheck: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                volume: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VolumeCheckView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VolumeMaintenance: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                volume: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VolumeMaintenanceBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VolumeView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VolumeMove: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                volume: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VolumeMoveBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["VolumeView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VolumeRelease: {
         parameters: {
             query?: never;
             header?: never;

@@ -15,8 +15,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("vm", &["model"]),
     ("volume", &["model"]),
     ("api", &["model"]),
-    ("node", &["api", "cluster", "model", "peer", "placement", "switch", "vm"]),
-    ("lab", &["api"]),
+    ("node", &["api", "cluster", "model", "peer", "placement", "switch", "vm", "volume"]),
+    // Of the volumes the lab has the pretend SAN only.
+    ("lab", &["api", "volume"]),
     ("cli", &["api", "lab", "node"]),
     ("e2e", &["api"]),
     // The simulator drives the decisions of a daemon, with fakes around them.

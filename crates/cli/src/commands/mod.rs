@@ -1,6 +1,7 @@
 //! One folder per noun, one file per verb: `Args` (its doc comments are the help) and `run`.
 
 pub(crate) mod cluster;
+pub(crate) mod disk;
 pub(crate) mod event;
 pub(crate) mod fence;
 pub(crate) mod image;

@@ -171,6 +171,34 @@ fn volume() -> Value {
     })
 }
 
+/// A volume on a LUN that one of two nodes coordinates.
+pub(crate) fn volume_on_lun() -> Value {
+    json!({
+        "id": OTHER, "name": "fast", "kind": "lun", "path": "/muster/volumes/fast",
+        "lun": "naa.6001", "fs": "xfs", "uuid": OTHER, "fences": true,
+        "created": 1_000_000, "used_by": [], "size": 1_000_000, "free": 500_000, "problem": null,
+        "coordination": {
+            "epoch": 3, "coordinator": "host-2", "wanted": null, "maintenance": false,
+            "phase": "ready", "nodes": [
+                { "node": "host-1", "access": "none", "path": true, "why": "it is not mounted",
+                  "since": null },
+                { "node": "host-2", "access": "coordinator", "path": true, "why": null,
+                  "since": null }
+            ]
+        }
+    })
+}
+
+fn disk() -> Value {
+    json!({
+        "lun": "naa.6001", "size": 1_073_741_824_u64, "volume": "fast", "problem": null, "nodes": [
+            { "node": "host-1", "paths": ["/dev/sdb"], "holds": "nothing", "read_only": false,
+              "fences": true },
+            { "node": "host-2", "paths": [], "holds": null, "read_only": false, "fences": false }
+        ]
+    })
+}
+
 fn network() -> Value {
     json!({
         "id": OTHER, "name": "nat", "kind": "nat", "subnet": "10.77.0.0/24", "created": 1_000_000,
@@ -344,8 +372,13 @@ pub(crate) fn answer(id: &str) -> Answer {
         "NetworkCreate" | "NetworkShow" => network(),
         "VolumeList" => json!([volume()]),
         "VolumeCreate" | "VolumeShow" => volume(),
-        "NetworkDelete" | "TokenRevoke" | "SessionEnd" | "VolumeDelete" | "NodeEvict"
-        | "ClusterLeave" | "JoinTokenRevoke" | "RuleDelete" | "WitnessRemove" => {
+        "VolumeMove" | "VolumeMaintenance" => volume_on_lun(),
+        "VolumeCheck" => {
+            json!({ "clean": true, "said": "Phase 1 - find and verify superblock..." })
+        }
+        "DiskList" => json!([disk()]),
+        "VolumeRelease" | "NetworkDelete" | "TokenRevoke" | "SessionEnd" | "VolumeDelete"
+        | "NodeEvict" | "ClusterLeave" | "JoinTokenRevoke" | "RuleDelete" | "WitnessRemove" => {
             json!({})
         }
         "ClusterShow" | "ClusterCreate" => cluster(),

@@ -291,7 +291,7 @@ fn create(
     admit_create(state, *vm, name, spec)?;
     state.node(*owner)?;
     if let Some(volume) = volume {
-        state.find_volume(&volume.to_string())?;
+        volume::admit_use(state, *volume)?;
     }
     for disk in &spec.disks {
         if let DiskSource::Image { image } = disk.source {

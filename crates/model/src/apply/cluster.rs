@@ -26,6 +26,7 @@ use crate::VmPlace;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::finish;
+use crate::apply::lun;
 use crate::apply::storage;
 use crate::apply::vm_subject;
 use crate::apply::witness;
@@ -253,6 +254,7 @@ pub(crate) fn gone(
     if !users.is_empty() {
         return Err(Refused::OwnsVms { node: record.name, users: users.join(", ") });
     }
+    admit_no_volumes(state, &record)?;
     let text = format!("{} has left the cluster", record.name);
     remove(state, cx, &record, Gone::Left);
     cx.event(EventKind::NodeLeft, Severity::Info, record.subject(), text, None);
@@ -276,6 +278,7 @@ pub(crate) fn evict(
         let users = owned(state, node).join(", ");
         return Err(Refused::OwnsVms { node: record.name, users });
     }
+    admit_no_volumes(state, &record)?;
     let there: Vec<_> =
         state.vms.values().filter(|vm| is_there(vm, node)).map(|vm| vm.id).collect();
     if !there.is_empty() && record.fenced.is_none() {
@@ -299,6 +302,7 @@ fn remove(state: &mut ClusterState, cx: &Context<'_>, record: &NodeRecord, how: 
         by: cx.proposal.actor.to_string(),
     };
     state.nodes.remove(&record.id);
+    lun::not_wanted(state, record.id);
     storage::forget_copies(state, VmPlace::Node { node: record.id });
     state.gone.insert(record.id, Arc::new(gone));
     // Ids are sorted by time: the first one is the oldest.
@@ -306,6 +310,15 @@ fn remove(state: &mut ClusterState, cx: &Context<'_>, record: &NodeRecord, how: 
         let oldest = state.gone.keys().next().copied();
         oldest.and_then(|oldest| state.gone.remove(&oldest));
     }
+}
+
+/// A node's mount of a volume must have ended, or another node have it, before it is forgotten.
+fn admit_no_volumes(state: &ClusterState, record: &NodeRecord) -> Result<(), Refused> {
+    let volumes = lun::held(state, record.id);
+    if volumes.is_empty() {
+        return Ok(());
+    }
+    Err(Refused::Coordinates { node: record.name.clone(), volumes: volumes.join(", ") })
 }
 
 /// Some of the VMs that live on a node or are on their way to it, also in the recycle bin.

@@ -171,7 +171,7 @@ pub(crate) fn admit_speaker(
     Err(Refused::Invalid(format!("{} is the work of another node by now", record.title())))
 }
 
-fn admit_epoch(node: &NodeRecord, epoch: u64) -> Result<(), Refused> {
+pub(crate) fn admit_epoch(node: &NodeRecord, epoch: u64) -> Result<(), Refused> {
     if node.epoch == epoch {
         return Ok(());
     }

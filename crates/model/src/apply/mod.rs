@@ -14,6 +14,7 @@ mod fence_tests;
 mod finish;
 mod forced;
 mod ha;
+mod lun;
 mod migrate;
 mod nics;
 mod platform;
@@ -123,6 +124,22 @@ fn apply_cluster(
             volume::create(state, cx, *id, name, kind)
         }
         Command::VolumeDelete { volume: id } => volume::delete(state, cx, *id),
+        Command::NodeLunsSet { node, luns } => lun::seen(state, *node, luns),
+        Command::VolumeCreateOnLun { volume: id, name, lun, fs, uuid, adopt, by } => {
+            let (fs, adopt, by) = (*fs, *adopt, *by);
+            lun::create(state, cx, &lun::Plan { id: *id, name, lun, fs, uuid, adopt, by })
+        }
+        Command::VolumePrepared { volume: id, epoch, by } => {
+            lun::prepared(state, cx, *id, *epoch, *by)
+        }
+        Command::VolumeGiveBack { volume: id, epoch, by } => {
+            lun::give_back(state, cx, *id, *epoch, *by)
+        }
+        Command::VolumeClaim { volume: id, epoch, by } => lun::claim(state, cx, *id, *epoch, *by),
+        Command::VolumeMove { volume: id, to } => lun::hand_to(state, *id, *to),
+        Command::VolumeMaintenance { volume: id, on } => lun::maintenance(state, cx, *id, *on),
+        Command::VolumeLeave { volume: id, wipe } => lun::leave(state, *id, *wipe),
+        Command::VolumeGone { volume: id, epoch, by } => lun::gone(state, cx, *id, *epoch, *by),
         Command::ClusterNetworkSet { record } => cluster_network::set(state, cx, record),
         Command::ClusterNetworkForget { subnet } => cluster_network::forget(state, cx, *subnet),
         Command::MigrationStrict { strict } => {

@@ -51,7 +51,10 @@ pub(crate) fn admit(state: &ClusterState, vm: &VmRecord, to: VmPlace) -> Result<
                 vm.name
             )));
         }
-        VmPlace::Volume { volume } => Some(state.find_volume(&volume.to_string())?.id),
+        VmPlace::Volume { volume } => {
+            volume::admit_use(state, volume)?;
+            Some(volume)
+        }
     };
     if vm.place() == to {
         return Err(Refused::Invalid(format!("{} lies there already", vm.name)));

@@ -32,6 +32,26 @@ pub(crate) fn create(
     name: &Name,
     kind: &VolumeKind,
 ) -> Result<(), Refused> {
+    admit_new(state, id, name)?;
+    if kind.lun().is_some() {
+        return Err(Refused::Invalid("a volume on a LUN is made by its coordinator".to_owned()));
+    }
+    admit_path(state, kind)?;
+    let record = VolumeRecord {
+        id,
+        name: name.clone(),
+        kind: kind.clone(),
+        created: cx.proposal.at,
+        coordination: None,
+    };
+    state.volumes.insert(id, Arc::new(record));
+    let subject = Subject::Volume { id, name: name.to_string() };
+    let text = format!("volume {name} at {} can be used", kind.path());
+    cx.event(EventKind::VolumeCreated, Severity::Info, subject, text, None);
+    Ok(())
+}
+
+pub(crate) fn admit_new(state: &ClusterState, id: VolumeId, name: &Name) -> Result<(), Refused> {
     if state.volumes.len() >= VOLUMES_MAX {
         return Err(Refused::Limit { what: "volumes", most: VOLUMES_MAX });
     }
@@ -41,22 +61,20 @@ pub(crate) fn create(
     if state.volumes.values().any(|other| other.name.key() == name.key()) {
         return Err(Refused::NameTaken { what: "volume", name: name.clone() });
     }
+    Ok(())
+}
+
+pub(crate) fn admit_path(state: &ClusterState, kind: &VolumeKind) -> Result<(), Refused> {
     check_path(kind.path())?;
-    if let Some(other) = state.volumes.values().find(|other| overlap(&other.kind, kind)) {
-        return Err(Refused::Invalid(format!(
+    match state.volumes.values().find(|other| overlap(&other.kind, kind)) {
+        None => Ok(()),
+        Some(other) => Err(Refused::Invalid(format!(
             "{} lies in or above volume {}, at {}",
             kind.path(),
             other.name,
             other.kind.path()
-        )));
+        ))),
     }
-    let record =
-        VolumeRecord { id, name: name.clone(), kind: kind.clone(), created: cx.proposal.at };
-    state.volumes.insert(id, Arc::new(record));
-    let subject = Subject::Volume { id, name: name.to_string() };
-    let text = format!("volume {name} at {} can be used", kind.path());
-    cx.event(EventKind::VolumeCreated, Severity::Info, subject, text, None);
-    Ok(())
 }
 
 fn check_path(path: &str) -> Result<(), Refused> {
@@ -84,7 +102,38 @@ pub(crate) fn delete(
     cx: &mut Context<'_>,
     id: VolumeId,
 ) -> Result<(), Refused> {
-    let name = state.find_volume(&id.to_string())?.name.clone();
+    let record = state.find_volume(&id.to_string())?.clone();
+    if record.coordination.is_some() {
+        return Err(Refused::Invalid(format!("volume {} lies on a LUN", record.name)));
+    }
+    admit_unused(state, &record)?;
+    forget(state, id);
+    let subject = Subject::Volume { id, name: record.name.to_string() };
+    let text = format!("volume {} was forgotten; its files stay", record.name);
+    cx.event(EventKind::VolumeDeleted, Severity::Info, subject, text, None);
+    Ok(())
+}
+
+pub(crate) fn forget(state: &mut ClusterState, id: VolumeId) {
+    state.volumes.remove(&id);
+    storage::forget_copies(state, VmPlace::Volume { volume: id });
+}
+
+/// Checks that new files may lie on a volume.
+pub(crate) fn admit_use(state: &ClusterState, id: VolumeId) -> Result<(), Refused> {
+    let record = state.find_volume(&id.to_string())?;
+    match &record.coordination {
+        Some(now) if !now.in_use() => Err(Refused::Invalid(format!(
+            "volume {} takes no files now; see: muster volume show {}",
+            record.name, record.name
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that nothing lies on a volume or is on its way there.
+pub(crate) fn admit_unused(state: &ClusterState, record: &VolumeRecord) -> Result<(), Refused> {
+    let id = record.id;
     let vms = state.vms.values().filter(|vm| vm.volume == Some(id)).map(|vm| vm.name.as_str());
     let images = state
         .images
@@ -104,15 +153,10 @@ pub(crate) fn delete(
         })
         .map(|op| op.target.as_str());
     let users: Vec<&str> = vms.chain(images).chain(coming).take(5).collect();
-    if !users.is_empty() {
-        return Err(Refused::InUse { what: "volume", name, users: users.join(", ") });
+    if users.is_empty() {
+        return Ok(());
     }
-    state.volumes.remove(&id);
-    storage::forget_copies(state, VmPlace::Volume { volume: id });
-    let subject = Subject::Volume { id, name: name.to_string() };
-    let text = format!("volume {name} was forgotten; its files stay");
-    cx.event(EventKind::VolumeDeleted, Severity::Info, subject, text, None);
-    Ok(())
+    Err(Refused::InUse { what: "volume", name: record.name.clone(), users: users.join(", ") })
 }
 
 /// Checks where an image shall lie.
@@ -120,7 +164,7 @@ pub(crate) fn admit_place(state: &ClusterState, place: ImagePlace) -> Result<(),
     state.node(place.executor())?;
     match place {
         ImagePlace::Node { .. } => Ok(()),
-        ImagePlace::Volume { volume, .. } => state.find_volume(&volume.to_string()).map(drop),
+        ImagePlace::Volume { volume, .. } => admit_use(state, volume),
     }
 }
 

@@ -57,7 +57,9 @@ pub(super) async fn follow(
             }
             stays
         });
-        for volume in state.volumes.values().filter(|_| state.cluster.is_some()) {
+        // What lies on a LUN is mounted by one node: its beats would tell nobody else.
+        let shares = state.volumes.values().filter(|it| it.coordination.is_none());
+        for volume in shares.filter(|_| state.cluster.is_some()) {
             if threads.contains_key(&volume.id) {
                 continue;
             }

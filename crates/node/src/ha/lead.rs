@@ -132,9 +132,14 @@ fn lost(state: &ClusterState, seen: &Seen<'_>, node: &NodeRecord) -> Option<Stri
 }
 
 fn has_failover(state: &ClusterState, node: NodeId) -> bool {
-    state.vms.values().any(|vm| {
-        vm.owner == node && vm.volume.is_some() && vm.deleted.is_none() && vm.spec.ha.enabled
-    })
+    let coordinates = state.volumes.values().any(|volume| {
+        let now = volume.coordination.as_ref();
+        now.is_some_and(|now| now.holder == Some(node) && now.wants_mount())
+    });
+    coordinates
+        || state.vms.values().any(|vm| {
+            vm.owner == node && vm.volume.is_some() && vm.deleted.is_none() && vm.spec.ha.enabled
+        })
 }
 
 fn take_over(

@@ -10,6 +10,7 @@ mod cluster;
 mod cluster_networks;
 mod consoles;
 mod devices;
+mod disks;
 mod events;
 mod fence;
 mod ha;
@@ -149,6 +150,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     ha::mount(&mut mounts);
     networks::mount(&mut mounts);
     volumes::mount(&mut mounts);
+    disks::mount(&mut mounts);
     tokens::mount(&mut mounts);
     cluster_networks::mount(&mut mounts);
     sessions::mount(&mut mounts);

@@ -149,7 +149,8 @@ fn known(app: &App, state: &ClusterState) -> Picture {
         })
         .collect();
     nodes.sort_by(|a, b| a.name.cmp(&b.name));
-    let volumes = state.volumes.values().map(|it| {
+    let shares = state.volumes.values().filter(|it| it.coordination.is_none());
+    let volumes = shares.map(|it| {
         let path = it.kind.path().to_owned();
         (it.id, VolumePicture { name: it.name.to_string(), path })
     });

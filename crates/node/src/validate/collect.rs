@@ -169,7 +169,8 @@ async fn apart<T: Send + 'static>(
 const STORAGE_LIMIT: Duration = Duration::from_secs(15);
 
 async fn volume_facts(state: &ClusterState) -> Vec<VolumeFacts> {
-    join_all(state.volumes.values().map(|record| volume(record.clone()))).await
+    let shares = state.volumes.values().filter(|it| it.coordination.is_none());
+    join_all(shares.map(|record| volume(record.clone()))).await
 }
 
 async fn volume(record: Arc<VolumeRecord>) -> VolumeFacts {

@@ -53,6 +53,10 @@ pub(crate) enum VolumeError {
     Unreachable { path: String, source: io::Error },
     #[error("{0} is not marked as a volume; is it mounted on this node?")]
     NoStamp(String),
+    #[error(
+        "{0} is mounted by its coordinator only; see which node that is: muster volume show {1}"
+    )]
+    Elsewhere(String, String),
     #[error("{path} is volume {found}, not {wanted}; mount the right one there")]
     Other { path: String, found: String, wanted: VolumeId },
     #[error(
@@ -183,13 +187,23 @@ pub(crate) fn check(record: &VolumeRecord) -> Result<(), VolumeError> {
     let path = record.kind.path();
     let found = match read_stamp(Path::new(path)) {
         Ok(Some(found)) => found,
-        Ok(None) => return Err(VolumeError::NoStamp(path.to_owned())),
+        Ok(None) if record.coordination.is_none() => {
+            return Err(VolumeError::NoStamp(path.to_owned()));
+        }
+        Err(error) if record.coordination.is_some() && error.kind() == io::ErrorKind::NotFound => {
+            return Err(elsewhere(record));
+        }
+        Ok(None) => return Err(elsewhere(record)),
         Err(source) => return Err(VolumeError::Unreachable { path: path.to_owned(), source }),
     };
     if found == record.id.to_string() {
         return Ok(());
     }
     Err(VolumeError::Other { path: path.to_owned(), found, wanted: record.id })
+}
+
+fn elsewhere(record: &VolumeRecord) -> VolumeError {
+    VolumeError::Elsewhere(record.kind.path().to_owned(), record.name.to_string())
 }
 
 /// How this node stands to a forcing of the quorum, by the volume's marks.
@@ -250,6 +264,17 @@ pub(crate) fn unstamp(record: &VolumeRecord) {
     }
 }
 
+/// Takes any mark off.
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn remove_stamp(top: &Path) -> io::Result<()> {
+    match fs::remove_file(top.join(STAMP)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn write_stamp(top: &Path, volume: VolumeId) -> io::Result<()> {
     // Two nodes that mark at once must not both think that it is theirs.
     let mut file = File::options().write(true).create_new(true).open(top.join(STAMP))?;
@@ -289,6 +314,7 @@ mod tests {
             name: "shared".parse().unwrap(),
             kind: VolumeKind::Share { path: path.to_str().unwrap().to_owned() },
             created: UnixMillis::new(0),
+            coordination: None,
         }
     }
 

@@ -1,6 +1,9 @@
 //! The LUN itself: no threads, no FUSE.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +15,20 @@ const SECTOR: usize = 4096;
 /// Writes that a log takes: some gigabytes; beyond that the recording is over and says so.
 const LOG_MAX: usize = 1 << 20;
 
+/// Cached blocks of a LUN in a file before the oldest go to the medium by themselves: 64 MiB. A cache may
+/// do that at any time, and a client that never flushes must not take all memory.
+const CACHE_MAX: usize = 16_384;
+
 type Sector = [u8; SECTOR];
+
+/// Where what was flushed is.
+#[derive(Debug)]
+enum Medium {
+    /// In memory: can be recorded, and replaced.
+    Memory(Store),
+    /// In a file, which may be sparse: outlives the process.
+    File(File),
+}
 
 /// What is on a medium. Copies share what is the same.
 #[derive(Debug, Clone)]
@@ -58,6 +74,9 @@ pub enum LunError {
     /// The path has no key, while the LUN is reserved.
     #[error("the LUN is reserved and this path has no key; register one")]
     Conflict,
+    /// The file that is the medium cannot be read or written.
+    #[error("the LUN's medium fails; see the file system that holds it")]
+    Medium,
     /// There is no such path, or the range is not within the LUN.
     #[error("there is no such path or no such range on the LUN; correct the caller")]
     OutOfRange,
@@ -67,12 +86,13 @@ pub enum LunError {
 struct Path {
     up: bool,
     key: Option<u64>,
+    life: u64,
 }
 
 /// A LUN with its cache, reservation, paths and log.
 #[derive(Debug)]
 pub struct Lun {
-    store: Store,
+    medium: Medium,
     size: u64,
     cache: BTreeMap<u64, Arc<Sector>>,
     paths: Vec<Path>,
@@ -104,14 +124,59 @@ impl Store {
     }
 }
 
+impl Medium {
+    fn read(&self, sector: u64) -> Result<Arc<Sector>, LunError> {
+        match self {
+            Self::Memory(store) => Ok(store.sector(sector)),
+            Self::File(file) => {
+                let mut bytes = [0; SECTOR];
+                let read = file.read_exact_at(&mut bytes, sector * SECTOR_BYTES);
+                read.map(|()| Arc::new(bytes)).map_err(failed)
+            }
+        }
+    }
+
+    fn write(&mut self, sector: u64, data: Arc<Sector>) -> Result<(), LunError> {
+        match self {
+            Self::Memory(store) => drop(store.sectors.insert(sector, data)),
+            Self::File(file) => {
+                file.write_all_at(&*data, sector * SECTOR_BYTES).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Only what is in memory can be looked at as a whole.
+    fn store(&mut self) -> &mut Store {
+        match self {
+            Self::Memory(store) => store,
+            Self::File(_) => panic!("a LUN in a file is not recorded; make one in memory"),
+        }
+    }
+}
+
+fn failed(error: io::Error) -> LunError {
+    tracing::error!(%error, "the medium of the LUN fails");
+    LunError::Medium
+}
+
 impl Lun {
-    /// A LUN of so many bytes (whole blocks), with so many paths, all of them up.
+    /// A LUN of so many bytes (whole blocks) in memory, with so many paths, all of them up.
     pub fn new(size: u64, paths: usize, store: Store) -> Self {
+        Self::of(size, paths, Medium::Memory(store))
+    }
+
+    /// The same with its medium in a file, which has that length at least.
+    pub fn in_file(file: File, size: u64, paths: usize) -> Self {
+        Self::of(size, paths, Medium::File(file))
+    }
+
+    fn of(size: u64, paths: usize, medium: Medium) -> Self {
         Self {
-            store,
+            medium,
             size: size / SECTOR_BYTES * SECTOR_BYTES,
             cache: BTreeMap::new(),
-            paths: vec![Path { up: true, key: None }; paths],
+            paths: vec![Path { up: true, key: None, life: 0 }; paths],
             reserved: false,
             log: None,
             delay: Duration::ZERO,
@@ -144,6 +209,45 @@ impl Lun {
         self.flushes
     }
 
+    /// Bytes that a loss of power would take.
+    pub fn cached(&self) -> u64 {
+        self.cache.len() as u64 * SECTOR_BYTES
+    }
+
+    /// Whether a path is up; a path that does not exist is not.
+    pub fn is_up(&self, path: usize) -> bool {
+        self.paths.get(path).is_some_and(|path| path.up)
+    }
+
+    /// Which life of its node a path is in, from 0.
+    pub fn life(&self, path: usize) -> Option<u64> {
+        self.paths.get(path).map(|path| path.life)
+    }
+
+    /// The node of a path has lost power: what it still sends comes from nobody. Its key stays, as
+    /// those of a real LUN do.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such path.
+    pub fn end_life(&mut self, path: usize) -> Result<(), LunError> {
+        self.paths.get_mut(path).ok_or(LunError::OutOfRange)?.life += 1;
+        Ok(())
+    }
+
+    /// The key of each path, and whether the LUN is reserved.
+    pub fn reservation(&self) -> (Vec<Option<u64>>, bool) {
+        (self.paths.iter().map(|path| path.key).collect(), self.reserved)
+    }
+
+    /// Puts the keys back that a former process of this LUN had.
+    pub fn restore_reservation(&mut self, keys: &[Option<u64>], reserved: bool) {
+        for (path, key) in self.paths.iter_mut().zip(keys) {
+            path.key = *key;
+        }
+        self.reserved = reserved;
+    }
+
     /// Cuts or mends a path.
     ///
     /// # Errors
@@ -174,7 +278,7 @@ impl Lun {
     pub fn read(&self, path: usize, offset: u64, buffer: &mut [u8]) -> Result<(), LunError> {
         self.check(path, offset, buffer.len())?;
         for (sector, within, range) in pieces(offset, buffer.len()) {
-            let data = self.current(sector);
+            let data = self.current(sector)?;
             let length = range.len();
             buffer[range].copy_from_slice(&data[within..within + length]);
         }
@@ -189,13 +293,13 @@ impl Lun {
     pub fn write(&mut self, path: usize, offset: u64, data: &[u8]) -> Result<(), LunError> {
         self.check(path, offset, data.len())?;
         for (sector, within, range) in pieces(offset, data.len()) {
-            let mut bytes = *self.current(sector);
+            let mut bytes = *self.current(sector)?;
             bytes[within..within + range.len()].copy_from_slice(&data[range]);
             let bytes = Arc::new(bytes);
             self.cache.insert(sector, bytes.clone());
             self.note(Entry::Write { sector, data: bytes });
         }
-        Ok(())
+        self.spill()
     }
 
     /// Makes all that is in the cache durable, whoever wrote it.
@@ -205,14 +309,33 @@ impl Lun {
     /// See [`LunError`].
     pub fn flush(&mut self, path: usize) -> Result<(), LunError> {
         self.check(path, 0, 0)?;
-        self.store.sectors.append(&mut self.cache);
+        match &mut self.medium {
+            Medium::Memory(store) => store.sectors.append(&mut self.cache),
+            Medium::File(_) => self.empty_cache(0)?,
+        }
         self.flushes += 1;
         self.note(Entry::Flush);
         Ok(())
     }
 
-    fn current(&self, sector: u64) -> Arc<Sector> {
-        self.cache.get(&sector).cloned().unwrap_or_else(|| self.store.sector(sector))
+    /// Brings cached blocks to the medium until so many are left. What fails stays in the cache.
+    fn empty_cache(&mut self, left: usize) -> Result<(), LunError> {
+        while self.cache.len() > left
+            && let Some(entry) = self.cache.first_entry()
+        {
+            self.medium.write(*entry.key(), entry.get().clone())?;
+            entry.remove();
+        }
+        Ok(())
+    }
+
+    fn spill(&mut self) -> Result<(), LunError> {
+        let over = matches!(self.medium, Medium::File(_)) && self.cache.len() > CACHE_MAX;
+        if over { self.empty_cache(CACHE_MAX / 2) } else { Ok(()) }
+    }
+
+    fn current(&self, sector: u64) -> Result<Arc<Sector>, LunError> {
+        self.cache.get(&sector).cloned().map_or_else(|| self.medium.read(sector), Ok)
     }
 
     fn note(&mut self, entry: Entry) {
@@ -223,25 +346,30 @@ impl Lun {
     }
 
     /// The power goes: each cached block has the fate that the caller gives it. Keys stay.
-    pub fn power_loss(&mut self, mut fate: impl FnMut(u64) -> Fate) {
+    ///
+    /// # Errors
+    ///
+    /// [`LunError::Medium`]: the cache is empty all the same.
+    pub fn power_loss(&mut self, mut fate: impl FnMut(u64) -> Fate) -> Result<(), LunError> {
         for (sector, data) in std::mem::take(&mut self.cache) {
             match fate(sector) {
                 Fate::Lost => {}
-                Fate::Kept => drop(self.store.sectors.insert(sector, data)),
+                Fate::Kept => self.medium.write(sector, data)?,
                 Fate::Torn(bytes) => {
-                    let mut old = *self.store.sector(sector);
+                    let mut old = *self.medium.read(sector)?;
                     let bytes = bytes.min(SECTOR);
                     old[..bytes].copy_from_slice(&data[..bytes]);
-                    self.store.sectors.insert(sector, Arc::new(old));
+                    self.medium.write(sector, Arc::new(old))?;
                 }
             }
         }
+        Ok(())
     }
 
     /// Begins to record; gives the medium as it is, with all that is cached.
     pub fn record(&mut self) -> Store {
         self.log = Some(Vec::new());
-        let mut store = self.store.clone();
+        let mut store = self.medium.store().clone();
         store.sectors.extend(self.cache.iter().map(|(at, data)| (*at, data.clone())));
         store
     }
@@ -259,7 +387,7 @@ impl Lun {
     /// Replaces the medium, as after a crash; the cache is empty.
     pub fn image(&mut self, store: Store) {
         self.cache.clear();
-        self.store = store;
+        *self.medium.store() = store;
     }
 
     // ---- persistent reservation: exclusive access, all registrants
@@ -294,6 +422,24 @@ impl Lun {
             return Err(LunError::NoPath);
         }
         path.key = None;
+        Ok(())
+    }
+
+    /// Ends the reservation and takes all keys away. Only a path with a key may do so.
+    ///
+    /// # Errors
+    ///
+    /// See [`LunError`].
+    pub fn clear(&mut self, path: usize) -> Result<(), LunError> {
+        let own = self.paths.get(path).ok_or(LunError::OutOfRange)?;
+        if !own.up {
+            return Err(LunError::NoPath);
+        }
+        if own.key.is_none() {
+            return Err(LunError::Conflict);
+        }
+        self.paths.iter_mut().for_each(|path| path.key = None);
+        self.reserved = false;
         Ok(())
     }
 
@@ -383,7 +529,8 @@ mod tests {
             0 => Fate::Kept,
             1 => Fate::Torn(512),
             _ => Fate::Lost,
-        });
+        })
+        .expect("memory does not fail");
         let at = |offset| byte(&lun, 0, offset);
         assert_eq!([at(0), at(4095)], [Ok(2), Ok(2)]);
         assert_eq!([at(4096), at(4096 + 511), at(4096 + 512)], [Ok(2), Ok(2), Ok(1)]);
@@ -401,11 +548,16 @@ mod tests {
         assert_eq!(lun.write(1, 0, &[1]), Err(LunError::Conflict));
         assert_eq!(lun.flush(1), Err(LunError::Conflict));
         assert_eq!(lun.preempt_and_abort(1, 10), Err(LunError::Conflict));
-        lun.power_loss(|_| Fate::Lost);
+        lun.power_loss(|_| Fate::Lost).expect("memory does not fail");
         assert_eq!(byte(&lun, 1, 0), Err(LunError::Conflict), "keys outlive power");
         assert_eq!(lun.keys(1), Ok(vec![10]));
         lun.register(1, 12).expect("a new key");
         assert_eq!(byte(&lun, 1, 0), Ok(9));
+        let mut free = Lun::new(1 << 20, 2, Store::filled(9));
+        free.register(0, 1).expect("a key");
+        assert_eq!(free.clear(1), Err(LunError::Conflict));
+        free.clear(0).expect("a key's right");
+        assert_eq!(byte(&free, 1, 0), Ok(9));
         lun.unregister(1).expect("no key");
         lun.unregister(0).expect("no key");
         assert_eq!(byte(&lun, 2, 0), Err(LunError::Conflict), "nobody's is not everybody's");
@@ -443,5 +595,44 @@ mod tests {
         assert_eq!([byte(&lun, 0, 100), byte(&lun, 0, 4100)], [Ok(3), Ok(2)]);
         lun.image(base);
         assert_eq!([byte(&lun, 0, 100), byte(&lun, 0, 4100)], [Ok(1), Ok(9)]);
+    }
+
+    #[test]
+    fn what_was_flushed_to_a_file_is_there_for_the_next_process_and_nothing_else() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(1 << 30).expect("a length");
+        let again = || file.try_clone().expect("a handle");
+        let mut lun = Lun::in_file(again(), 1 << 30, 2);
+        lun.write(0, 4096 * 7 + 5, &[1; 4096]).expect("a write");
+        lun.flush(1).expect("a flush");
+        lun.write(0, 4096 * 7, &[2; 4096]).expect("a write");
+        assert_eq!(lun.cached(), 4096);
+        lun.register(1, 5).expect("a key");
+        lun.end_life(1).expect("a path");
+        assert_eq!(lun.life(1), Some(1));
+        let (keys, reserved) = lun.reservation();
+        let mut lun = Lun::in_file(again(), 1 << 30, 2);
+        let at = |lun: &Lun, offset| byte(lun, 1, offset);
+        assert_eq!([at(&lun, 4096 * 7 + 4), at(&lun, 4096 * 7 + 5)], [Ok(0), Ok(1)]);
+        lun.restore_reservation(&keys, reserved);
+        assert_eq!(byte(&lun, 0, 0), Err(LunError::Conflict));
+        let mut fates = [Fate::Kept, Fate::Lost, Fate::Torn(9)].into_iter();
+        lun.write(1, 0, &[8; 4096 * 3]).expect("a write");
+        lun.power_loss(|_| fates.next().expect("three blocks")).expect("the file is fine");
+        assert_eq!([at(&lun, 4095), at(&lun, 4096), at(&lun, 8200)], [Ok(8), Ok(0), Ok(8)]);
+        assert_eq!(at(&lun, 8201), Ok(0));
+    }
+
+    #[test]
+    fn a_cache_that_nobody_flushes_is_no_longer_than_its_limit() {
+        let file = tempfile::tempfile().expect("a file");
+        file.set_len(1 << 30).expect("a length");
+        let mut lun = Lun::in_file(file, 1 << 30, 1);
+        let more = vec![7; SECTOR * 1024];
+        for piece in 0..20 {
+            lun.write(0, piece * more.len() as u64, &more).expect("a write");
+            assert!(lun.cached() <= CACHE_MAX as u64 * SECTOR_BYTES);
+        }
+        assert_eq!(byte(&lun, 0, 0), Ok(7));
     }
 }

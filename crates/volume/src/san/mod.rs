@@ -16,6 +16,7 @@
 //! | loss of power | [`Lun::power_loss`]: each cached block is kept, lost or torn, as the caller says |
 //! | a crash at any moment | [`Lun::record`], then [`Lun::image`]: any part of what was written |
 //! | a path is lost | [`Lun::set_path`] |
+//! | a node loses power | [`Lun::end_life`]: what it still sends is refused |
 //! | slow | [`Lun::set_delay`] |
 //! | a node is fenced | [`Lun::preempt_and_abort`] |
 //!
@@ -33,3 +34,4 @@ pub use lun::Store;
 pub use serve::PathFence;
 pub use serve::Server;
 pub use serve::serve;
+pub use serve::serve_as;

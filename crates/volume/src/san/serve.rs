@@ -59,11 +59,21 @@ pub struct Server {
 ///
 /// The system's: without root or `/dev/fuse` nothing can be mounted.
 pub fn serve(lun: Lun, folder: &Path) -> io::Result<Server> {
+    serve_as(lun, folder, "")
+}
+
+/// The same, with names that begin with `prefix`, so that loop devices on them tell whose they are. The
+/// path of a node that lost power so many times is `path-0.<times>`; what it had before is dead.
+///
+/// # Errors
+///
+/// As [`serve`].
+pub fn serve_as(lun: Lun, folder: &Path, prefix: &str) -> io::Result<Server> {
     let lun = Arc::new(Mutex::new(lun));
     let mut config = Config::default();
     config.mount_options = vec![MountOption::FSName("muster-san".to_owned())];
     config.n_threads = Some(THREADS);
-    let session = fuser::spawn_mount(Front { lun: lun.clone() }, folder, &config)?;
+    let session = fuser::spawn_mount(Front::new(&lun, prefix), folder, &config)?;
     Ok(Server { lun, _session: session })
 }
 
@@ -119,12 +129,34 @@ fn lock(lun: &Mutex<Lun>) -> MutexGuard<'_, Lun> {
 
 struct Front {
     lun: Arc<Mutex<Lun>>,
+    prefix: String,
+}
+
+/// Paths that a LUN can have at most; the rest of an inode is the life of the path's node.
+const PATHS_MAX: u64 = 1024;
+
+fn path_in(lun: &Lun, inode: INodeNo) -> Option<usize> {
+    let number = u64::from(inode).checked_sub(FIRST_INODE)?;
+    let path = usize::try_from(number % PATHS_MAX).ok()?;
+    (lun.life(path)? == number / PATHS_MAX).then_some(path)
 }
 
 impl Front {
+    fn new(lun: &Arc<Mutex<Lun>>, prefix: &str) -> Self {
+        Self { lun: lun.clone(), prefix: format!("{prefix}path-") }
+    }
+
+    /// The path of an inode, if its node has not lost power since.
     fn path_of(&self, inode: INodeNo) -> Option<usize> {
-        let path = u64::from(inode).checked_sub(FIRST_INODE)?;
-        usize::try_from(path).ok().filter(|path| *path < lock(&self.lun).paths())
+        path_in(&lock(&self.lun), inode)
+    }
+
+    fn inode_of(&self, name: &OsStr) -> Option<INodeNo> {
+        let name = name.to_str()?.strip_prefix(&self.prefix)?;
+        let (path, life) = name.split_once('.').unwrap_or((name, "0"));
+        let (path, life) = (path.parse::<u64>().ok()?, life.parse::<u64>().ok()?);
+        let first = path.checked_add(FIRST_INODE).filter(|_| path < PATHS_MAX)?;
+        Some(INodeNo(life.checked_mul(PATHS_MAX)?.checked_add(first)?))
     }
 
     fn attributes(&self, inode: INodeNo) -> Option<FileAttr> {
@@ -164,7 +196,7 @@ impl Front {
 impl From<LunError> for Errno {
     fn from(error: LunError) -> Self {
         match error {
-            LunError::NoPath | LunError::OutOfRange => Self::EIO,
+            LunError::NoPath | LunError::OutOfRange | LunError::Medium => Self::EIO,
             // What Linux makes of a reservation conflict.
             LunError::Conflict => Self::from_i32(libc::EBADE),
         }
@@ -173,10 +205,7 @@ impl From<LunError> for Errno {
 
 impl Filesystem for Front {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let name = name.to_str().and_then(|name| name.strip_prefix("path-"));
-        let path = name.and_then(|name| name.parse::<u64>().ok());
-        let inode = path.and_then(|path| path.checked_add(FIRST_INODE)).map(INodeNo);
-        match inode.and_then(|inode| self.attributes(inode)) {
+        match self.inode_of(name).and_then(|inode| self.attributes(inode)) {
             Some(found) if parent == INodeNo::ROOT => {
                 reply.entry(&BELIEVE, &found, Generation(0));
             }
@@ -211,8 +240,8 @@ impl Filesystem for Front {
         reply: ReplyData,
     ) {
         self.wait();
-        let Some(path) = self.path_of(inode) else { return reply.error(Errno::ENOENT) };
         let lun = lock(&self.lun);
+        let Some(path) = path_in(&lun, inode) else { return reply.error(Errno::EIO) };
         let rest = lun.size().saturating_sub(offset).min(u64::from(size));
         let mut buffer = vec![0; usize::try_from(rest).unwrap_or(0)];
         match lun.read(path, offset, &mut buffer) {
@@ -234,8 +263,10 @@ impl Filesystem for Front {
         reply: ReplyWrite,
     ) {
         self.wait();
-        let Some(path) = self.path_of(inode) else { return reply.error(Errno::ENOENT) };
-        match lock(&self.lun).write(path, offset, data) {
+        // One lock for the look and the deed: a life that ends ends between two commands.
+        let mut lun = lock(&self.lun);
+        let Some(path) = path_in(&lun, inode) else { return reply.error(Errno::EIO) };
+        match lun.write(path, offset, data) {
             Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
             Err(error) => reply.error(error.into()),
         }
@@ -248,8 +279,9 @@ impl Filesystem for Front {
 
     fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
         self.wait();
-        let Some(path) = self.path_of(inode) else { return reply.error(Errno::ENOENT) };
-        match lock(&self.lun).flush(path) {
+        let mut lun = lock(&self.lun);
+        let Some(path) = path_in(&lun, inode) else { return reply.error(Errno::EIO) };
+        match lun.flush(path) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(error.into()),
         }

@@ -57,7 +57,7 @@ fn all_paths_are_one_lun_and_each_flush_reaches_it() {
             assert!(rig.server().lun().flushes() > before, "a flush has not come to the LUN");
         }
         wait(one, Deed::Write { offset: 0, data: filled(99) }).expect("a write");
-        rig.server().lun().power_loss(|_| volume::san::Fate::Lost);
+        rig.server().lun().power_loss(|_| volume::san::Fate::Lost).expect("memory does not fail");
         let read = wait(two, Deed::Read { offset: 0, length: 16384 }).expect("a read");
         assert!(read[..8192].iter().all(|byte| *byte == 0), "what was not flushed is there");
         assert!(read[8192..].iter().all(|byte| *byte == 1), "what was flushed is not there");

@@ -16,6 +16,8 @@ mod power_off;
 mod power_on;
 mod probe;
 mod restart;
+mod san;
+mod san_server;
 mod shell;
 mod slow;
 mod status;
@@ -72,10 +74,13 @@ enum Verb {
     Probe(probe::Args),
     Clock(clock::Args),
     Fence(fence::Args),
+    San(san::Args),
     #[command(hide = true)]
     NodeRoot(node_root::Args),
     #[command(hide = true)]
     Bmc(bmc::Args),
+    #[command(hide = true)]
+    SanServer(san_server::Args),
     #[command(hide = true)]
     FenceAgent(fence_agent::Args),
 }
@@ -106,6 +111,8 @@ pub(crate) fn run(args: Args, wait: bool, out: Output) -> Result<(), CliError> {
         Verb::Clock(args) => clock::run(&args, &lab, out),
         Verb::Fence(args) => fence::run(&args, &lab, out),
         Verb::NodeRoot(args) => node_root::run(&args, &lab),
+        Verb::San(args) => san::run(&args, &lab, out),
+        Verb::SanServer(args) => san_server::run(&args, &lab),
         Verb::Bmc(args) => bmc::run(&args, &lab),
         Verb::FenceAgent(_) => Ok(()),
     }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 
+use api::model::Bytes;
 use lab::Cancel;
 use lab::Lab;
 use lab::LabNet;
@@ -26,6 +27,7 @@ use crate::output::Output;
 Examples:
   muster lab up
   muster lab up --nodes 5
+  muster lab up --san 8G
   muster lab --dir /var/tmp/other up --nodes 2 --net 10.91.0.0/16 --host-link")]
 pub(crate) struct Args {
     /// How many nodes, 1 to 64.
@@ -40,6 +42,9 @@ pub(crate) struct Args {
     /// Machines that only pretend: the control plane alone, with next to no load.
     #[arg(long)]
     fake: bool,
+    /// Give all nodes a path to one LUN of that size, as a SAN does.
+    #[arg(long, value_name = "SIZE")]
+    san: Option<Bytes>,
     /// Leave the nodes as hosts by themselves, instead of making one cluster of them.
     #[arg(long)]
     no_cluster: bool,
@@ -68,6 +73,7 @@ pub(crate) fn run(args: &Args, lab: &Lab, out: Output) -> Result<(), CliError> {
         host_link: args.host_link,
         fake: args.fake,
         cluster: !args.no_cluster,
+        san: args.san.map(Bytes::get),
         config,
     };
     let report = interruptible(lab, &options, out)?;

@@ -6,7 +6,9 @@ use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
 
-/// Forget a volume that no machine and no image lies on. Its files stay.
+/// Forget a volume that no machine and no image lies on.
+///
+/// The files of a share stay. The file system on a LUN is destroyed; to keep it: "muster volume release".
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -22,5 +24,5 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if context.out.json {
         return context.out.raw_json(&reply.raw);
     }
-    context.out.done(&format!("volume {} is forgotten; its files stay", args.volume))
+    context.out.done(&format!("volume {} is forgotten", args.volume))
 }

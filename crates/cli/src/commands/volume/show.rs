@@ -1,7 +1,11 @@
 //! `muster volume show`.
 
 use api::endpoint::VolumeShow;
+use api::model::LunPhase;
+use api::model::VolumeKind;
 use api::types::VolumeView;
+use api::volume::CoordinationView;
+use api::volume::VolumeAccess;
 
 use crate::complete;
 use crate::context::Context;
@@ -27,6 +31,33 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     context.out.reply(&volume, |volume| render(&context.out, volume))
 }
 
+fn coordination(sheet: &mut Sheet<'_>, now: &CoordinationView) {
+    let phase = match (now.phase, now.maintenance) {
+        (LunPhase::Preparing { .. }, _) => "is being prepared",
+        (LunPhase::Leaving { .. }, _) => "is being taken off its LUN",
+        (LunPhase::Ready, true) => "in maintenance",
+        (LunPhase::Ready, false) => "in use",
+    };
+    sheet.row("phase", phase);
+    let nobody = || "nobody".to_owned();
+    sheet.row("coordinator", now.coordinator.as_ref().map_or_else(nobody, ToString::to_string));
+    if let Some(wanted) = &now.wanted {
+        sheet.row("on its way to", wanted);
+    }
+    sheet.row("epoch", now.epoch);
+    for node in &now.nodes {
+        let access = match node.access {
+            VolumeAccess::Coordinator => "coordinator",
+            VolumeAccess::None => "none",
+        };
+        let path = if node.path { "path" } else { "no path" };
+        let why = node.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
+        let since = node.since.map(|since| format!(" since {}", time::both(since, time::now())));
+        sheet
+            .row(node.node.as_str(), format!("{access}, {path}{why}{}", since.unwrap_or_default()));
+    }
+}
+
 fn render(out: &Output, volume: &VolumeView) -> String {
     let mut sheet = Sheet::new(out);
     sheet.group(volume.name.as_str());
@@ -34,8 +65,16 @@ fn render(out: &Output, volume: &VolumeView) -> String {
         None => sheet.toned("state", "ok", Tone::Good),
         Some(problem) => sheet.toned("problem", problem, Tone::Bad),
     }
-    sheet.row("kind", "share");
+    sheet.row("kind", if volume.coordination.is_some() { "lun" } else { "share" });
     sheet.row("path", volume.kind.path());
+    if let VolumeKind::Lun { lun, fs, fences, .. } = &volume.kind {
+        sheet.row("lun", lun);
+        sheet.row("file system", fs.name());
+        sheet.row("reservations", if *fences { "yes" } else { "no; lost power must be proved" });
+    }
+    if let Some(now) = &volume.coordination {
+        coordination(&mut sheet, now);
+    }
     if let (Some(size), Some(free)) = (volume.size, volume.free) {
         sheet.row("space", format!("{free} free of {size}"));
     }
