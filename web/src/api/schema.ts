@@ -387,6 +387,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Figures of this node for monitoring programs (OpenMetrics); also at /metrics */
+        get: operations["Metrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/networks": {
         parameters: {
             query?: never;
@@ -1733,7 +1750,7 @@ export interface components {
          * @description What kind of thing happened. The text form (`vm.started`) is stable.
          * @enum {string}
          */
-        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.upgraded" | "vm.migration_fallback" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "node.platform" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.network" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "node.damaged" | "node.rebuilt" | "cluster.forced" | "cluster.witness";
+        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.upgraded" | "vm.migration_fallback" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "node.platform" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.coordinator" | "volume.maintenance" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.network" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "node.damaged" | "node.rebuilt" | "cluster.forced" | "cluster.witness";
         /** @description An event with its place in the node's list. */
         EventView: components["schemas"]["Event"] & {
             /**
@@ -3295,6 +3312,10 @@ export interface components {
             policy?: components["schemas"]["MigrateChange"];
             /** @description Name or id of the target; the best node where none is named. */
             to?: string | null;
+            /** @description Name or id of the volume that they go to; none is the target's own disks. */
+            volume?: string | null;
+            /** @description Whether its files come with it, for a VM that lies where the target does not reach. */
+            with_storage?: boolean;
         };
         /** @description Whether a VM can be migrated, and its migration if it was begun. */
         VmMigrateView: {
@@ -4712,6 +4733,35 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["OpView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    Metrics: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Figures */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/openmetrics-text": string;
                 };
             };
             /** @description An error with its next step */

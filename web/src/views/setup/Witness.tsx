@@ -14,6 +14,7 @@ type Kind = Place["kind"];
 
 const KINDS: Record<Kind, string> = {
   directory: "a directory on a share that all nodes mount",
+  block: "a small device that all nodes share",
   object: "an object store (S3 or Azure Blob)",
   remote: "a muster witness on another machine",
 };
@@ -71,7 +72,7 @@ function Set({ onClose }: { onClose: () => void }) {
   const [secret, setSecret] = useState("");
   const [given, hidden] = [options(plain), options(secret)];
   const place: Place | null =
-    kind === "directory"
+    kind === "directory" || kind === "block"
       ? { kind, path: at }
       : kind === "remote"
         ? { kind, token: at.trim() }
@@ -82,6 +83,7 @@ function Set({ onClose }: { onClose: () => void }) {
   const shown = place?.kind === "object" ? { ...place, secrets: "…" } : place?.kind === "remote" ? { ...place, token: "…" } : place;
   const command = {
     directory: `--directory ${shell(at || "PATH")}`,
+    block: `--block ${shell(at || "PATH")}`,
     object: [
       `${at.startsWith("az:") ? "--azure" : "--s3"} ${shell(at || "URL")}`,
       ...Object.entries(given ?? {}).map(([name, text]) => `--option ${shell(`${name}=${text}`)}`),
@@ -116,12 +118,14 @@ function Set({ onClose }: { onClose: () => void }) {
         )}
       </Field>
       <Field
-        label={kind === "directory" ? "Path" : kind === "object" ? "Address" : "Token"}
+        label={kind === "directory" || kind === "block" ? "Path" : kind === "object" ? "Address" : "Token"}
         hint={
           kind === "directory"
             ? "The same on every node; it must exist"
             : kind === "object"
               ? "s3://BUCKET/FOLDER or az://CONTAINER/FOLDER"
+              : kind === "block"
+                ? "The same on every node, such as /dev/disk/by-id/…; it must be empty"
               : "What `muster witness` printed when it started"
         }
       >
