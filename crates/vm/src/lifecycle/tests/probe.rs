@@ -68,12 +68,18 @@ use crate::lifecycle::LedgerError;
 use crate::lifecycle::Ports;
 use crate::lifecycle::Progress;
 
+/// Passes of one name at each end that are all worth a stop, and the distance of others.
+const EACH: usize = 4;
+const BETWEEN: usize = 16;
+
 /// Lets a number of calls through, then stops the driver for good: before a call takes effect or
 /// after it has.
 pub(super) struct Gate {
     passes: AtomicUsize,
     stop_at: usize,
     stopped: watch::Sender<Option<&'static str>>,
+    /// All passes by the names of their calls.
+    calls: Mutex<Vec<&'static str>>,
 }
 
 impl Gate {
@@ -83,11 +89,25 @@ impl Gate {
 
     /// Stops at the pass of that number, 0 being the first.
     pub(super) fn at(stop_at: usize) -> Arc<Self> {
-        Arc::new(Self { passes: AtomicUsize::new(0), stop_at, stopped: watch::channel(None).0 })
+        let (passes, calls) = (AtomicUsize::new(0), Mutex::default());
+        Arc::new(Self { passes, stop_at, stopped: watch::channel(None).0, calls })
+    }
+
+    /// Numbers of the passes that are worth a stop, where whole calls are asked again and again: the
+    /// first and the last ones of each name, and some between.
+    pub(super) fn worth(&self) -> Vec<usize> {
+        let calls = lock(&self.calls);
+        let same = |call: &str, among: &[&str]| among.iter().filter(|it| **it == call).count();
+        let rare = |n: usize| {
+            let call = calls[n];
+            same(call, &calls[..n]) < EACH || same(call, &calls[n + 1..]) < EACH
+        };
+        (0..calls.len()).filter(|n| rare(*n) || n % BETWEEN == 0).collect()
     }
 
     async fn pass(&self, call: &'static str) {
         let pass = self.passes.fetch_add(1, Ordering::Relaxed);
+        lock(&self.calls).push(call);
         if pass >= self.stop_at {
             if pass == self.stop_at {
                 self.stopped.send_replace(Some(call));
