@@ -53,7 +53,7 @@ const OWNERS: &[(&str, &[&str])] = &[
 ];
 
 /// All that the pure crate may use: no runtime, no clock, no randomness, no I/O.
-const MODEL_USES: &[&str] = &["rpds", "serde", "thiserror", "utoipa", "uuid"];
+const MODEL_USES: &[&str] = &["ipnet", "rpds", "serde", "thiserror", "utoipa", "uuid"];
 
 pub(super) fn check(metadata: &Value) -> Vec<Finding> {
     let names: Vec<&str> = members(metadata).filter_map(|one| one["name"].as_str()).collect();
