@@ -327,7 +327,8 @@ impl World {
             let has = |host: &&Host| lock(&host.body).machines.contains_key(&vm.id);
             let places = self.hosts.iter().filter(has).count();
             if migrates || places > 1 {
-                return Some(format!("{} is being migrated, or has {places} machines", vm.name));
+                let op = vm.busy().and_then(|op| state.ops.get(&op)).map(|op| op.request.verb());
+                return Some(format!("{} is busy with {op:?}, or has {places} machines", vm.name));
             }
             let machine = |host: &Host| {
                 let body = lock(&host.body);

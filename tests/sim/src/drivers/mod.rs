@@ -128,6 +128,11 @@ impl Host {
                     self.end_older(record, scene);
                     self.migrate(scene, record, op, *to);
                 }
+                // Behind a drain that could not migrate: these machines have no memory to save.
+                Some((op, OpRequest::VmSave { .. } | OpRequest::VmResume { .. })) => {
+                    self.end_older(record, scene);
+                    self.refuse(scene, record, op.id);
+                }
                 // Whoever founds the cluster ends the others itself.
                 Some(_) => {}
                 None => {

@@ -367,6 +367,13 @@ impl Host {
         self.finish(scene, vm, op, outcome);
     }
 
+    /// An operation that this world does not have.
+    pub(super) fn refuse(&mut self, scene: &Scene, record: &VmRecord, op: OpId) {
+        if self.migrations.ended.get(&record.id) != Some(&op) {
+            self.finish(scene, record.id, op, failed("not_here"));
+        }
+    }
+
     /// Reports the end of an operation until the state has it.
     fn finish(&mut self, scene: &Scene, vm: VmId, op: OpId, outcome: OpOutcome) {
         let how = match &outcome {
