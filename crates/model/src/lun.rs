@@ -203,7 +203,7 @@ impl LunContents {
             Self::Empty => "nothing".to_owned(),
             Self::Volume { fs, uuid } => format!("{} {uuid}", fs.name()),
             Self::Foreign { what } => what.clone(),
-            Self::Reserved => "what only a node with a key can read".to_owned(),
+            Self::Reserved => "the reservation of another cluster or host".to_owned(),
             Self::Unknown => "data of an unknown kind".to_owned(),
             Self::Unreadable { why } => format!("what cannot be read: {why}"),
         }

@@ -387,7 +387,8 @@ impl Refused {
             ),
             Self::LunHolds { .. } => {
                 "keep the XFS or ext4 of a former volume: muster volume adopt; what is not needed any \
-                 more you wipe on one node (wipefs --all, or blkdiscard), then see: muster disk list"
+                 more you wipe on one node (wipefs --all, or blkdiscard); what is reserved is in use: \
+                 release it there. Then see: muster disk list"
                     .to_owned()
             }
             Self::NotOnLun(name) => format!("see it: muster volume show {name}"),

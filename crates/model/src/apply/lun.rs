@@ -127,11 +127,11 @@ fn admit_contents(plan: &Plan<'_>, seen: &LunSeen) -> Result<(), Refused> {
     let fine = match &seen.contents {
         LunContents::Empty => !plan.adopt,
         LunContents::Volume { fs, uuid } => plan.adopt && *fs == plan.fs && uuid == plan.uuid,
-        // Whoever proposes it registers a key and looks; nothing is known here.
-        LunContents::Reserved => true,
-        LunContents::Foreign { .. } | LunContents::Unknown | LunContents::Unreadable { .. } => {
-            false
-        }
+        // What is reserved is in use by somebody who is not known here: another cluster, another system.
+        LunContents::Foreign { .. }
+        | LunContents::Reserved
+        | LunContents::Unknown
+        | LunContents::Unreadable { .. } => false,
     };
     if fine {
         return Ok(());

@@ -40,9 +40,15 @@ pub(super) fn socket_of(device: &Path) -> PathBuf {
 
 /// Keeps everybody else off a LUN, for the coordinator of an epoch: registers first, looks then, and
 /// gives up where a later epoch is there. Done once more it changes nothing.
+///
+/// Before the first epoch nobody of this volume can have had a key: whoever has one then is another
+/// cluster or host, and keeps it.
 pub(super) fn take(device: &Path, epoch: u64) -> Result<(), String> {
     let epoch = u32::try_from(epoch).map_err(|_| "no epoch is left for a key".to_owned())?;
     let own = ReservationKey::of_coordinator(Epoch(epoch)).word();
+    if is_anothers(epoch, own, &keys(device)?) {
+        return Err("another cluster or host has reserved the LUN; release it there".to_owned());
+    }
     ask(device, &json!({ "reserve": "register", "key": own }))?;
     let keys = keys(device)?;
     if keys.iter().any(|key| ReservationKey::from_word(*key).epoch() > Epoch(epoch)) {
@@ -57,6 +63,11 @@ pub(super) fn take(device: &Path, epoch: u64) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("the LUN has other keys again: {left:?}"))
+}
+
+/// Whether keys that are found are not this volume's.
+fn is_anothers(epoch: u32, own: u64, keys: &[u64]) -> bool {
+    epoch <= 1 && keys.iter().any(|key| *key != own)
 }
 
 /// Takes this path's own key back; the LUN stays closed to those who have none.
@@ -90,5 +101,25 @@ fn ask(device: &Path, request: &Value) -> Result<Answer, String> {
     match answer.error {
         Some(error) => Err(format!("the reservation was refused: {error}")),
         None => Ok(answer),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_volume_preempts_nobody() {
+        let own = ReservationKey::of_coordinator(Epoch(1)).word();
+        assert!(!is_anothers(1, own, &[]));
+        assert!(!is_anothers(1, own, &[own, own]));
+        // A cluster that has this LUN has keys of whatever epoch it is in.
+        for epoch in [2, 7] {
+            let other = ReservationKey::of_coordinator(Epoch(epoch)).word();
+            assert!(is_anothers(1, own, &[other]));
+        }
+        assert!(is_anothers(1, own, &[1]));
+        // A takeover is another thing: the keys are those of the coordinator that was lost.
+        assert!(!is_anothers(2, own, &[own]));
     }
 }

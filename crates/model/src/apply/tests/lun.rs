@@ -145,6 +145,8 @@ fn what_stands_on_a_lun_is_never_formatted_and_only_a_volume_is_adopted() {
         (foreign, false, false),
         (LunContents::Unknown, false, false),
         (LunContents::Unknown, true, false),
+        (LunContents::Reserved, false, false),
+        (LunContents::Reserved, true, false),
         (dead, false, false),
     ] {
         let mut world = cluster(true);
