@@ -27,6 +27,7 @@ export const keys = {
   sessions: ["sessions"] as const,
   rules: ["rules"] as const,
   validation: ["validation"] as const,
+  disks: ["disks"] as const,
 };
 
 export const me = queryOptions({

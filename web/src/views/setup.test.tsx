@@ -115,6 +115,57 @@ describe("volumes", () => {
   });
 });
 
+describe("volumes on LUNs", () => {
+  const disk = (lun: string, holds: string, volume: string | null = null) => ({
+    lun,
+    size: 1 << 30,
+    volume,
+    nodes: [{ node: "host-1", paths: ["/dev/sda"], read_only: false, fences: true, holds }],
+  });
+
+  it("are made of empty ones only", async () => {
+    const came = answer({
+      "GET /v1/volumes": () => [],
+      "GET /v1/disks": () => [disk("naa.1", "nothing"), disk("naa.2", "swap"), disk("naa.3", "nothing", "fast")],
+      "POST /v1/volumes": () => ({}),
+    });
+    page(<Volumes why={undefined} />);
+    await userEvent.click(await screen.findByRole("button", { name: "Add a volume …" }));
+    await userEvent.type(await screen.findByLabelText("Name"), "new");
+    await userEvent.selectOptions(screen.getByLabelText("What it is"), "lun");
+    const luns = screen.getByLabelText("LUN");
+    await within(luns).findByRole("option", { name: /naa.1/ });
+    expect(within(luns).queryByRole("option", { name: /naa.[23]/ })).toBeNull();
+    await userEvent.selectOptions(luns, "naa.1");
+    expect(screen.getByText("muster volume create new --lun naa.1 --fs xfs")).toBeDefined();
+    await userEvent.click(screen.getByRole("button", { name: "Add" }));
+    await waitFor(() => expect(screen.queryByRole("dialog")).toBeNull());
+    const made = came.find((request) => request.method === "POST");
+    expect(await made?.json()).toEqual({ kind: "lun", name: "new", lun: "naa.1", fs: "xfs", adopt: false });
+  });
+
+  it("are let go, and never destroyed", async () => {
+    const volume = {
+      id: "s1", name: "fast", kind: "lun", path: "/muster/volumes/fast", lun: "naa.1", fs: "xfs",
+      uuid: "u", fences: true, used_by: [], created: 1,
+      coordination: { phase: "ready", coordinator: "host-1", epoch: 1, maintenance: false, nodes: [] },
+    };
+    const came = answer({
+      "GET /v1/volumes": () => [volume],
+      "POST /v1/volumes/s1/release": () => ({}),
+    });
+    page(<Volumes why={undefined} />);
+    expect(await screen.findByText(/mounted by host-1/)).toBeDefined();
+    await userEvent.click(screen.getByRole("button", { name: "Forget fast" }));
+    const dialog = await screen.findByRole("alertdialog");
+    expect(dialog.textContent).toContain("LUN naa.1 is an ordinary disk with xfs afterwards");
+    expect(dialog.querySelector(".same")?.textContent).toContain("muster volume release fast");
+    await userEvent.click(within(dialog).getByRole("button", { name: "Forget" }));
+    await waitFor(() => expect(screen.queryByRole("alertdialog")).toBeNull());
+    expect(came.every((request) => request.method !== "DELETE")).toBe(true);
+  });
+});
+
 describe("disks and adapters", () => {
   it("a blank disk needs a size, a copy of an image does not", async () => {
     const came = answer({
