@@ -3,21 +3,26 @@
 import { useQuery } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, type Schemas, value } from "../api/client";
-import { nodes } from "../api/queries";
+import { nodes, volumes } from "../api/queries";
 import { shell } from "../parts/format";
 import { useNotices } from "../parts/notices";
 import { Button, Checks, Dialog, Field, Same, Trouble } from "../parts/parts";
 
 export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () => void }) {
   const all = useQuery(nodes);
+  const places = useQuery(volumes);
   const { follow } = useNotices();
+  const runs = vm.phase === "running";
   const [to, setTo] = useState("");
   const [view, setView] = useState<Schemas["VmMigrateView"] | null>(null);
   const [error, setError] = useState<unknown>(null);
   const [busy, setBusy] = useState(false);
-  const runs = vm.phase === "running";
   const others = all.data?.filter((node) => node.name !== vm.node) ?? [];
+  // A machine on its node's own disks cannot go without them.
+  const [along, setAlong] = useState(runs && !vm.volume);
+  const [volume, setVolume] = useState("");
   const target = to === "" ? {} : { to };
+  const storage = along ? { with_storage: true, ...(volume ? { volume } : {}) } : {};
 
   const guarded = async (work: () => Promise<void>) => {
     setBusy(true);
@@ -33,7 +38,7 @@ export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () =>
   const check = () =>
     guarded(async () => {
       const params = { path: { vm: vm.id } };
-      const body = { ...target, dry_run: true };
+      const body = { ...target, ...storage, dry_run: true };
       setView(await value(api.POST("/v1/vms/{vm}/migrate", { params, body })));
     });
 
@@ -48,14 +53,18 @@ export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () =>
     }
     onClose();
     return follow(`Migrate ${vm.name}`, async () => {
-      const begun = await value(api.POST("/v1/vms/{vm}/migrate", { params, body: { ...target, dry_run: false } }));
+      const begun = await value(api.POST("/v1/vms/{vm}/migrate", { params, body: { ...target, ...storage, dry_run: false } }));
       if (!begun.op) throw new Error("the migration was not begun");
       return begun.op;
     });
   };
 
   const verb = runs ? "migrate" : "move";
-  const option = to === "" ? "" : ` --to ${shell(to)}`;
+  const option = [
+    to === "" ? "" : ` --to ${shell(to)}`,
+    along ? " --with-storage" : "",
+    along && volume ? ` --volume ${shell(volume)}` : "",
+  ].join("");
   return (
     <Dialog title={`Move ${vm.name}`} onClose={onClose}>
       <p>
@@ -82,6 +91,36 @@ export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () =>
           </select>
         )}
       </Field>
+      {runs && (
+        <label className="check">
+          <input
+            type="checkbox"
+            checked={along}
+            onChange={(event) => {
+              setAlong(event.target.checked);
+              setView(null);
+            }}
+          />
+          Take its disks along
+        </label>
+      )}
+      {along && (
+        <Field label="Its disks go to" hint="They are copied first, while it works; the old ones are removed last">
+          {(ids) => (
+            <select
+              {...ids}
+              value={volume}
+              onChange={(event) => {
+                setVolume(event.target.value);
+                setView(null);
+              }}
+            >
+              <option value="">the other node&apos;s own disks</option>
+              {places.data?.map((place) => <option key={place.id}>{place.name}</option>)}
+            </select>
+          )}
+        </Field>
+      )}
       {error !== null && <Trouble error={error} />}
       {view && (
         <Checks checks={view.checks}>
@@ -91,7 +130,7 @@ export function Migrate({ vm, onClose }: { vm: Schemas["VmView"]; onClose: () =>
       )}
       <Same
         command={`muster vm ${verb} ${shell(vm.name)}${option}`}
-        call={`POST /v1/vms/${vm.id}/${verb}\n${JSON.stringify(target)}`}
+        call={`POST /v1/vms/${vm.id}/${verb}\n${JSON.stringify({ ...target, ...storage })}`}
       />
       <div className="dialog-buttons">
         <Button onPress={onClose}>Leave it here</Button>

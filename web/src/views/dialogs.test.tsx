@@ -15,6 +15,7 @@ const vm = {
   name: "web-1",
   phase: "running",
   node: "host-1",
+  volume: "fast",
   revision: 7,
   cpus: { count: 2, max: 4 },
   memory: { size: 1 << 30, max: 1 << 30 },
@@ -36,6 +37,7 @@ describe("moving a machine", () => {
   it("names what speaks against it, and then does not begin", async () => {
     const came = answer({
       "GET /v1/nodes": () => [node, other],
+      "GET /v1/volumes": () => [{ id: "s1", name: "fast" }],
       "POST /v1/vms/v1/migrate": () => checks(false),
     });
     page(<Migrate vm={vm} onClose={vi.fn()} />);
@@ -50,6 +52,7 @@ describe("moving a machine", () => {
   it("begins a live migration of what runs, and only moves what is off", async () => {
     const came = answer({
       "GET /v1/nodes": () => [node, other],
+      "GET /v1/volumes": () => [{ id: "s1", name: "fast" }],
       "POST /v1/vms/v1/migrate": () => ({ ...checks(true), op: done }),
       "POST /v1/vms/v1/move": () => ({ vm: "web-1", owner: "n1", to: "host-2" }),
     });
@@ -61,9 +64,25 @@ describe("moving a machine", () => {
     expect(await came.at(-1)?.json()).toEqual({ dry_run: false });
   });
 
+  it("takes the disks along of a machine that lies on its node's own", async () => {
+    const came = answer({
+      "GET /v1/nodes": () => [node, other],
+      "GET /v1/volumes": () => [{ id: "s1", name: "fast" }],
+      "POST /v1/vms/v1/migrate": () => checks(true),
+    });
+    page(<Migrate vm={{ ...vm, volume: undefined }} onClose={vi.fn()} />);
+    await userEvent.selectOptions(await screen.findByLabelText("To"), await screen.findByRole("option", { name: "host-2" }));
+    await userEvent.click(screen.getByRole("button", { name: "Look whether it can" }));
+    await screen.findByText(/nothing speaks against it/);
+    expect(await came.at(-1)?.json()).toEqual({ to: "host-2", with_storage: true, dry_run: true });
+    await userEvent.selectOptions(screen.getByLabelText("Its disks go to"), await screen.findByRole("option", { name: "fast" }));
+    expect(screen.getByText("muster vm migrate web-1 --to host-2 --with-storage --volume fast")).toBeDefined();
+  });
+
   it("moves a machine that is off without a migration", async () => {
     const came = answer({
       "GET /v1/nodes": () => [node, other],
+      "GET /v1/volumes": () => [{ id: "s1", name: "fast" }],
       "POST /v1/vms/v1/move": () => refusal(409, "local", "it lies on its node's own disks", "use a volume"),
     });
     page(<Migrate vm={{ ...vm, phase: "off" }} onClose={vi.fn()} />);
