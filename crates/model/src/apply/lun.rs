@@ -356,12 +356,13 @@ pub(crate) fn not_wanted(state: &mut ClusterState, node: NodeId) {
     }
 }
 
-/// Files of running machines keep it mounted.
+/// Files of running machines keep it mounted, and so do files that come.
 fn admit_unmount(state: &ClusterState, record: &VolumeRecord) -> Result<(), Refused> {
     let on_it = state.vms.values().filter(|vm| vm.volume == Some(record.id));
     let open = on_it
         .filter(|vm| matches!(vm.power, Power::Running | Power::Paused) || vm.busy().is_some());
-    let users: Vec<&str> = open.map(|vm| vm.name.as_str()).take(5).collect();
+    let open = open.map(|vm| vm.name.as_str());
+    let users: Vec<&str> = open.chain(volume::coming(state, record.id)).take(5).collect();
     if users.is_empty() {
         return Ok(());
     }

@@ -91,9 +91,7 @@ pub(crate) fn admit_with(
             let (node, to) = (&state.node(node)?.name, &state.node(to)?.name);
             return Err(Refused::Invalid(format!("{to} does not reach the disks of {node}")));
         }
-        VmPlace::Volume { volume } => {
-            state.find_volume(&volume.to_string())?;
-        }
+        VmPlace::Volume { volume } => volume::admit_use(state, volume)?,
     }
     if vm.place() == target.place {
         return Err(Refused::Invalid(format!(

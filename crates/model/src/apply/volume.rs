@@ -8,6 +8,7 @@ use crate::ImageId;
 use crate::ImagePlace;
 use crate::Name;
 use crate::NodeId;
+use crate::OpRecord;
 use crate::OpRequest;
 use crate::Refused;
 use crate::Severity;
@@ -131,6 +132,18 @@ pub(crate) fn admit_use(state: &ClusterState, id: VolumeId) -> Result<(), Refuse
     }
 }
 
+/// VMs whose files are on their way to a volume, by name.
+pub(crate) fn coming(state: &ClusterState, id: VolumeId) -> impl Iterator<Item = &str> {
+    let place = VmPlace::Volume { volume: id };
+    let comes = move |op: &&Arc<OpRecord>| match &op.request {
+        OpRequest::VmMoveStorage { to, .. } => *to == place,
+        OpRequest::VmMigrate { storage: Some(target), .. } => target.place == place,
+        _ => false,
+    };
+    let running = state.ops.values().filter(|op| op.is_running());
+    running.filter(comes).map(|op| op.target.as_str())
+}
+
 /// Checks that nothing lies on a volume or is on its way there.
 pub(crate) fn admit_unused(state: &ClusterState, record: &VolumeRecord) -> Result<(), Refused> {
     let id = record.id;
@@ -140,19 +153,7 @@ pub(crate) fn admit_unused(state: &ClusterState, record: &VolumeRecord) -> Resul
         .values()
         .filter(|image| matches!(image.place, ImagePlace::Volume { volume, .. } if volume == id))
         .map(|image| image.name.as_str());
-    let coming = state
-        .ops
-        .values()
-        .filter(|op| op.is_running())
-        .filter(|op| match &op.request {
-            OpRequest::VmMoveStorage { to, .. } => *to == VmPlace::Volume { volume: id },
-            OpRequest::VmMigrate { storage: Some(target), .. } => {
-                target.place == VmPlace::Volume { volume: id }
-            }
-            _ => false,
-        })
-        .map(|op| op.target.as_str());
-    let users: Vec<&str> = vms.chain(images).chain(coming).take(5).collect();
+    let users: Vec<&str> = vms.chain(images).chain(coming(state, id)).take(5).collect();
     if users.is_empty() {
         return Ok(());
     }

@@ -24,12 +24,15 @@ use crate::LunContents;
 use crate::LunId;
 use crate::LunPhase;
 use crate::LunSeen;
+use crate::MigratePolicy;
 use crate::Millis;
 use crate::NodeId;
 use crate::OpRequest;
 use crate::Refused;
 use crate::Speaker;
+use crate::StorageTarget;
 use crate::UnixMillis;
+use crate::VmPlace;
 use crate::VmSpec;
 use crate::VolumeId;
 use crate::ends_mounts;
@@ -181,6 +184,31 @@ fn nothing_lies_on_it_before_it_is_ready_and_none_of_it_while_it_goes() {
     assert!(matches!(world.propose(leave), Err(Refused::InUse { .. })));
     let delete = Command::VolumeDelete { volume: ON_LUN };
     assert!(matches!(world.propose(delete), Err(Refused::Invalid(_))), "a share's verb");
+}
+
+#[test]
+fn files_come_to_it_only_while_it_is_in_use_and_keep_it_so() {
+    let place = VmPlace::Volume { volume: ON_LUN };
+    let storage = Some(Box::new(StorageTarget { place, whole: Vec::new() }));
+    let policy = MigratePolicy::default();
+    for comes in [
+        OpRequest::VmMoveStorage { vm: vm_id(10), to: place },
+        OpRequest::VmMigrate { vm: vm_id(10), to: OTHER, policy, storage },
+    ] {
+        let mut world = ready(false);
+        world.run(create_request(10, "vm", VmSpec::new(1, Bytes::mib(128))));
+        world.run(OpRequest::VmStart { vm: vm_id(10) });
+        let keep = |on| Command::VolumeMaintenance { volume: ON_LUN, on };
+        world.propose(keep(true)).unwrap();
+        let refused = world.begin(comes.clone());
+        assert!(matches!(refused, Err(Refused::Invalid(_))), "{comes:?}: {refused:?}");
+        world.propose(keep(false)).unwrap();
+        world.begin(comes).unwrap();
+        for command in [keep(true), Command::VolumeMove { volume: ON_LUN, to: OTHER }] {
+            let refused = world.propose(command);
+            assert!(matches!(refused, Err(Refused::InUse { .. })), "{refused:?}");
+        }
+    }
 }
 
 #[test]
