@@ -3,6 +3,7 @@
 //! Every node tells of its own machines only, so that a sum over all nodes counts each once. Nothing
 //! here needs a majority: what is lost with one is what monitoring is for.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use api::cluster::ClusterView;
@@ -34,12 +35,19 @@ struct Picture {
 }
 
 /// All figures of this moment, as text.
-pub(crate) async fn text(app: &App) -> Result<String, std::fmt::Error> {
-    let cluster = gather(app).await;
+pub(crate) async fn text(app: Arc<App>) -> Result<String, std::fmt::Error> {
+    let cluster = gather(&app).await;
+    let node = app.node_view(&app.truth.state()).await;
+    // Disks and volumes are looked at, and one that does not answer must hold up nobody else.
+    let writing = tokio::task::spawn_blocking(move || write(&app, cluster, node));
+    writing.await.unwrap_or(Err(std::fmt::Error))
+}
+
+fn write(app: &App, cluster: ClusterView, node: NodeView) -> Result<String, std::fmt::Error> {
     let state = app.truth.state();
     let own = state.vms.values().filter(|vm| vm.owner == app.node && vm.deleted.is_none());
     let picture = Picture {
-        node: app.node_view(&state).await,
+        node,
         cluster,
         vms: own.map(|vm| app.vm_view(&state, vm)).collect(),
         volumes: state.volumes.values().map(|volume| volume_view(&state, volume)).collect(),
@@ -51,7 +59,7 @@ pub(crate) async fn text(app: &App) -> Result<String, std::fmt::Error> {
     };
     let mut registry = Registry::with_prefix("muster");
     let mut sheet = Sheet(&mut registry);
-    node(&mut sheet, &picture);
+    node_figures(&mut sheet, &picture);
     cluster_figures(&mut sheet, &picture.cluster);
     machines(&mut sheet, &picture.vms);
     volumes(&mut sheet, &picture.volumes);
@@ -98,7 +106,7 @@ fn word(value: &impl serde::Serialize) -> String {
         .unwrap_or_default()
 }
 
-fn node(sheet: &mut Sheet<'_>, picture: &Picture) {
+fn node_figures(sheet: &mut Sheet<'_>, picture: &Picture) {
     let view = &picture.node;
     let build = vec![
         ("version", view.version.clone()),

@@ -49,7 +49,7 @@ async fn document(_call: Call<ep::OpenApi>, _request: Request) -> Result<Respons
 }
 
 async fn figures(call: Call<ep::Metrics>, _request: Request) -> Result<Response, ApiError> {
-    let text = metrics::text(&call.app).await.map_err(|error| {
+    let text = metrics::text(call.app.clone()).await.map_err(|error| {
         let hint = "look at the daemon's log: journalctl -u muster";
         ApiError::new(ErrorKind::Failed, "metrics", format!("figures: {error}"), hint)
     })?;
