@@ -188,15 +188,19 @@ async fn the_san_has_its_faults_and_leaves_nothing_behind() {
     let killed = std::process::Command::new("kill").args(["-9", &server.unwrap()]).status();
     assert!(killed.unwrap().success());
     eventually("the path is dead", TAKEOVER, async || {
-        // Nothing is behind the device any more: it has no length, or it fails.
-        (shell(&lab, "n2", &read).await.out != "new").then_some(())
+        (shell(&lab, "n2", &read).await.code != 0).then_some(())
     })
     .await;
     lab.run(&["san", "restart"]).await.ok();
+    // A path that died stays dead: its number is not given to a device of anybody else meanwhile.
     lab.run(&["power-off", "n2"]).await.ok();
     lab.run(&["power-on", "n2"]).await.ok();
     assert_eq!(shell(&lab, "n2", &read).await.ok().out, "new");
     refused(&lab.run(&["san", "restart"]).await, "runs");
+    assert_ne!(shell(&lab, "n1", &read).await.code, 0, "n1 has a path that died");
+    assert_eq!(loops(&tag).len(), 2);
+    lab.run(&["power-off", "n1"]).await.ok();
+    lab.run(&["power-on", "n1"]).await.ok();
 
     shell(&lab, "n1", &format!("mkfs.ext4 -q {LUN} && mkdir /run/m && mount {LUN} /run/m"))
         .await

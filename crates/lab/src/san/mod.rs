@@ -14,9 +14,10 @@
 //! A node finds in `/muster/san`: `lun0` (the block device of its own path), `lun0.wwid` (which LUN it
 //! says that it is) and `lun0.sock` (its reservation commands; see `words`). A loss of power of a node
 //! ends the life of its path *first*: nothing that is on its way, and nothing that an old mount of it
-//! still holds, ever reaches the medium. Loop devices are let go by the kernel with their last user, and
-//! `down` looks for any that stayed. When the SAN's process is killed, its cache is lost, as by a loss of
-//! its power, and all paths fail until `lab san restart`.
+//! still holds, ever reaches the medium. A loop device lives as long as its path's life and no shorter:
+//! a node names it by its number, and a number that the kernel may give away is another lab's device, or
+//! yours. When the SAN's process is killed, its cache is lost, as by a loss of its power, and all paths
+//! fail: those of nodes that run stay dead, also after `lab san restart`, until their next power-on.
 
 mod orders;
 mod server;
@@ -156,16 +157,14 @@ impl Lab {
         self.start_san(&state)
     }
 
-    /// Waits until no loop device of this lab is left, and lets go of those that stay.
+    /// Lets go of all loop devices of this lab, and waits until the kernel has.
     pub(crate) fn sweep_loops(&self) -> Result<(), LabError> {
         let started = Instant::now();
-        loop {
-            let left = self.loops();
-            let Some(device) = left.first() else { return Ok(()) };
-            // Killed between making it and handing it over to the kernel.
-            if started.elapsed() > LOOP_LIMIT / 10 {
-                let _ = run("losetup", ["--detach", device]);
-            }
+        // Each once: one that is in use goes with its last user, and its number may then be another's.
+        for device in Self::loops(&self.loop_prefix()) {
+            let _ = run("losetup", ["--detach", &device]);
+        }
+        while let Some(device) = Self::loops(&self.loop_prefix()).first() {
             if started.elapsed() > LOOP_LIMIT {
                 return Err(LabError::failed(
                     format!("{device} is still in use"),
@@ -174,16 +173,16 @@ impl Lab {
             }
             std::thread::sleep(POLL);
         }
+        Ok(())
     }
 
-    /// Loop devices of this lab.
-    fn loops(&self) -> Vec<String> {
+    /// Loop devices over files whose names begin so.
+    fn loops(prefix: &str) -> Vec<String> {
         let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
-        let prefix = self.loop_prefix();
         let ours = entries.filter(|entry| {
             let file = fs::read_to_string(entry.path().join("loop/backing_file"));
             let file = file.unwrap_or_default();
-            file.trim().rsplit('/').next().is_some_and(|name| name.starts_with(&prefix))
+            file.trim().rsplit('/').next().is_some_and(|name| name.starts_with(prefix))
         });
         ours.map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy())).collect()
     }

@@ -67,8 +67,8 @@ struct San {
     lab: Lab,
     nodes: Vec<NodeName>,
     server: Server,
-    /// The open device of each path: the kernel lets go of it after its last user.
-    devices: Mutex<BTreeMap<usize, (String, File)>>,
+    /// The device of each path that has one.
+    devices: Mutex<BTreeMap<usize, String>>,
 }
 
 /// Serves until it is killed.
@@ -233,6 +233,10 @@ impl San {
             self.keep(&lun)?;
         }
         self.devices.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
+        // Also those of a process before this one.
+        for device in Lab::loops(&path_prefix(&self.lab, path)) {
+            run("losetup", ["--detach", &device]).map_err(|error| error.message)?;
+        }
         Ok(())
     }
 
@@ -240,24 +244,18 @@ impl San {
     fn attach(&self, path: usize) -> Result<String, String> {
         self.detach(path)?;
         let life = self.server.lun().life(path).unwrap_or_default();
-        let name = format!("{}path-{path}.{life}", self.lab.loop_prefix());
+        let name = format!("{}{life}", path_prefix(&self.lab, path));
         let file = self.lab.san_dir().join("paths").join(name);
         let file = file.display().to_string();
         let said = run("losetup", ["--find", "--show", "--direct-io=on", &file]);
         let device = said.map_err(|error| error.message)?.trim().to_owned();
-        let options = File::options().read(true).write(true).open(&device);
-        let open = options.map_err(|error| format!("cannot open {device}: {error}"))?;
-        // While it is open this only says: with its last user.
-        run("losetup", ["--detach", &device]).map_err(|error| error.message)?;
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices.insert(path, (device.clone(), open));
+        devices.insert(path, device.clone());
         Ok(device)
     }
 
     fn status(&self) -> SanStatus {
         let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        let devices: BTreeMap<_, _> =
-            devices.iter().map(|(path, (device, _))| (*path, device.clone())).collect();
         let lun = self.server.lun();
         let (keys, reserved) = lun.reservation();
         let paths = self.nodes.iter().enumerate().map(|(path, node)| PathStatus {
@@ -276,6 +274,11 @@ impl San {
             paths: paths.collect(),
         }
     }
+}
+
+/// What the files of a path in all its lives are called.
+fn path_prefix(lab: &Lab, path: usize) -> String {
+    format!("{}path-{path}.", lab.loop_prefix())
 }
 
 /// Draws the fate of each cached block.
