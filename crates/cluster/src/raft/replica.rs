@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use model::Applied;
@@ -28,11 +29,14 @@ use model::Refused;
 use openraft::ChangeMembers;
 use openraft::Config;
 use openraft::Raft;
+use openraft::RaftMetrics;
 use openraft::ReadPolicy;
 use openraft::SnapshotPolicy;
+use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::ClientWriteError;
 use openraft::errors::LinearizableReadError;
 use openraft::errors::RaftError;
+use openraft::type_config::alias::WatchReceiverOf;
 use tokio::sync::Semaphore;
 use tokio::sync::broadcast;
 use tokio::sync::oneshot;
@@ -53,6 +57,7 @@ use super::network::note_removed;
 use super::serve::Incoming;
 use super::store::Loaded;
 use super::store::Store;
+use super::store::die;
 use super::store::lock;
 use super::transport::PeerMethod;
 use super::transport::PeerRequest;
@@ -190,6 +195,8 @@ pub(crate) struct Inner {
     tickets: Mutex<Tickets>,
     room: Semaphore,
     barriers: tokio::sync::Mutex<Option<Instant>>,
+    /// It was told to end.
+    stopping: AtomicBool,
 }
 
 /// A replica, as long as somebody else keeps it: for what the replica itself owns.
@@ -200,6 +207,18 @@ impl WeakReplica {
     /// The replica, if it is still there.
     pub fn upgrade(&self) -> Option<Replica> {
         self.0.upgrade().map(|inner| Replica { inner })
+    }
+}
+
+/// Ends the process when the log has ended by itself: a panic in it. A daemon without a log answers
+/// nobody and renews nothing, and a new one reads the log from the disk.
+async fn outlive(mut raft: WatchReceiverOf<Types, RaftMetrics<Types>>, replica: Weak<Inner>) {
+    while raft.changed().await.is_ok() {}
+    // Nobody has it any more: it ended for that.
+    let Some(inner) = replica.upgrade() else { return };
+    if !inner.stopping.load(Ordering::Relaxed) {
+        let why = raft.borrow_watched().running_state.as_ref().err().map(ToString::to_string);
+        die(&why.unwrap_or_else(|| "a panic".to_owned()), "the log has ended by itself");
     }
 }
 
@@ -307,8 +326,10 @@ impl Replica {
                 tickets: Mutex::new(Tickets { next: 1, open: BTreeSet::new() }),
                 room: Semaphore::new(PROPOSALS_MAX),
                 barriers: tokio::sync::Mutex::new(None),
+                stopping: AtomicBool::new(false),
             }),
         };
+        tokio::spawn(outlive(replica.inner.raft.metrics(), Arc::downgrade(&replica.inner)));
         if !silent {
             replica.lead_if_alone().await?;
         }
@@ -367,6 +388,7 @@ impl Replica {
 
     /// Ends the replica. The store stays open.
     pub async fn stop(&self) {
+        self.inner.stopping.store(true, Ordering::Relaxed);
         // It fails only if the log has ended by itself already.
         let _ = self.inner.raft.shutdown().await;
     }

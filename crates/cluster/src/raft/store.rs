@@ -253,10 +253,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the process when a write or fsync failed: the memory then holds what the disk may not, and
-/// asking the disk again proves nothing (RELIABILITY.md section 2, point 3).
+/// Ends the process: when a write or fsync failed, since the memory then holds what the disk may not, and
+/// asking the disk again proves nothing (RELIABILITY.md section 2, point 3); and when the log has ended.
 pub(crate) fn die(error: &dyn std::fmt::Display, what: &str) -> ! {
-    tracing::error!(%error, what, "the disk did not take it; the daemon ends");
+    tracing::error!(%error, what, "the log cannot go on; the daemon ends");
     std::process::abort();
 }
 
