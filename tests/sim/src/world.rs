@@ -254,6 +254,8 @@ impl World {
     fn heal(&mut self) -> Result<(), String> {
         let from = self.ground.now();
         self.ground.trace("-", "phase healing");
+        // One that still waits for its moment would be a fault after the last.
+        self.faults.truncate(self.next_fault);
         self.weather = Weather::default();
         self.set_mood(Mood::Works);
         lock(&self.plugs).on.fill(true);
