@@ -7,7 +7,7 @@
 //!   var/lib/muster         nodes/n1/data     its own
 //!   var/lib/...  var/...   the machine's
 //!   muster/share           share             the same in every node
-//!   muster/san             nodes/n1/san      where there is a SAN; lun0 is its own path
+//!   muster/san             nodes/n1/san      where there is a SAN; lun0 and so on are its own paths
 //!   muster/etc             nodes/n1/etc      config.toml
 //!   muster/bin             bin               muster, fence_muster_lab
 //!   usr/sbin               bin, laid over the machine's
@@ -33,8 +33,8 @@ use rustix::mount::unmount;
 use crate::error::LabError;
 use crate::layout::Lab;
 use crate::names::NodeName;
-use crate::san::LUN;
 use crate::san::NODE_DIR;
+use crate::san::lun_name;
 
 /// Name of the source of a lab's small file systems, by which they are found.
 pub(crate) const MOUNT_SOURCE: &str = "muster-lab";
@@ -85,15 +85,18 @@ pub fn enter_node_root(lab: &Lab, node: NodeName) -> Result<(), LabError> {
     forget_namespaces()
 }
 
-/// Shows a node its path to the LUN, if the lab has one.
+/// Shows a node its path to each LUN, if the lab has any.
 fn show_san(lab: &Lab, node: NodeName, stage: &Path) -> Result<(), LabError> {
-    let Ok(device) = fs::read_to_string(lab.node_san_device(node)) else { return Ok(()) };
+    let Ok(devices) = fs::read_to_string(lab.node_san_device(node)) else { return Ok(()) };
     let place = stage.join(NODE_DIR);
     fs::create_dir_all(&place).map_err(LabError::io("make", &place))?;
     let from = lab.node_san(node);
     mount_bind(&from, &place).map_err(LabError::sys("show", &from))?;
-    let lun = place.join(LUN);
-    mount_bind(Path::new(&device), &lun).map_err(LabError::sys("show", &lun))
+    for (number, device) in devices.lines().enumerate() {
+        let lun = place.join(lun_name(number));
+        mount_bind(Path::new(device), &lun).map_err(LabError::sys("show", &lun))?;
+    }
+    Ok(())
 }
 
 /// Lays the lab's programs over the machine's: daemons look for fence agents where the package puts

@@ -42,7 +42,7 @@ pub(crate) struct LabState {
     pub(crate) cluster: bool,
     /// Further lines of each daemon's configuration.
     pub(crate) config: String,
-    /// The LUN that all nodes share, where there is one.
+    /// The LUNs that all nodes share, where there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) san: Option<SanPlan>,
     pub(crate) nodes: BTreeMap<NodeName, NodeState>,
@@ -50,11 +50,11 @@ pub(crate) struct LabState {
 }
 
 /// The lab's SAN.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SanPlan {
-    /// Size of its LUN in bytes.
-    pub size: u64,
+    /// Size of each LUN in bytes.
+    pub sizes: Vec<u64>,
 }
 
 /// How far a lab is.

@@ -58,8 +58,8 @@ pub struct UpOptions {
     pub fake: bool,
     /// Whether the nodes form one cluster.
     pub cluster: bool,
-    /// Bytes of a LUN that all nodes share; none: no SAN.
-    pub san: Option<u64>,
+    /// Bytes of each LUN that all nodes share; none: no SAN.
+    pub san: Vec<u64>,
     /// Further lines of each daemon's configuration.
     pub config: String,
 }
@@ -95,7 +95,7 @@ impl Lab {
                 format!("give 1 to {NODES_MAX}: --nodes 3"),
             ));
         }
-        check_san(options.san)?;
+        check_san(&options.san)?;
         check_programs()?;
         check_path(&options.exe)?;
         self.check_dir()?;
@@ -224,22 +224,31 @@ fn new_state(options: &UpOptions) -> LabState {
         host_link: options.host_link,
         fake: options.fake,
         cluster: options.cluster,
-        san: options.san.map(|size| SanPlan { size }),
+        san: (!options.san.is_empty()).then(|| SanPlan { sizes: options.san.clone() }),
         config: options.config.clone(),
         ..LabState::new(options.exe.clone(), net, options.nodes)
     }
 }
 
+/// Most LUNs of a lab: each is a loop device of every node.
+const LUNS_MAX: usize = 8;
+
 /// XFS wants 300 MiB; a file of 64 TiB is the most that file systems of labs take.
-fn check_san(size: Option<u64>) -> Result<(), LabError> {
+fn check_san(sizes: &[u64]) -> Result<(), LabError> {
     const SIZES: std::ops::RangeInclusive<u64> = 320 << 20..=64 << 40;
-    match size {
-        Some(size) if !SIZES.contains(&size) => Err(LabError::usage(
+    if let Some(size) = sizes.iter().find(|size| !SIZES.contains(size)) {
+        return Err(LabError::usage(
             format!("a LUN cannot have {size} bytes"),
             "give 320M to 64T: --san 8G",
-        )),
-        _ => Ok(()),
+        ));
     }
+    if sizes.len() > LUNS_MAX {
+        return Err(LabError::usage(
+            format!("a lab cannot have {} LUNs", sizes.len()),
+            format!("give --san at most {LUNS_MAX} times"),
+        ));
+    }
+    Ok(())
 }
 
 /// Nodes have a `/run` of their own.

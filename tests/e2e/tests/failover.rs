@@ -166,6 +166,46 @@ async fn two_nodes_and_a_witness_survive_the_loss_of_either() {
     assert_eq!(auditor.verdict(), 1);
 }
 
+/// The same by a witness on a LUN, without machines; and the loss of the witness is said and mended.
+#[tokio::test]
+async fn a_witness_on_a_lun_decides_and_its_loss_is_said() {
+    let lab = TestLab::up(&["--nodes", "2", "--fake", "--san", "320M", "--san", "320M"]).await;
+    let set =
+        async |path: &str| lab.muster("n1", &["cluster", "witness", "set", "--block", path]).await;
+    // Neither a file nor a device that holds something is taken.
+    for (path, word) in [("/muster/etc/config.toml", "below /dev"), ("/muster/san/lun0", "zeros")] {
+        let scribble = "echo mine | dd of=/muster/san/lun0 conv=fsync";
+        lab.run(&["exec", "n1", "--", "sh", "-c", scribble]).await.ok();
+        let said = set(path).await;
+        assert!(said.code != 0 && said.err.contains(word), "{said:?}");
+    }
+    set("/muster/san/lun1").await.ok();
+    whole_with_witness(&lab, "n1").await;
+    for (lost, left) in [("n1", "n2"), ("n2", "n1")] {
+        lab.run(&["power-off", lost]).await.ok();
+        // A read needs a majority.
+        eventually("the other one goes on", TAKEOVER, async || {
+            (lab.muster(left, &["vm", "list"]).await.code == 0).then_some(())
+        })
+        .await;
+        lab.run(&["power-on", lost]).await.ok();
+        whole_with_witness(&lab, left).await;
+    }
+    lab.run(&["san", "cut", "n1"]).await.ok();
+    lab.run(&["san", "cut", "n2"]).await.ok();
+    for node in ["n1", "n2"] {
+        eventually("the witness is missed", TAKEOVER, async || {
+            let view = lab.muster(node, &["cluster", "status", "--json"]).await.ok().json();
+            (view["witness"]["reachable"] == false && view["health"] != "healthy").then_some(())
+        })
+        .await;
+        lab.muster(node, &["vm", "list"]).await.ok();
+    }
+    lab.run(&["san", "mend", "n1"]).await.ok();
+    lab.run(&["san", "mend", "n2"]).await.ok();
+    whole_with_witness(&lab, "n2").await;
+}
+
 /// Waits until both nodes and the witness vote.
 async fn whole_with_witness(lab: &TestLab, by: &str) {
     eventually("two nodes and the witness vote", TAKEOVER, async || {

@@ -168,7 +168,8 @@ async fn the_san_has_its_faults_and_leaves_nothing_behind() {
     // A node without power writes no more, and has a path of a new life afterwards.
     let life = async |node: usize| {
         let status = lab.run(&["san", "show", "--json"]).await.ok().json();
-        (status["paths"][node]["life"].as_u64().unwrap(), status["paths"][node]["device"].clone())
+        let path = &status["luns"][0]["paths"][node];
+        (path["life"].as_u64().unwrap(), path["device"].clone())
     };
     let (before, _) = life(0).await;
     lab.run(&["power-off", "n1"]).await.ok();

@@ -1,18 +1,18 @@
-//! The lab's SAN: one LUN that each node has a path of its own to, in a process of its own.
+//! The lab's SAN: LUNs that each node has paths of its own to, in a process of its own.
 //!
 //! ```text
-//!   DIR/san/lun0.img     the medium, sparse: what was flushed
-//!   DIR/san/keys.json    the reservation, as of the last change: it outlives power
-//!   DIR/san/paths        a FUSE file system that only the SAN's own namespace has
-//!   DIR/san.sock         orders of the lab: one line of JSON each way
+//!   DIR/san/lun0/medium.img   the medium, sparse: what was flushed
+//!   DIR/san/lun0/keys.json    the reservation, as of the last change: it outlives power
+//!   DIR/san/lun0/paths        a FUSE file system that only the SAN's own namespace has
+//!   DIR/san.sock              orders of the lab: one line of JSON each way
 //!
-//!   muster lab san-server --- FUSE file <tag>-path-0.3 <-- /dev/loopN <-- /muster/san/lun0 of n1
-//!                                        |      |
-//!                                     path of n1, fourth life of n1
+//!   muster lab san-server --- FUSE file <tag>-lun0-path-0.3 <-- /dev/loopN <-- /muster/san/lun0 of n1
+//!                                             |      |
+//!                                          path of n1, fourth life of n1
 //! ```
 //!
-//! A node finds in `/muster/san`: `lun0` (the block device of its own path), `lun0.wwid` (which LUN it
-//! says that it is) and `lun0.sock` (its reservation commands; see `words`). A loss of power of a node
+//! A node finds in `/muster/san` for each LUN: `lun0` (the block device of its own path), `lun0.wwid` (which
+//! LUN it says that it is) and `lun0.sock` (its reservation commands; see `words`). A loss of power of a node
 //! ends the life of its path *first*: nothing that is on its way, and nothing that an old mount of it
 //! still holds, ever reaches the medium. A loop device lives as long as its path's life and no shorter:
 //! a node names it by its number, and a number that the kernel may give away is another lab's device, or
@@ -31,6 +31,7 @@ use std::time::Instant;
 
 pub use server::serve;
 pub use words::CacheFate;
+pub use words::LunStatus;
 pub use words::PathStatus;
 pub use words::SanStatus;
 
@@ -41,8 +42,10 @@ use crate::programs::program;
 use crate::programs::run;
 use crate::state::LabState;
 
-/// Names of the LUN in a node, in the folder of its SAN.
-pub(crate) const LUN: &str = "lun0";
+/// What a LUN is called, also in a node, in the folder of its SAN.
+pub(crate) fn lun_name(number: usize) -> String {
+    format!("lun{number}")
+}
 
 /// Where a node finds it.
 pub(crate) const NODE_DIR: &str = "muster/san";
@@ -72,7 +75,7 @@ impl Lab {
         self.node_dir(node).join("san")
     }
 
-    /// Says which device is a node's path, to whoever puts its root together.
+    /// Says which devices are a node's paths, a line for each LUN, to whoever puts its root together.
     pub(crate) fn node_san_device(&self, node: NodeName) -> PathBuf {
         self.node_dir(node).join("san.device")
     }
@@ -116,23 +119,25 @@ impl Lab {
         Ok(())
     }
 
-    /// Gives a node its path, and writes down what its root shows of it.
+    /// Gives a node its paths, and writes down what its root shows of it.
     pub(crate) fn plug_san(&self, state: &LabState, node: NodeName) -> Result<(), LabError> {
         if state.san.is_none() {
             return Ok(());
         }
         let dir = self.node_san(node);
         fs::create_dir_all(&dir).map_err(LabError::io("make", &dir))?;
-        let device = self.san_attach(node)?;
-        let wwid = format!("muster-lab-{}-{LUN}\n", self.tag());
+        let devices = self.san_attach(node)?;
         let write =
             |path: &Path, text: &str| fs::write(path, text).map_err(LabError::io("write", path));
-        write(&dir.join(LUN), "")?;
-        write(&dir.join(format!("{LUN}.wwid")), &wwid)?;
-        write(&self.node_san_device(node), &device)
+        for lun in (0..devices.len()).map(lun_name) {
+            write(&dir.join(&lun), "")?;
+            let wwid = format!("muster-lab-{}-{lun}\n", self.tag());
+            write(&dir.join(format!("{lun}.wwid")), &wwid)?;
+        }
+        write(&self.node_san_device(node), &devices.join("\n"))
     }
 
-    /// Ends the life of a node's path. Fine where there is no SAN, or where it is dead itself.
+    /// Ends the life of a node's paths. Fine where there is no SAN, or where it is dead itself.
     pub(crate) fn unplug_san(&self, node: NodeName) -> Result<(), LabError> {
         if self.san_socket().exists() && self.san_status().is_ok() {
             self.san_detach(node)?;

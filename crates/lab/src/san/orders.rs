@@ -38,7 +38,7 @@ impl Lab {
         answer.status.ok_or_else(|| dead("it said nothing"))
     }
 
-    /// Cuts or mends the path of a node; its commands fail at once.
+    /// Cuts or mends the paths of a node to all LUNs; its commands fail at once.
     ///
     /// # Errors
     /// There is no SAN, or no such node.
@@ -62,8 +62,8 @@ impl Lab {
         self.order_up(&Order::PowerLoss { cache }).map(drop)
     }
 
-    pub(super) fn san_attach(&self, node: NodeName) -> Result<String, LabError> {
-        self.order(&Order::Attach { node })?.device.ok_or_else(|| dead("it said nothing"))
+    pub(super) fn san_attach(&self, node: NodeName) -> Result<Vec<String>, LabError> {
+        self.order(&Order::Attach { node })?.devices.ok_or_else(|| dead("it said nothing"))
     }
 
     pub(super) fn san_detach(&self, node: NodeName) -> Result<(), LabError> {

@@ -26,15 +26,17 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use volume::san::Fate;
 use volume::san::Lun;
+use volume::san::LunError;
 use volume::san::SECTOR_BYTES;
 use volume::san::Server;
 use volume::san::serve_as;
 
-use super::LUN;
+use super::lun_name;
 use super::no_san;
 use super::words::Answer;
 use super::words::CacheFate;
 use super::words::LINE_MAX;
+use super::words::LunStatus;
 use super::words::Order;
 use super::words::PathStatus;
 use super::words::Reserve;
@@ -66,6 +68,12 @@ struct Keys {
 struct San {
     lab: Lab,
     nodes: Vec<NodeName>,
+    luns: Vec<Served>,
+}
+
+/// A LUN.
+struct Served {
+    name: String,
     server: Server,
     /// The device of each path that has one.
     devices: Mutex<BTreeMap<usize, String>>,
@@ -79,40 +87,23 @@ pub fn serve(lab: &Lab) -> Result<(), LabError> {
     let state = lab.state()?;
     let plan = state.san.as_ref().ok_or_else(no_san)?;
     let nodes: Vec<_> = state.nodes.keys().copied().collect();
-    let (dir, paths) = (lab.san_dir(), lab.san_dir().join("paths"));
-    fs::create_dir_all(&paths).map_err(LabError::io("make", &paths))?;
-    let medium = dir.join(format!("{LUN}.img"));
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&medium);
-    let file = file.map_err(LabError::io("open", &medium))?;
-    let length = file.metadata().map_err(LabError::io("read", &medium))?.len();
-    file.set_len(length.max(plan.size)).map_err(LabError::io("extend", &medium))?;
-    let mut lun = Lun::in_file(file, plan.size, nodes.len());
-    let keys: Keys = match fs::read(dir.join("keys.json")) {
-        Ok(text) => serde_json::from_slice(&text).map_err(|error| {
-            LabError::failed(format!("keys.json is damaged: {error}"), "muster lab down")
-        })?,
-        Err(_) => Keys::default(),
-    };
-    lun.restore_reservation(&keys.keys, keys.reserved);
-    for (path, lives) in keys.lives.iter().enumerate() {
-        for _ in 0..*lives {
-            let _ = lun.end_life(path);
-        }
-    }
-    let server =
-        serve_as(lun, &paths, &lab.loop_prefix()).map_err(LabError::io("serve", &paths))?;
-    let san = San { lab: lab.clone(), nodes, server, devices: Mutex::default() };
+    let numbered = plan.sizes.iter().enumerate();
+    let luns = numbered.map(|(number, size)| Served::open(lab, number, *size, nodes.len()));
+    let luns = luns.collect::<Result<_, _>>()?;
+    let san = San { lab: lab.clone(), nodes, luns };
     // All in the one thread of `main` until here; from now on one thread for each line.
     std::thread::scope(|scope| {
         let (san, open) = (&san, Arc::new(AtomicUsize::new(0)));
         for (path, node) in san.nodes.iter().enumerate() {
             let folder = lab.node_san(*node);
             fs::create_dir_all(&folder).map_err(LabError::io("make", &folder))?;
-            let listener = listen(&folder.join(format!("{LUN}.sock")))?;
-            let open = open.clone();
-            scope.spawn(move || {
-                lines(&listener, &open, &|request: Reserve| san.reserve(path, &request))
-            });
+            for lun in &san.luns {
+                let listener = listen(&folder.join(format!("{}.sock", lun.name)))?;
+                let open = open.clone();
+                scope.spawn(move || {
+                    lines(&listener, &open, &|request: Reserve| lun.reserve(lab, path, &request))
+                });
+            }
         }
         let listener = listen(&lab.san_socket())?;
         lines(&listener, &open, &|order: Order| san.order(&order));
@@ -175,28 +166,76 @@ impl San {
                 return Ok(Answer { status: Some(self.status()), ..Answer::default() });
             }
             Order::Attach { node } => {
-                let device = self.attach(self.path_of(*node)?)?;
-                return Ok(Answer { device: Some(device), ..Answer::default() });
+                let path = self.path_of(*node)?;
+                let devices = self.luns.iter().map(|lun| lun.attach(&self.lab, path));
+                let devices = devices.collect::<Result<Vec<_>, _>>()?;
+                return Ok(Answer { devices: Some(devices), ..Answer::default() });
             }
-            Order::Detach { node } => self.detach(self.path_of(*node)?)?,
+            Order::Detach { node } => {
+                let path = self.path_of(*node)?;
+                self.luns.iter().try_for_each(|lun| lun.detach(&self.lab, path))?;
+            }
             Order::Path { node, up } => {
                 let path = self.path_of(*node)?;
-                self.server.lun().set_path(path, *up).map_err(|error| error.to_string())?;
+                self.each(|lun| lun.set_path(path, *up))?;
             }
             Order::Delay { ms } if *ms > DELAY_MS_MAX => {
                 return Err(format!("{ms} ms are too long; give at most {DELAY_MS_MAX}"));
             }
-            Order::Delay { ms } => self.server.lun().set_delay(Duration::from_millis(*ms)),
+            Order::Delay { ms } => self.each(|lun| {
+                lun.set_delay(Duration::from_millis(*ms));
+                Ok(())
+            })?,
             Order::PowerLoss { cache } => {
                 let mut draw = Draw::of(*cache);
-                let lost = self.server.lun().power_loss(|_| draw.next());
-                lost.map_err(|error| error.to_string())?;
+                self.each(|lun| lun.power_loss(|_| draw.next()).map(drop))?;
             }
         }
         Ok(Answer::default())
     }
 
-    fn reserve(&self, path: usize, request: &Reserve) -> Result<Answer, String> {
+    fn each(&self, mut deed: impl FnMut(&mut Lun) -> Result<(), LunError>) -> Result<(), String> {
+        let deed = |served: &Served| deed(&mut served.server.lun());
+        self.luns.iter().try_for_each(deed).map_err(|error| error.to_string())
+    }
+
+    fn status(&self) -> SanStatus {
+        SanStatus { luns: self.luns.iter().map(|lun| lun.status(&self.nodes)).collect() }
+    }
+}
+
+impl Served {
+    /// Serves the paths of a LUN, with what outlived the process before.
+    fn open(lab: &Lab, number: usize, size: u64, paths: usize) -> Result<Self, LabError> {
+        let name = lun_name(number);
+        let dir = lab.san_dir().join(&name);
+        let files = dir.join("paths");
+        fs::create_dir_all(&files).map_err(LabError::io("make", &files))?;
+        let medium = dir.join("medium.img");
+        let file =
+            File::options().read(true).write(true).create(true).truncate(false).open(&medium);
+        let file = file.map_err(LabError::io("open", &medium))?;
+        let length = file.metadata().map_err(LabError::io("read", &medium))?.len();
+        file.set_len(length.max(size)).map_err(LabError::io("extend", &medium))?;
+        let mut lun = Lun::in_file(file, size, paths);
+        let keys: Keys = match fs::read(dir.join("keys.json")) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| {
+                LabError::failed(format!("keys.json is damaged: {error}"), "muster lab down")
+            })?,
+            Err(_) => Keys::default(),
+        };
+        lun.restore_reservation(&keys.keys, keys.reserved);
+        for (path, lives) in keys.lives.iter().enumerate() {
+            for _ in 0..*lives {
+                let _ = lun.end_life(path);
+            }
+        }
+        let prefix = format!("{}{name}-", lab.loop_prefix());
+        let server = serve_as(lun, &files, &prefix).map_err(LabError::io("serve", &files))?;
+        Ok(Self { name, server, devices: Mutex::default() })
+    }
+
+    fn reserve(&self, lab: &Lab, path: usize, request: &Reserve) -> Result<Answer, String> {
         let mut lun = self.server.lun();
         let done = match request {
             Reserve::Keys => {
@@ -209,43 +248,44 @@ impl San {
             Reserve::PreemptAndAbort { key } => lun.preempt_and_abort(path, *key),
         };
         done.map_err(|error| error.to_string())?;
-        self.keep(&lun)?;
+        self.keep(lab, &lun)?;
         Ok(Answer::default())
     }
 
     /// Writes down what outlives the process, before anybody is told of it.
-    fn keep(&self, lun: &Lun) -> Result<(), String> {
+    fn keep(&self, lab: &Lab, lun: &Lun) -> Result<(), String> {
         let (keys, reserved) = lun.reservation();
         let lives = (0..keys.len()).filter_map(|path| lun.life(path)).collect();
         let kept = Keys { keys, reserved, lives };
+        let dir = lab.san_dir().join(&self.name);
         let write = || -> io::Result<()> {
-            let part = self.lab.san_dir().join("keys.json.new");
+            let part = dir.join("keys.json.new");
             fs::write(&part, serde_json::to_vec(&kept)?)?;
-            fs::rename(&part, self.lab.san_dir().join("keys.json"))
+            fs::rename(&part, dir.join("keys.json"))
         };
         write().map_err(|error| format!("keys cannot be written: {error}"))
     }
 
-    fn detach(&self, path: usize) -> Result<(), String> {
+    fn detach(&self, lab: &Lab, path: usize) -> Result<(), String> {
         {
             let mut lun = self.server.lun();
             lun.end_life(path).map_err(|error| error.to_string())?;
-            self.keep(&lun)?;
+            self.keep(lab, &lun)?;
         }
         self.devices.lock().unwrap_or_else(PoisonError::into_inner).remove(&path);
         // Also those of a process before this one.
-        for device in Lab::loops(&path_prefix(&self.lab, path)) {
+        for device in Lab::loops(&self.files_of(lab, path)) {
             run("losetup", ["--detach", &device]).map_err(|error| error.message)?;
         }
         Ok(())
     }
 
     /// A device for a path, in a new life: whatever had the old one is refused from here on.
-    fn attach(&self, path: usize) -> Result<String, String> {
-        self.detach(path)?;
+    fn attach(&self, lab: &Lab, path: usize) -> Result<String, String> {
+        self.detach(lab, path)?;
         let life = self.server.lun().life(path).unwrap_or_default();
-        let name = format!("{}{life}", path_prefix(&self.lab, path));
-        let file = self.lab.san_dir().join("paths").join(name);
+        let name = format!("{}{life}", self.files_of(lab, path));
+        let file = lab.san_dir().join(&self.name).join("paths").join(name);
         let file = file.display().to_string();
         let said = run("losetup", ["--find", "--show", "--direct-io=on", &file]);
         let device = said.map_err(|error| error.message)?.trim().to_owned();
@@ -254,18 +294,24 @@ impl San {
         Ok(device)
     }
 
-    fn status(&self) -> SanStatus {
+    /// What the files of a path in all its lives begin with.
+    fn files_of(&self, lab: &Lab, path: usize) -> String {
+        format!("{}{}-path-{path}.", lab.loop_prefix(), self.name)
+    }
+
+    fn status(&self, nodes: &[NodeName]) -> LunStatus {
         let devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
         let lun = self.server.lun();
         let (keys, reserved) = lun.reservation();
-        let paths = self.nodes.iter().enumerate().map(|(path, node)| PathStatus {
+        let paths = nodes.iter().enumerate().map(|(path, node)| PathStatus {
             node: *node,
             up: lun.is_up(path),
             device: devices.get(&path).cloned(),
             life: lun.life(path).unwrap_or_default(),
             key: keys.get(path).copied().flatten(),
         });
-        SanStatus {
+        LunStatus {
+            name: self.name.clone(),
             size: lun.size(),
             cached: lun.cached(),
             flushes: lun.flushes(),
@@ -274,11 +320,6 @@ impl San {
             paths: paths.collect(),
         }
     }
-}
-
-/// What the files of a path in all its lives are called.
-fn path_prefix(lab: &Lab, path: usize) -> String {
-    format!("{}path-{path}.", lab.loop_prefix())
 }
 
 /// Draws the fate of each cached block.

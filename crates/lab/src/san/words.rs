@@ -29,11 +29,11 @@ pub enum CacheFate {
 pub(crate) enum Order {
     /// Say how it is.
     Status,
-    /// Give a node a device for its path, in a new life.
+    /// Give a node a device for its path to each LUN, in a new life.
     Attach { node: NodeName },
-    /// End the life of a node's path.
+    /// End the life of a node's paths.
     Detach { node: NodeName },
-    /// Cut or mend a node's path.
+    /// Cut or mend a node's paths.
     Path { node: NodeName, up: bool },
     /// Make each command take so long.
     Delay { ms: u64 },
@@ -66,7 +66,7 @@ pub(crate) struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) device: Option<String>,
+    pub(crate) devices: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) keys: Option<Vec<u64>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,9 +76,18 @@ pub(crate) struct Answer {
 /// How the SAN is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SanStatus {
-    /// Size of the LUN in bytes.
+    /// Its LUNs, in the order of their numbers.
+    pub luns: Vec<LunStatus>,
+}
+
+/// How a LUN is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LunStatus {
+    /// `lun0` and so on.
+    pub name: String,
+    /// Its size in bytes.
     pub size: u64,
-    /// Bytes that a loss of power would take.
+    /// Bytes that a loss of power would take of it.
     pub cached: u64,
     /// Flushes since it was started.
     pub flushes: u64,

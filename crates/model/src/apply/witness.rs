@@ -124,9 +124,9 @@ fn check(place: &WitnessPlace) -> Result<(), Refused> {
         }
         WitnessPlace::Block { path, slots } => {
             let up = path.split('/').any(|part| part == "..");
-            if !fits(path) || !path.starts_with("/dev/") || up {
+            if !fits(path) || !path.starts_with('/') || up {
                 return bad(
-                    "the device of a witness is a path below /dev, the same on each node, such as \
+                    "the device of a witness is an absolute path, the same on each node, such as \
                      /dev/disk/by-id/...",
                 );
             }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::path::PathBuf;
 
 use api::ApiError;
 use api::ErrorKind;
@@ -64,7 +65,7 @@ async fn set(call: Call<ep::WitnessSet>) -> Result<WitnessView, ApiError> {
             "remove it first: muster cluster witness remove",
         ));
     }
-    let place = place(call.body.place.clone(), &state)?;
+    let place = place(call.body.place.clone(), &state, &app.config.disk_folders)?;
     let id = NodeId::new(new_uuid());
     let store = witness::open(&place, id, app.node).map_err(|error| bad_request(&error))?;
     let unfit = |code: &str, what: &dyn std::fmt::Display| {
@@ -84,13 +85,20 @@ async fn set(call: Call<ep::WitnessSet>) -> Result<WitnessView, ApiError> {
     view(app)
 }
 
-fn place(body: WitnessPlaceBody, state: &ClusterState) -> Result<WitnessPlace, ApiError> {
+fn place(
+    body: WitnessPlaceBody,
+    state: &ClusterState,
+    disk_folders: &[PathBuf],
+) -> Result<WitnessPlace, ApiError> {
+    let is_disk = |path: &str| {
+        path.starts_with("/dev/") || disk_folders.iter().any(|it| Path::new(path).starts_with(it))
+    };
     Ok(match body {
         WitnessPlaceBody::Directory { path } if !path.starts_with('/') => {
             return Err(bad_request("the directory of a witness is an absolute path"));
         }
         WitnessPlaceBody::Directory { path } => WitnessPlace::Directory { path },
-        WitnessPlaceBody::Block { path } if !path.starts_with("/dev/") => {
+        WitnessPlaceBody::Block { path } if !is_disk(&path) => {
             return Err(bad_request(
                 "the device of a witness is a path below /dev, such as /dev/disk/by-id/...",
             ));

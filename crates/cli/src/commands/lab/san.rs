@@ -3,6 +3,7 @@
 use lab::Lab;
 use lab::NodeName;
 use lab::san::CacheFate;
+use lab::san::LunStatus;
 use lab::san::SanStatus;
 
 use crate::commands::lab::json;
@@ -14,8 +15,8 @@ use crate::output::table::List;
 
 /// Show the LUN that all nodes share, and make its faults.
 ///
-/// A lab has one when it was made with --san. Each node finds its own path to it as
-/// /muster/san/lun0. A node that loses power loses its path first: nothing of it is written any more.
+/// A lab has one when it was made with --san. Each node finds its own paths to its LUNs as
+/// /muster/san/lun0 and so on. A node that loses power loses its path first: nothing of it is written any more.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -86,24 +87,24 @@ pub(crate) fn run(args: &Args, lab: &Lab, out: Output) -> Result<(), CliError> {
         }
         Verb::Cut { node } => {
             lab.set_san_path(node, false)?;
-            out.done(&format!("the path of {node} to the LUN is cut"))
+            out.done(&format!("the paths of {node} to the SAN are cut"))
         }
         Verb::Mend { node } => {
             lab.set_san_path(node, true)?;
-            out.done(&format!("the path of {node} to the LUN carries commands"))
+            out.done(&format!("the paths of {node} to the SAN carry commands"))
         }
         Verb::Slow { delay } => {
             lab.set_san_delay(delay)?;
-            out.done(&format!("each command of the LUN takes {delay} ms longer"))
+            out.done(&format!("each command of the SAN takes {delay} ms longer"))
         }
         Verb::PowerLoss { cache, seed } => {
-            let cached = lab.show_san()?.cached;
+            let cached: u64 = lab.show_san()?.luns.iter().map(|lun| lun.cached).sum();
             lab.san_power_loss(match cache {
                 Cache::Lost => CacheFate::Lost,
                 Cache::Kept => CacheFate::Kept,
                 Cache::Drawn => CacheFate::Drawn { seed },
             })?;
-            out.done(&format!("the LUN lost power with some {cached} bytes in its cache"))
+            out.done(&format!("the SAN lost power with some {cached} bytes in its cache"))
         }
         Verb::Restart => {
             lab.restart_san()?;
@@ -113,16 +114,21 @@ pub(crate) fn run(args: &Args, lab: &Lab, out: Output) -> Result<(), CliError> {
 }
 
 fn render(out: Output, status: &SanStatus) -> String {
-    let reserved = if status.reserved { "reserved" } else { "not reserved" };
+    let luns = status.luns.iter().map(|lun| render_lun(out, lun));
+    luns.collect::<Vec<_>>().join("\n\n")
+}
+
+fn render_lun(out: Output, lun: &LunStatus) -> String {
+    let reserved = if lun.reserved { "reserved" } else { "not reserved" };
     let mut lines = vec![
-        format!("size     {} bytes, {reserved}", status.size),
-        format!("cache    {} bytes not flushed; {} flushes", status.cached, status.flushes),
+        format!("{:8} {} bytes, {reserved}", lun.name, lun.size),
+        format!("cache    {} bytes not flushed; {} flushes", lun.cached, lun.flushes),
     ];
-    if status.delay_ms > 0 {
-        lines.push(format!("fault: each command takes {} ms longer", status.delay_ms));
+    if lun.delay_ms > 0 {
+        lines.push(format!("fault: each command takes {} ms longer", lun.delay_ms));
     }
     let mut list = List::new(&out, &["NODE", "PATH", "DEVICE", "LIVES", "KEY"]);
-    for path in &status.paths {
+    for path in &lun.paths {
         list.row(vec![
             Field::from(path.node),
             match path.up {

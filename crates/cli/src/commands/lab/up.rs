@@ -42,9 +42,9 @@ pub(crate) struct Args {
     /// Machines that only pretend: the control plane alone, with next to no load.
     #[arg(long)]
     fake: bool,
-    /// Give all nodes a path to one LUN of that size, as a SAN does.
+    /// Give all nodes a path to a LUN of that size, as a SAN does; again for a further LUN.
     #[arg(long, value_name = "SIZE")]
-    san: Option<Bytes>,
+    san: Vec<Bytes>,
     /// Leave the nodes as hosts by themselves, instead of making one cluster of them.
     #[arg(long)]
     no_cluster: bool,
@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args, lab: &Lab, out: Output) -> Result<(), CliError> {
         host_link: args.host_link,
         fake: args.fake,
         cluster: !args.no_cluster,
-        san: args.san.map(Bytes::get),
+        san: args.san.iter().map(|size| size.get()).collect(),
         config,
     };
     let report = interruptible(lab, &options, out)?;
