@@ -71,6 +71,10 @@ const PROGRAMS: &[(&str, &str)] =
 /// `target/tools`. The package, and the program's path in it.
 const TAKEN: &[(&str, &str)] = &[("prometheus", "usr/bin/promtool")];
 
+/// Peers' test programs that are built from the crates registry into `target/tools/bin`, unchanged: the
+/// crate and its program, and its version.
+const BUILT: &[(&str, &str)] = &[("pjdfstest", "0.2.2"), ("fsx", "0.3.2")];
+
 /// Installs what is missing and says so; silent and quick when nothing is.
 pub(crate) fn run() -> Result<()> {
     let qemu: Vec<_> = QEMU.iter().filter(|(name, _)| !is_qemu_new_enough(name)).collect();
@@ -138,6 +142,23 @@ fn take() -> Result<()> {
             .with_context(|| format!("{package} has no {path}"))?;
         fs::remove_dir_all(&dir)?;
     }
+    build(&tools)
+}
+
+/// Builds the peers' suites of file systems, where they are not there yet; a minute or two, once.
+fn build(tools: &Path) -> Result<()> {
+    for (name, version) in BUILT {
+        if tools.join("bin").join(name).exists() {
+            continue;
+        }
+        println!("Building {name} {version}, a test suite for file systems");
+        let (root, dir) = (tools.to_string_lossy(), tools.join("build"));
+        let dir = dir.to_string_lossy();
+        let more = ["--version", version, "--root", &root, "--target-dir", &dir, name];
+        quiet(cmd("cargo", [&["install", "--locked", "--quiet"], &more[..]].concat()))
+            .with_context(|| format!("cargo cannot install {name}; is the registry reachable?"))?;
+    }
+    let _ = fs::remove_dir_all(tools.join("build"));
     Ok(())
 }
 

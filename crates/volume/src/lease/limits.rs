@@ -27,6 +27,9 @@ pub struct Limits {
     pub opens_max: usize,
     /// I/O requests of one node that have not ended.
     pub ios_max: usize,
+    /// Blocks of writes that have ended and that no flush has covered, kept to be written again if
+    /// the LUN may have lost them: 64 MiB. At half of it the client flushes by itself.
+    pub unflushed_blocks_max: u64,
 }
 
 impl Default for Limits {
@@ -42,6 +45,7 @@ impl Default for Limits {
             leases_max: 65_536,
             opens_max: 4_096,
             ios_max: 4_096,
+            unflushed_blocks_max: (64 << 20) / super::BLOCK_BYTES,
         }
     }
 }

@@ -43,7 +43,9 @@
 //!
 //! **The flush rule.** Every operation that changes the map or the size of a file is durable before
 //! it is answered, and data goes only to blocks whose mapping is durable. What remains is data in
-//! the LUN's cache, so a guest's flush is one flush of the LUN, by any path.
+//! the LUN's cache, so a guest's flush is one flush of the LUN, by the way that the data took. A cache
+//! can be lost with a path or without one; what no flush has covered is kept by the client and
+//! written again after any doubt, before a flush is answered (decision 0026).
 //!
 //! **Growth** is written ahead: a write lease that reaches into a hole or beyond the end is served in
 //! steps ([`Limits::growth_blocks`]) that the coordinator allocates, writes with zeroes and commits.

@@ -178,6 +178,7 @@ impl Client {
             asked: None,
             device: None,
             registering: false,
+            losses: 0,
             register: None,
             backlog: VecDeque::new(),
             completions: Arc::default(),
@@ -186,6 +187,7 @@ impl Client {
             calls: BTreeMap::new(),
             closed: Vec::new(),
             lengths: BTreeMap::new(),
+            written: Vec::new(),
             next: 1,
             root: root_tell,
             state: state_tell,
@@ -299,6 +301,8 @@ struct Task {
     asked: Option<(SessionId, u64, Instant)>,
     device: Option<Arc<dyn BlockIo>>,
     registering: bool,
+    /// Losses of the LUN's cache that this path knew of before its key was registered.
+    losses: u64,
     register: Option<ReservationKey>,
     backlog: VecDeque<Request>,
     completions: Arc<Completions>,
@@ -308,6 +312,8 @@ struct Task {
     closed: Vec<oneshot::Sender<()>>,
     /// What was last said of the length of a file that this node writes.
     lengths: BTreeMap<FileId, u64>,
+    /// Files that this node has ended to write; their lengths go when the coordinator has closed them.
+    written: Vec<FileId>,
     /// Numbers handles, requests and calls.
     next: u64,
     root: watch::Sender<Option<FileId>>,
@@ -341,6 +347,14 @@ impl Task {
             while let Some(input) = self.inputs.pop_front() {
                 self.step(input);
             }
+            let (machine, lengths) = (&self.machine, &mut self.lengths);
+            self.written.retain(|file| {
+                let closing = machine.is_closing_writer(*file);
+                if !closing {
+                    lengths.remove(file);
+                }
+                closing
+            });
             if !self.machine.is_closing() {
                 for tell in self.closed.drain(..) {
                     let _ = tell.send(());
@@ -366,7 +380,7 @@ impl Task {
                 self.inputs.push_back(ClientInput::Open { handle, file, access });
             }
             Event::Closed(tell) => self.closed.push(tell),
-            Event::Written(file) => drop(self.lengths.remove(&file)),
+            Event::Written(file) => self.written.push(file),
             Event::Close(handle) => self.inputs.push_back(ClientInput::Close { handle }),
             Event::Io(what, tell) => {
                 let io = self.number();
@@ -539,6 +553,8 @@ impl Task {
         }
         let (Some(key), Some(path)) = (self.register.take(), self.path.clone()) else { return };
         self.registering = true;
+        // Before anything is written under it.
+        self.losses = path.fence().losses();
         // The machine asks only when nothing is on the way, so this closes an idle device.
         let old = self.device.take();
         let inbox = self.inbox.clone();
@@ -570,7 +586,7 @@ impl Task {
             }
             DeviceDeed::Flush => Deed::Flush,
         };
-        let done = finish(self.completions.clone(), part, pass);
+        let done = finish(self.completions.clone(), part, pass, self.losses);
         self.backlog.push_back(Request { deed, done });
         self.submit();
     }
@@ -615,9 +631,12 @@ fn finish(
     completions: Arc<Completions>,
     part: u64,
     pass: Pass,
+    losses: u64,
 ) -> Box<dyn FnOnce(crate::block::Outcome) + Send> {
     Box::new(move |outcome| {
-        let result = outcome.ok().map(|data| Payload::from(&data[..]));
+        // A LUN that lost its cache meanwhile did this and may have lost what was before: in doubt.
+        let sure = pass.losses() == losses;
+        let result = outcome.ok().filter(|_| sure).map(|data| Payload::from(&data[..]));
         drop(pass);
         let mut done = completions.done.lock().unwrap_or_else(PoisonError::into_inner);
         // As many as the device has taken, which has its own bound.

@@ -146,6 +146,8 @@ struct Shared {
     config: CoordinatorConfig,
     store: Arc<Store>,
     path: LunPath,
+    /// Losses of the LUN's cache that were known before it was mounted.
+    losses: u64,
     work: Arc<Semaphore>,
     inbox: mpsc::Sender<Event>,
     ended: watch::Sender<Option<Arc<io::Error>>>,
@@ -174,6 +176,7 @@ impl Coordinator {
     ///
     /// See [`CoordinatorError`]; the key is taken back then, as far as the LUN answers.
     pub async fn start(path: LunPath, config: CoordinatorConfig) -> Result<Self, CoordinatorError> {
+        let losses = path.fence().losses();
         let mounted = take_over(&path, &config).await?;
         let (mount, device) = (config.mount.clone(), path.device().to_owned());
         let store = match blocking(move || Store::open(&mount, &device)).await {
@@ -188,7 +191,7 @@ impl Coordinator {
         let work = Arc::new(Semaphore::new(WORK_MAX));
         let (ended, _) = watch::channel(None);
         tracing::info!(epoch = config.epoch.0, mount = %config.mount.display(), "the volume is served");
-        let shared = Arc::new(Shared { config, store, path, work, inbox, ended });
+        let shared = Arc::new(Shared { config, store, path, losses, work, inbox, ended });
         let task = tokio::spawn(Task::new(shared.clone()).run(events));
         let links = std::sync::atomic::AtomicU64::new(1);
         Ok(Self { shared, mounted, task, links })
@@ -386,6 +389,22 @@ fn abort_own(path: &LunPath) -> io::Result<Vec<ReservationKey>> {
     Ok(Vec::new())
 }
 
+impl Shared {
+    /// What was done is worth nothing if the LUN may have lost what the kernel takes for written: only
+    /// a new mount, which replays the journal, knows what is there (decision 0026).
+    ///
+    /// Its key goes first: what the kernel still writes of this mount, at the latest when it is
+    /// unmounted, would mark the journal as done with.
+    async fn sure<T>(&self, done: T) -> io::Result<T> {
+        if self.path.fence().losses() == self.losses {
+            return Ok(done);
+        }
+        let path = self.path.clone();
+        blocking(move || path.fence().unregister()).await?;
+        Err(io::Error::other("the LUN has lost its volatile cache under the mounted file system"))
+    }
+}
+
 async fn serve<S>(shared: Arc<Shared>, node: NodeId, link: u64, stream: S) -> Result<(), WireError>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -468,6 +487,7 @@ impl Task {
                     self.step(CoordinatorInput::Tick);
                     let machine = &self.machine;
                     self.shared.store.sweep(|file| machine.is_used(file));
+                    self.look_at_losses();
                     continue;
                 }
             };
@@ -559,6 +579,10 @@ impl Task {
             let Ok(permit) = shared.work.clone().acquire_owned().await else { return };
             let store = shared.store.clone();
             let reply = blocking(move || names::perform(&store, node, call, again)).await;
+            let reply = match reply {
+                Ok(reply) => shared.sure(reply).await,
+                Err(error) => Err(error),
+            };
             let event = match reply {
                 Ok(reply) => Event::Called { node, life, number, reply },
                 Err(error) => Event::Failed(error),
@@ -580,7 +604,12 @@ impl Task {
                     tokio::spawn(async move {
                         let Ok(permit) = shared.work.clone().acquire_owned().await else { return };
                         let store = shared.store.clone();
-                        let event = match blocking(move || deeds::perform(&store, deed)).await {
+                        let outcome = blocking(move || deeds::perform(&store, deed)).await;
+                        let outcome = match outcome {
+                            Ok(outcome) => shared.sure(outcome).await,
+                            Err(error) => Err(error),
+                        };
+                        let event = match outcome {
                             Ok(outcome) => Event::Did { id, outcome },
                             Err(error) => Event::Failed(error),
                         };
@@ -590,6 +619,19 @@ impl Task {
                 }
             }
         }
+    }
+
+    /// A reign over a file system that the LUN has forgotten half of ends also when nobody asks.
+    fn look_at_losses(&self) {
+        if self.failed || self.shared.path.fence().losses() == self.shared.losses {
+            return;
+        }
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            if let Err(error) = shared.sure(()).await {
+                let _ = shared.inbox.send(Event::Failed(error)).await;
+            }
+        });
     }
 
     /// Until the LUN answers: there is no giving up, but with the reign.

@@ -65,6 +65,15 @@ pub trait Fence: Send + Sync {
     ///
     /// The system's; also where this path has no key.
     fn preempt(&self, key: ReservationKey) -> io::Result<()>;
+
+    /// How often this path was told that the LUN may have lost its volatile cache: power on, reset, a
+    /// controller that was replaced. Only grows, has grown before the answer of any command that was
+    /// done after the loss, and is asked after each command, so it must cost no more than a look at
+    /// memory. One that counts too often costs a pause each time; one that counts too seldom, writes
+    /// (decision 0026). A LUN whose cache survives (or that has none) never needs to count.
+    fn losses(&self) -> u64 {
+        0
+    }
 }
 
 /// A node's path. Made once for each volume and node; cheap to clone.
@@ -95,6 +104,13 @@ struct Gate {
 /// Leave to have one command on the way.
 pub(super) struct Pass {
     path: LunPath,
+}
+
+impl Pass {
+    /// See [`Fence::losses`].
+    pub(super) fn losses(&self) -> u64 {
+        self.path.fence().losses()
+    }
 }
 
 impl Drop for Pass {

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The LUN's blocks, in bytes: what is written whole or not at all, unless it is torn on purpose.
@@ -87,6 +89,22 @@ struct Path {
     up: bool,
     key: Option<u64>,
     life: u64,
+    /// How often it was told that the cache may be gone; shared with those who ask at each command.
+    losses: Arc<AtomicU64>,
+}
+
+impl Path {
+    fn new() -> Self {
+        Self { up: true, key: None, life: 0, losses: Arc::default() }
+    }
+}
+
+/// A block that is not on the medium yet.
+#[derive(Debug, Clone)]
+struct Cached {
+    data: Arc<Sector>,
+    /// The path by which it came last.
+    path: usize,
 }
 
 /// A LUN with its cache, reservation, paths and log.
@@ -94,7 +112,7 @@ struct Path {
 pub struct Lun {
     medium: Medium,
     size: u64,
-    cache: BTreeMap<u64, Arc<Sector>>,
+    cache: BTreeMap<u64, Cached>,
     paths: Vec<Path>,
     reserved: bool,
     log: Option<Vec<Entry>>,
@@ -176,7 +194,7 @@ impl Lun {
             medium,
             size: size / SECTOR_BYTES * SECTOR_BYTES,
             cache: BTreeMap::new(),
-            paths: vec![Path { up: true, key: None, life: 0 }; paths],
+            paths: (0..paths).map(|_| Path::new()).collect(),
             reserved: false,
             log: None,
             delay: Duration::ZERO,
@@ -296,7 +314,7 @@ impl Lun {
             let mut bytes = *self.current(sector)?;
             bytes[within..within + range.len()].copy_from_slice(&data[range]);
             let bytes = Arc::new(bytes);
-            self.cache.insert(sector, bytes.clone());
+            self.cache.insert(sector, Cached { data: bytes.clone(), path });
             self.note(Entry::Write { sector, data: bytes });
         }
         self.spill()
@@ -310,7 +328,10 @@ impl Lun {
     pub fn flush(&mut self, path: usize) -> Result<(), LunError> {
         self.check(path, 0, 0)?;
         match &mut self.medium {
-            Medium::Memory(store) => store.sectors.append(&mut self.cache),
+            Medium::Memory(store) => {
+                let cached = std::mem::take(&mut self.cache).into_iter();
+                store.sectors.extend(cached.map(|(sector, it)| (sector, it.data)));
+            }
             Medium::File(_) => self.empty_cache(0)?,
         }
         self.flushes += 1;
@@ -323,7 +344,7 @@ impl Lun {
         while self.cache.len() > left
             && let Some(entry) = self.cache.first_entry()
         {
-            self.medium.write(*entry.key(), entry.get().clone())?;
+            self.medium.write(*entry.key(), entry.get().data.clone())?;
             entry.remove();
         }
         Ok(())
@@ -335,7 +356,8 @@ impl Lun {
     }
 
     fn current(&self, sector: u64) -> Result<Arc<Sector>, LunError> {
-        self.cache.get(&sector).cloned().map_or_else(|| self.medium.read(sector), Ok)
+        let cached = self.cache.get(&sector).map(|it| it.data.clone());
+        cached.map_or_else(|| self.medium.read(sector), Ok)
     }
 
     fn note(&mut self, entry: Entry) {
@@ -351,7 +373,10 @@ impl Lun {
     ///
     /// [`LunError::Medium`]: the cache is empty all the same.
     pub fn power_loss(&mut self, mut fate: impl FnMut(u64) -> Fate) -> Result<(), LunError> {
-        for (sector, data) in std::mem::take(&mut self.cache) {
+        for path in &self.paths {
+            path.losses.fetch_add(1, Ordering::SeqCst);
+        }
+        for (sector, Cached { data, .. }) in std::mem::take(&mut self.cache) {
             match fate(sector) {
                 Fate::Lost => {}
                 Fate::Kept => self.medium.write(sector, data)?,
@@ -366,11 +391,29 @@ impl Lun {
         Ok(())
     }
 
+    /// A controller of the array dies with its part of the cache: the path is cut, and what came by it
+    /// last and was not flushed is gone. When the path is mended it is told.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such path.
+    pub fn lose_path_with_cache(&mut self, path: usize) -> Result<(), LunError> {
+        self.set_path(path, false)?;
+        self.cache.retain(|_, cached| cached.path != path);
+        self.paths[path].losses.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Counts how often a path was told that the LUN's cache may be gone.
+    pub(super) fn losses(&self, path: usize) -> Option<Arc<AtomicU64>> {
+        self.paths.get(path).map(|path| path.losses.clone())
+    }
+
     /// Begins to record; gives the medium as it is, with all that is cached.
     pub fn record(&mut self) -> Store {
         self.log = Some(Vec::new());
         let mut store = self.medium.store().clone();
-        store.sectors.extend(self.cache.iter().map(|(at, data)| (*at, data.clone())));
+        store.sectors.extend(self.cache.iter().map(|(at, it)| (*at, it.data.clone())));
         store
     }
 

@@ -16,6 +16,7 @@
 //! | loss of power | [`Lun::power_loss`]: each cached block is kept, lost or torn, as the caller says |
 //! | a crash at any moment | [`Lun::record`], then [`Lun::image`]: any part of what was written |
 //! | a path is lost | [`Lun::set_path`] |
+//! | a path is lost with the cache behind it | [`Lun::lose_path_with_cache`] |
 //! | a node loses power | [`Lun::end_life`]: what it still sends is refused |
 //! | slow | [`Lun::set_delay`] |
 //! | a node is fenced | [`Lun::preempt_and_abort`] |

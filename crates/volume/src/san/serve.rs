@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
@@ -89,12 +91,14 @@ impl Server {
 pub struct PathFence {
     lun: Arc<Mutex<Lun>>,
     path: usize,
+    losses: Arc<AtomicU64>,
 }
 
 impl Server {
     /// What the node with this path can do about reservations.
     pub fn fence(&self, path: usize) -> PathFence {
-        PathFence { lun: self.lun.clone(), path }
+        let losses = self.lun().losses(path).unwrap_or_default();
+        PathFence { lun: self.lun.clone(), path, losses }
     }
 }
 
@@ -119,6 +123,10 @@ impl Fence for PathFence {
 
     fn preempt(&self, key: ReservationKey) -> io::Result<()> {
         lock(&self.lun).preempt_and_abort(self.path, key.word()).map_err(io::Error::other)
+    }
+
+    fn losses(&self) -> u64 {
+        self.losses.load(Ordering::SeqCst)
     }
 }
 

@@ -58,6 +58,8 @@ impl World {
                 self.slow_lun = true;
                 self.at(long, Event::Mend(Fault::Slow));
             }
+            82..86 => self.cache_loss(None, long),
+            86..90 => self.cache_loss(Some(node), long),
             96.. => self.power_loss(),
             _ => self.elect(Some(node)),
         }
@@ -124,6 +126,21 @@ impl World {
         let mut rng = self.rng.fork();
         self.lun.power_loss(&mut rng);
         self.oracle.power_loss();
+    }
+
+    /// The LUN loses its cache, or one controller of it its own, with the paths to it; hosts live.
+    fn cache_loss(&mut self, by: Option<usize>, long: u64) {
+        self.tally.losses += 1;
+        let (nodes, mut rng) = (self.nodes.len(), self.rng.fork());
+        self.lun.cache_loss(by, nodes, &mut rng);
+        self.oracle.cache_loss(self.now);
+        // Often the path is back before anybody has missed it.
+        let node = by.unwrap_or(0);
+        if self.rng.permille(500) {
+            self.nodes[node].path = false;
+            self.tell_path(node);
+            self.at(long, Event::Mend(Fault::Path(node)));
+        }
     }
 
     /// The replicated state: finds a coordinator that is gone, and names the next one.

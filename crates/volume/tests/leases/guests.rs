@@ -193,16 +193,16 @@ impl World {
             (Ok(_), Kind::Write(values)) => {
                 self.tally.writes += 1;
                 for (at, value) in (span.start..span.end()).zip(values) {
-                    self.oracle.end_write(node, file, at, *value, self.now);
+                    self.oracle.end_write((node, pending.handle), file, at, *value, self.now);
                 }
             }
             (Ok(_), Kind::Cut) => {
                 for at in span.start..span.end() {
-                    self.oracle.end_write(node, file, at, 0, self.now);
+                    self.oracle.end_write((node, pending.handle), file, at, 0, self.now);
                     self.oracle.settle(file, at);
                 }
             }
-            (Ok(_), Kind::Flush) => self.oracle.flushed(file, pending.begun),
+            (Ok(_), Kind::Flush) => self.oracle.flushed(pending.handle, file, pending.begun),
             (Ok(_), Kind::Clone(to)) => {
                 self.oracle.cloned(file, *to);
                 self.files.push(*to);

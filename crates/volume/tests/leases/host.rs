@@ -11,6 +11,7 @@ use volume::lease::CoordinatorEffect;
 use volume::lease::CoordinatorInput;
 use volume::lease::DeviceDeed;
 use volume::lease::Epoch;
+use volume::lease::FileId;
 use volume::lease::Limits;
 use volume::lease::Payload;
 use volume::lease::RegisterOutcome;
@@ -44,6 +45,10 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     /// The client may use its path: no coordinator is here, and none is coming.
     may_direct: bool,
+    /// Losses of the LUN's cache that this node knew of when its key was registered, and when it
+    /// took the volume over.
+    pub(crate) client_losses: u64,
+    pub(crate) reign_losses: u64,
     /// The client's key that is to be registered when nothing is on the way.
     register: Option<ReservationKey>,
     pub(crate) takeover: Option<Takeover>,
@@ -64,6 +69,8 @@ impl Node {
             outstanding: 0,
             client: Client::new(id_of(node), limits.clone(), u64::from(boot) << 32),
             may_direct: false,
+            client_losses: 0,
+            reign_losses: 0,
             register: None,
             takeover: None,
             draining: false,
@@ -104,8 +111,8 @@ impl World {
                     }
                     self.post(node, to, Message::Up(message));
                 }
-                ClientEffect::Device { part, io, key, deed } => {
-                    self.device(node, part, io, key, &deed);
+                ClientEffect::Device { part, at, key, deed } => {
+                    self.device(node, part, at, key, &deed);
                 }
                 ClientEffect::Register(key) => {
                     self.nodes[node].register = Some(key);
@@ -121,7 +128,7 @@ impl World {
         &mut self,
         node: usize,
         part: u64,
-        (io, at): (u64, u64),
+        (file, first): (FileId, u64),
         key: ReservationKey,
         deed: &DeviceDeed,
     ) {
@@ -139,10 +146,6 @@ impl World {
                 (Command::Write(pairs), *span, Access::Write)
             }
         };
-        let Some(pending) = self.nodes[node].ios.get(&io) else {
-            return self.fail(format!("n{node} sends a command for no request: {deed:?}"));
-        };
-        let (file, first) = (pending.file, pending.span.start + at);
         let pairs = (0..span.count).map(|it| (first + it, span.start + it)).collect();
         let audit = Audit::Direct { key, file, pairs, access };
         self.command(node, For::Part(part), command, audit);
@@ -163,6 +166,7 @@ impl World {
             && host.coordinator.is_none()
             && let Some(key) = host.register.take()
         {
+            self.nodes[node].client_losses = self.lun.losses(node);
             self.command(node, For::ClientKey(key), Command::Register(key), Audit::None);
         }
     }
@@ -204,6 +208,7 @@ impl World {
         self.say(&|| format!("n{node} takes over for {epoch:?}"));
         let (takeover, effect) = Takeover::new(epoch);
         self.nodes[node].coordinator = None;
+        self.nodes[node].reign_losses = self.lun.losses(node);
         self.nodes[node].takeover = Some(takeover);
         self.tell_path(node);
         self.takeover_effect(node, epoch, &effect);
@@ -321,11 +326,15 @@ impl World {
 
     pub(crate) fn reply(&mut self, node: usize, whom: For, reply: Reply) {
         let host = &self.nodes[node];
+        let reign_is_sure = host.reign_losses == self.lun.losses(node);
         let takes = |epoch| host.takeover.as_ref().is_some_and(|it| it.epoch() == epoch);
         let leads = |epoch| host.coordinator.as_ref().is_some_and(|it| it.epoch == epoch);
         match whom {
             For::Part(part) => {
+                let doubtful = host.client_losses != self.lun.losses(node);
                 let result = match reply {
+                    // Told while the answer was on its way.
+                    _ if doubtful => None,
                     Reply::Data(values) => Some(pack(&values)),
                     Reply::Failed => None,
                     _ => Some([].into()),
@@ -353,10 +362,12 @@ impl World {
             },
             For::Deed(epoch, id) if leads(epoch) => match reply {
                 Reply::Failed => self.coordinator_failed(node),
+                _ if !reign_is_sure => self.coordinator_failed(node),
                 reply => self.deed_went_on(node, id, &reply),
             },
             For::Commit(epoch) if leads(epoch) => match reply {
                 Reply::Failed => self.coordinator_failed(node),
+                _ if !reign_is_sure => self.coordinator_failed(node),
                 _ => self.committed(node),
             },
             _ => {}

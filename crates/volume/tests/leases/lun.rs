@@ -48,8 +48,8 @@ pub(crate) enum Reply {
 #[derive(Debug, Clone)]
 struct Cell {
     now: u64,
-    /// What is on the medium, then what the cache took since.
-    unflushed: Vec<u64>,
+    /// What is on the medium, then what the cache took since, each with the path that it came by.
+    unflushed: Vec<(u64, Option<usize>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -59,13 +59,31 @@ pub(crate) struct Lun {
     pub(crate) keys: BTreeMap<usize, ReservationKey>,
     pub(crate) tables: Rc<Tables>,
     pub(crate) lies: bool,
+    /// How often each path was told that the cache may be gone.
+    losses: BTreeMap<usize, u64>,
+    /// It does not tell.
+    pub(crate) silent: bool,
+}
+
+impl Command {
+    /// Reads or writes blocks, or makes them durable.
+    pub(crate) const fn is_of_blocks(&self) -> bool {
+        matches!(self, Self::Read(_) | Self::Write(_) | Self::Flush | Self::Commit(_) | Self::Load)
+    }
 }
 
 impl Lun {
     pub(crate) fn new(tables: Tables) -> Self {
-        let cell = |block| Cell { now: secret(block), unflushed: vec![secret(block)] };
+        let cell = |block| Cell { now: secret(block), unflushed: vec![(secret(block), None)] };
         let cells = (0..SIZE).map(cell).collect();
-        Self { cells, keys: BTreeMap::new(), tables: Rc::new(tables), lies: false }
+        Self {
+            cells,
+            keys: BTreeMap::new(),
+            tables: Rc::new(tables),
+            lies: false,
+            losses: BTreeMap::new(),
+            silent: false,
+        }
     }
 
     fn cell(&mut self, block: u64) -> Option<&mut Cell> {
@@ -96,7 +114,7 @@ impl Lun {
                 for (block, value) in blocks {
                     if let Some(cell) = self.cell(*block) {
                         cell.now = *value;
-                        cell.unflushed.push(*value);
+                        cell.unflushed.push((*value, Some(node)));
                     }
                 }
                 Reply::Done
@@ -138,15 +156,40 @@ impl Lun {
             return;
         }
         for cell in &mut self.cells {
-            cell.unflushed = vec![cell.now];
+            cell.unflushed = vec![(cell.now, None)];
         }
     }
 
     /// Power goes: of what was not flushed, each block has something, by lot.
     pub(crate) fn power_loss(&mut self, rng: &mut Rng) {
         for cell in &mut self.cells {
-            cell.now = rng.pick(&cell.unflushed).unwrap_or(cell.now);
-            cell.unflushed = vec![cell.now];
+            cell.now = rng.pick(&cell.unflushed).map_or(cell.now, |it| it.0);
+            cell.unflushed = vec![(cell.now, None)];
+        }
+    }
+
+    pub(crate) fn losses(&self, node: usize) -> u64 {
+        self.losses.get(&node).copied().unwrap_or(0)
+    }
+
+    /// The cache goes, or what came to it by one path (with that path's controller), while the hosts
+    /// live. The paths are told.
+    pub(crate) fn cache_loss(&mut self, by: Option<usize>, nodes: usize, rng: &mut Rng) {
+        for cell in &mut self.cells {
+            match by {
+                None => {
+                    cell.now = rng.pick(&cell.unflushed).map_or(cell.now, |it| it.0);
+                    cell.unflushed = vec![(cell.now, None)];
+                }
+                Some(_) => {
+                    cell.unflushed.retain(|it| it.1.is_none() || it.1 != by || rng.permille(300));
+                    cell.now = cell.unflushed.last().map_or(cell.now, |it| it.0);
+                }
+            }
+        }
+        if !self.silent {
+            let told = (0..nodes).filter(|node| by.is_none_or(|it| it == *node));
+            told.for_each(|node| *self.losses.entry(node).or_default() += 1);
         }
     }
 }

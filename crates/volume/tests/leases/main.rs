@@ -17,6 +17,7 @@
 //! | 21: no read returns what another file or tenant had there | the same |
 //! | one writer to a file | each direct write |
 //! | flushed data survives loss of power of everything | each read after it |
+//! | 36: a flush that is answered covers what was answered before it, also where the LUN lost its cache with a path or alone | each read after it, each block at the end |
 //! | no guest is told an error for any of it; all is well again 8 s after the last fault | always |
 
 mod deeds;
@@ -78,6 +79,7 @@ fn add(total: &mut Tally, one: &Tally) {
     total.refused += one.refused;
     total.taken += one.taken;
     total.full += one.full;
+    total.losses += one.losses;
 }
 
 #[test]
@@ -109,6 +111,7 @@ fn schedules_keep_the_invariants() {
     assert!(total.direct > 300 * seeds, "too little direct I/O: {total:?}");
     assert!(total.redirected > 50 * seeds, "too little redirected I/O: {total:?}");
     assert!(total.recalls > 5 * seeds && total.fences > 5 * seeds, "too quiet: {total:?}");
+    assert!(total.losses > seeds, "too few lost caches: {total:?}");
     assert!(total.refused > seeds, "the LUN refuses too little: {total:?}");
 }
 

@@ -16,11 +16,21 @@ struct Block {
     /// What the medium may have, oldest first: what the last flush covers, and what came since. With
     /// when, and whether it is known to have come.
     unflushed: Vec<(u64, u64, bool)>,
+    /// By which handle the last write that has ended came.
+    writer: Option<u64>,
+    /// The LUN may have lost what was not flushed: the writer's next flush puts it right.
+    doubt: bool,
 }
 
 impl Default for Block {
     fn default() -> Self {
-        Self { allowed: [0].into(), live: Vec::new(), unflushed: vec![(0, 0, true)] }
+        Self {
+            allowed: [0].into(),
+            live: Vec::new(),
+            unflushed: vec![(0, 0, true)],
+            writer: None,
+            doubt: false,
+        }
     }
 }
 
@@ -45,6 +55,8 @@ struct Reading {
 pub(crate) struct Oracle {
     blocks: BTreeMap<(FileId, u64), Block>,
     readings: BTreeMap<u64, Reading>,
+    /// When the LUN last lost its cache.
+    lost: u64,
 }
 
 impl Oracle {
@@ -66,7 +78,14 @@ impl Oracle {
 
     /// A write has ended well: it is there, and nothing older may come any more, nor anything of
     /// another node.
-    pub(crate) fn end_write(&mut self, node: usize, file: FileId, at: u64, value: u64, now: u64) {
+    pub(crate) fn end_write(
+        &mut self,
+        (node, handle): (usize, u64),
+        file: FileId,
+        at: u64,
+        value: u64,
+        now: u64,
+    ) {
         let block = self.blocks.entry((file, at)).or_default();
         let Some(begun) = block.end(node, value) else { return };
         let over = |(by, _, since): &(usize, u64, u64)| *by != node && *since < begun;
@@ -76,6 +95,12 @@ impl Oracle {
         block.allowed = block.live.iter().map(|(_, value, _)| *value).collect();
         block.allowed.insert(value);
         block.unflushed.push((now, value, true));
+        block.writer = Some(handle);
+        // What the coordinator answered just before the loss is heard after it.
+        block.doubt = begun <= self.lost;
+        if block.doubt {
+            block.allowed.extend(block.unflushed.iter().map(|(_, value, _)| *value));
+        }
     }
 
     /// Nobody waits for a write any more: it may come or not, until the next one has ended.
@@ -93,10 +118,37 @@ impl Oracle {
         block.unflushed.drain(..last.unwrap_or(0));
     }
 
-    pub(crate) fn flushed(&mut self, file: FileId, begun: u64) {
+    /// A flush has ended well. It covers what all have written, and what the LUN has lost since, if it
+    /// came by this handle.
+    pub(crate) fn flushed(&mut self, handle: u64, file: FileId, begun: u64) {
         for ((_, _), block) in self.blocks.range_mut((file, 0)..=(file, u64::MAX)) {
+            if block.doubt && block.writer != Some(handle) {
+                continue;
+            }
             let last = block.unflushed.iter().rposition(|(when, _, came)| *came && *when <= begun);
             block.unflushed.drain(..last.unwrap_or(0));
+            if block.doubt && last.is_some() {
+                block.allowed = block.unflushed.iter().map(|(_, value, _)| *value).collect();
+                block.allowed.extend(block.live.iter().map(|(_, value, _)| *value));
+                block.doubt = block.unflushed.len() > 1;
+            }
+        }
+    }
+
+    /// The LUN has lost its cache, or a part of it, and the guests go on: until their writers have
+    /// flushed, blocks may be what they were since the last flush.
+    pub(crate) fn cache_loss(&mut self, now: u64) {
+        self.lost = now;
+        for ((file, at), block) in &mut self.blocks {
+            let older: Vec<u64> = block.unflushed.iter().map(|(_, value, _)| *value).collect();
+            block.allowed.extend(&older);
+            block.doubt |= block.unflushed.len() > 1;
+            for reading in self.readings.values_mut() {
+                if reading.file == *file && reading.span.contains(*at) {
+                    let place = usize::try_from(*at - reading.span.start).unwrap_or(0);
+                    reading.acceptable[place].extend(&older);
+                }
+            }
         }
     }
 
@@ -117,6 +169,8 @@ impl Oracle {
             .collect();
         for (at, mut block) in source {
             block.live.clear();
+            // Nobody writes the copy again.
+            block.writer = block.writer.filter(|_| !block.doubt);
             self.blocks.insert((to, at), block);
         }
     }

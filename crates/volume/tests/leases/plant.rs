@@ -26,10 +26,12 @@ pub(crate) enum Plant {
     EarlyDone,
     /// The file does not remember its writer.
     ForgetWriter,
+    /// The LUN loses its cache and tells nobody.
+    SilentLoss,
 }
 
 impl Plant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::LeaseUnwritten,
         Self::LeaseShared,
         Self::ReleaseEarly,
@@ -41,5 +43,6 @@ impl Plant {
         Self::LyingFlush,
         Self::EarlyDone,
         Self::ForgetWriter,
+        Self::SilentLoss,
     ];
 }

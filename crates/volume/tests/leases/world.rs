@@ -84,6 +84,8 @@ pub(crate) struct Flight {
     pub(crate) at_target: bool,
     /// The host has been told already that it failed.
     pub(crate) told: bool,
+    /// Losses of the LUN's cache that whoever sent it knew of when it began.
+    pub(crate) losses: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -117,6 +119,7 @@ pub(crate) struct Tally {
     pub(crate) refused: u64,
     pub(crate) taken: u64,
     pub(crate) full: u64,
+    pub(crate) losses: u64,
 }
 
 pub(crate) struct World {
@@ -168,6 +171,7 @@ impl World {
             leases_max: 64,
             opens_max: 8,
             ios_max: 16,
+            unflushed_blocks_max: 24,
         };
         let files: Vec<FileId> = (1..=3).map(FileId).collect();
         let mut fs = Fs::mount(&Tables::default(), crate::lun::SIZE);
@@ -177,6 +181,7 @@ impl World {
         }
         let mut lun = Lun::new(fs.tables);
         lun.lies = plant == Some(Plant::LyingFlush);
+        lun.silent = plant == Some(Plant::SilentLoss);
         let nodes = (0..count).map(|node| Node::new(node, &limits, 1)).collect();
         let mut world = Self {
             now: 0,
@@ -364,7 +369,9 @@ impl World {
         let id = self.next;
         let boot = self.nodes[node].boot;
         self.nodes[node].outstanding += 1;
-        let flight = Flight { node, boot, whom, command, audit, at_target: false, told: false };
+        let losses = self.known_losses(node, &whom);
+        let flight =
+            Flight { node, boot, whom, command, audit, at_target: false, told: false, losses };
         self.flights.insert(id, flight);
         let long = if self.slow_lun { 500 } else { 4 };
         let delay = self.rng.between(0, long);
@@ -412,8 +419,25 @@ impl World {
         self.at(delay, Event::Reply { node, boot, whom, reply });
     }
 
+    /// What the sender of a command took for known when its session or reign began.
+    fn known_losses(&self, node: usize, whom: &For) -> u64 {
+        let host = &self.nodes[node];
+        match whom {
+            For::Part(_) => host.client_losses,
+            For::Deed(..) | For::Commit(_) | For::Takeover(_) => host.reign_losses,
+            _ => self.lun.losses(node),
+        }
+    }
+
     fn land(&mut self, id: u64) {
         let Some(flight) = self.flights.get(&id).cloned() else { return };
+        if flight.command.is_of_blocks() && flight.losses != self.lun.losses(flight.node) {
+            // "The power was off": told once to each that has not heard it, and nothing is done.
+            self.tally.refused += 1;
+            self.answer(id, Reply::Failed);
+            self.flights.remove(&id);
+            return;
+        }
         self.audit(&flight);
         if !matches!(flight.command, Command::Commit(_) | Command::Load) {
             self.say(&|| format!("n{} lands {:?} {:?}", flight.node, flight.command, flight.audit));

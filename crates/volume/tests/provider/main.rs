@@ -5,7 +5,9 @@ mod cluster;
 mod faults;
 mod fence;
 mod files;
+mod flush;
 mod model;
+mod peers;
 #[path = "../san/rig.rs"]
 mod rig;
 mod wire;

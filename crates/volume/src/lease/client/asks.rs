@@ -8,6 +8,7 @@ use super::io::Stage;
 use super::machine::HandleStage;
 use super::machine::Key;
 use super::machine::Link;
+use super::unflushed::Turn;
 use crate::lease::Access;
 use crate::lease::Answer;
 use crate::lease::Ask;
@@ -33,7 +34,7 @@ pub(super) enum For {
     Handle(u64),
     /// Leases for a handle.
     Leases(u64),
-    Io(u64),
+    Io(Turn),
 }
 
 impl Client {
@@ -66,6 +67,11 @@ impl Client {
             let Some(handle) = self.handles.get(&id).copied() else { continue };
             let (file, access) = (handle.file, handle.access);
             let (ask, next) = match handle.stage {
+                // What this node is just closing it closes first: the coordinator ends the writer of a
+                // file, whichever open of the node it was.
+                HandleStage::Opening { asked: false } if self.is_closing_writer(file) => {
+                    continue;
+                }
                 HandleStage::Opening { asked: false } => {
                     (Ask::Open { file, access }, HandleStage::Opening { asked: true })
                 }
@@ -101,6 +107,9 @@ impl Client {
                 || self.asks.values().any(|asked| asked.whom == For::Leases(id));
             let Some(handle) = self.handles.get(&id).copied().filter(|_| !busy) else { continue };
             match handle.stage {
+                HandleStage::Open(_) if self.must_flush_before_close(id) => {
+                    self.flush_by_itself(id);
+                }
                 HandleStage::Open(open) => {
                     let others = |it: (&u64, &super::machine::Handle)| {
                         *it.0 != id && it.1.file == handle.file
@@ -113,7 +122,7 @@ impl Client {
                     if self.ask(Ask::Close { open }, For::Handle(id))
                         && let Some(handle) = self.handles.get_mut(&id)
                     {
-                        handle.stage = HandleStage::Closing;
+                        handle.stage = HandleStage::Closing(open);
                     }
                 }
                 HandleStage::Taken => {
@@ -151,8 +160,12 @@ impl Client {
             }
             (HandleStage::Claiming { .. }, Answer::Refused(_)) => {
                 handle.stage = HandleStage::Taken;
+                let (file, access) = (handle.file, handle.access);
+                if access == Access::Write {
+                    self.forget_unflushed(file);
+                }
             }
-            (HandleStage::Closing, _) => {
+            (HandleStage::Closing(_), _) => {
                 self.handles.remove(&id);
             }
             _ => {}
@@ -208,7 +221,8 @@ impl Client {
         }
     }
 
-    fn io_answered(&mut self, io: u64, answer: Answer) {
+    fn io_answered(&mut self, io: Turn, answer: Answer) {
+        let direct = self.is_direct();
         let Some(request) = self.requests.get_mut(&io) else { return };
         match answer {
             Answer::Data(data) => self.complete(io, Ok(data)),
@@ -221,6 +235,12 @@ impl Client {
                 self.complete(io, Ok([].into()));
             }
             Answer::Refused(refusal) => self.complete(io, Err(IoError::Refused(refusal))),
+            Answer::Done if request.what.mode == Mode::Flush && direct => {
+                request.stage = Stage::Waiting;
+                request.half = true;
+                let covers = request.covers;
+                self.flushed_there(covers);
+            }
             Answer::Done | Answer::Opened { .. } | Answer::Granted { .. } => {
                 self.complete(io, Ok([].into()));
             }

@@ -12,6 +12,7 @@ use super::asks::For;
 use super::machine::Handle;
 use super::machine::HandleStage;
 use super::machine::Link;
+use super::unflushed::Turn;
 use crate::lease::Access;
 use crate::lease::Ask;
 use crate::lease::Extent;
@@ -27,6 +28,10 @@ pub(super) struct Request {
     pub(super) redirected: bool,
     /// Was refused for want of room; goes on with the next tick.
     pub(super) held: bool,
+    /// Of a flush: writes up to this number had ended when it was begun.
+    pub(super) covers: u64,
+    /// Of a flush: what went through the coordinator is flushed, what went directly is not yet.
+    pub(super) half: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +54,7 @@ impl Request {
         self.stage = Stage::Waiting;
         self.redirected = false;
         self.held = false;
+        self.half = false;
     }
 
     /// What a lease must be for.
@@ -81,9 +87,9 @@ impl Client {
             }
             Mode::Flush | Mode::Truncate | Mode::CloneTo(_) | Mode::Delete => true,
         };
-        let refused = if !valid || self.requests.contains_key(&io) {
+        let refused = if !valid || self.requests.contains_key(&Turn::Guest(io)) {
             Some(IoError::Invalid)
-        } else if self.requests.len() >= self.limits.ios_max {
+        } else if self.guests_requests() >= self.limits.ios_max {
             Some(IoError::Limit)
         } else if self.handles.get(&what.handle).is_none_or(|handle| handle.closing) {
             Some(IoError::NotOpen)
@@ -94,15 +100,25 @@ impl Client {
             Some(error) => self.effects.push(ClientEffect::Complete { io, result: Err(error) }),
             None => {
                 let stage = Stage::Waiting;
-                let request = Request { what, stage, redirected: false, held: false };
-                self.requests.insert(io, request);
+                let request =
+                    Request { what, stage, redirected: false, held: false, covers: 0, half: false };
+                self.requests.insert(Turn::Guest(io), request);
             }
         }
     }
 
-    pub(super) fn complete(&mut self, io: u64, result: IoResult) {
-        if self.requests.remove(&io).is_some() {
-            self.effects.push(ClientEffect::Complete { io, result });
+    fn guests_requests(&self) -> usize {
+        // Own ones are few.
+        self.requests.len() - self.requests.range(..Turn::Guest(0)).count()
+    }
+
+    pub(super) fn complete(&mut self, turn: Turn, result: IoResult) {
+        let Some(request) = self.requests.remove(&turn) else { return };
+        let result = self.note_end(&request, result);
+        match (turn, result) {
+            (Turn::Guest(io), result) => self.effects.push(ClientEffect::Complete { io, result }),
+            (Turn::Own(_), Err(error)) => self.own_failed(&request, error),
+            (Turn::Own(_), Ok(_)) => {}
         }
     }
 
@@ -111,7 +127,7 @@ impl Client {
         if !matches!(self.link, Link::Welcomed { .. }) {
             return;
         }
-        let waiting: Vec<u64> = self
+        let waiting: Vec<Turn> = self
             .requests
             .iter()
             .filter(|(_, request)| matches!(request.stage, Stage::Waiting) && !request.held)
@@ -135,21 +151,48 @@ impl Client {
         }
     }
 
-    /// A block never has two changes on the way: one that is sent again could undo the other.
-    fn must_wait(&self, io: u64, handle: &Handle) -> bool {
-        let Some(span) = self.requests.get(&io).and_then(Request::changes) else { return false };
+    /// A block never has two changes on the way: one that is sent again could undo the other. And
+    /// what is to be written again comes before all that could see that it is not there.
+    fn must_wait(&self, io: Turn, handle: &Handle) -> bool {
+        let Some(request) = self.requests.get(&io) else { return false };
+        let guest = matches!(io, Turn::Guest(_));
+        match request.what.mode {
+            Mode::Flush => return self.writes_again(),
+            Mode::Write(_) if guest && self.is_full_of_unflushed() => return true,
+            _ => {}
+        }
+        let Some(span) = request.changes() else { return self.is_behind(request, handle) };
+        if guest && self.unflushed.again.touches(handle.file, span) {
+            return true;
+        }
         self.requests.range(..io).any(|(_, other)| {
             other.changes().is_some_and(|it| it.overlaps(span))
                 && self.handles.get(&other.what.handle).is_some_and(|it| it.file == handle.file)
         })
     }
 
-    fn go(&mut self, io: u64, open: OpenId, handle: &Handle) {
+    /// Whether a read is of blocks that are yet to be written again.
+    fn is_behind(&self, read: &Request, handle: &Handle) -> bool {
+        let span = read.what.span;
+        self.unflushed.again.touches(handle.file, span)
+            || self.requests.range(..Turn::Guest(0)).any(|(_, own)| {
+                own.changes().is_some_and(|it| it.overlaps(span))
+                    && self.handles.get(&own.what.handle).is_some_and(|it| it.file == handle.file)
+            })
+    }
+
+    fn go(&mut self, io: Turn, open: OpenId, handle: &Handle) {
+        let covers = self.covered_by_flush();
+        if let Some(request) = self.requests.get_mut(&io) {
+            request.covers = covers;
+        }
         let Some(request) = self.requests.get(&io) else { return };
         let span = request.what.span;
         let direct = self.is_direct();
         let ask = match &request.what.mode {
-            Mode::Flush if direct => return self.command(io, vec![], Some(DeviceDeed::Flush), 0),
+            Mode::Flush if direct && (request.half || !self.flushes_there_first()) => {
+                return self.command(io, vec![], Some(DeviceDeed::Flush), 0);
+            }
             Mode::Flush => Ask::Flush { open },
             Mode::Punch => Ask::Punch { open, span },
             Mode::Truncate => Ask::Truncate { open, blocks: span.start },
@@ -168,7 +211,7 @@ impl Client {
         }
     }
 
-    fn go_direct(&mut self, io: u64, open: OpenId, handle: &Handle) {
+    fn go_direct(&mut self, io: Turn, open: OpenId, handle: &Handle) {
         let Some(request) = self.requests.get(&io) else { return };
         let span = request.what.span;
         let access = request.access();
@@ -204,9 +247,10 @@ impl Client {
     }
 
     /// Gives a request to the LUN.
-    fn command(&mut self, io: u64, extents: Vec<Extent>, flush: Option<DeviceDeed>, oldest: u64) {
+    fn command(&mut self, io: Turn, extents: Vec<Extent>, flush: Option<DeviceDeed>, oldest: u64) {
         let Link::Welcomed { session, .. } = self.link else { return };
         let Some(request) = self.requests.get_mut(&io) else { return };
+        let Some(file) = self.handles.get(&request.what.handle).map(|it| it.file) else { return };
         let first = request.what.span.start;
         let mut left = Vec::new();
         let mut deeds: Vec<(u64, DeviceDeed)> = flush.into_iter().map(|deed| (0, deed)).collect();
@@ -228,8 +272,8 @@ impl Client {
             self.next_part += 1;
             left.push((part, at));
             self.on_the_way.insert(part, Some(io));
-            let (io, key) = ((io, at), session.key());
-            self.effects.push(ClientEffect::Device { part, io, key, deed });
+            let (at, key) = ((file, first + at), session.key());
+            self.effects.push(ClientEffect::Device { part, at, key, deed });
         }
         // A flush uses no blocks, so no recall needs to wait for it.
         let oldest = if left.is_empty() || oldest == 0 { u64::MAX } else { oldest };
@@ -258,7 +302,7 @@ impl Client {
 }
 
 /// The bytes of some blocks out of those of `whole` blocks.
-fn part_of(data: &Payload, whole: u64, at: u64, count: u64) -> Payload {
+pub(super) fn part_of(data: &Payload, whole: u64, at: u64, count: u64) -> Payload {
     let each = data.len() as u64 / whole;
     let place = |blocks: u64| usize::try_from(blocks * each).unwrap_or(usize::MAX);
     if at == 0 && count == whole {

@@ -12,6 +12,8 @@ use super::RegisterOutcome;
 use super::asks::Asked;
 use super::io::Request;
 use super::io::Stage;
+use super::unflushed::Turn;
+use super::unflushed::Unflushed;
 use crate::lease::Access;
 use crate::lease::Epoch;
 use crate::lease::FileId;
@@ -42,9 +44,12 @@ pub struct Client {
     releasing: Vec<(FileId, u64, Span)>,
     pub(super) asks: BTreeMap<u64, Asked>,
     pub(super) next_ask: u64,
-    pub(super) requests: BTreeMap<u64, Request>,
+    pub(super) requests: BTreeMap<Turn, Request>,
+    pub(super) unflushed: Unflushed,
+    /// Numbers what the client asks for itself.
+    pub(super) next_own: u64,
     /// Commands at the LUN that have not ended, of this session and of those before.
-    pub(super) on_the_way: BTreeMap<Part, Option<u64>>,
+    pub(super) on_the_way: BTreeMap<Part, Option<Turn>>,
     pub(super) next_part: Part,
     next_send: Duration,
     pub(super) effects: Vec<ClientEffect>,
@@ -92,7 +97,7 @@ pub(super) enum HandleStage {
     /// Is somebody else's now; all I/O fails.
     Taken,
     /// Has been asked to close.
-    Closing,
+    Closing(OpenId),
 }
 
 impl Client {
@@ -113,6 +118,8 @@ impl Client {
             asks: BTreeMap::new(),
             next_ask: 1,
             requests: BTreeMap::new(),
+            unflushed: Unflushed::default(),
+            next_own: 1,
             on_the_way: BTreeMap::new(),
             next_part: 1,
             next_send: Duration::ZERO,
@@ -128,6 +135,13 @@ impl Client {
     /// Whether files are being closed, of which the coordinator has not answered yet.
     pub fn is_closing(&self) -> bool {
         self.handles.values().any(|handle| handle.closing)
+    }
+
+    /// Whether this node is just ending to write that file; until that is answered, a new coordinator
+    /// has to be told how long the file is.
+    pub fn is_closing_writer(&self, file: FileId) -> bool {
+        let writes = |it: &Handle| it.file == file && it.access == Access::Write;
+        self.handles.values().any(|handle| writes(handle) && handle.closing)
     }
 
     /// Whether nothing of it is on the way to the LUN.
@@ -171,6 +185,7 @@ impl Client {
         self.release();
         self.register();
         self.ask_for_files();
+        self.keep_up();
         self.dispatch();
         self.repeat(now);
         std::mem::take(&mut self.effects)
@@ -277,16 +292,20 @@ impl Client {
         for request in self.requests.values_mut() {
             request.begin_again();
         }
+        self.doubt();
         // They still are on the way, but nobody waits for what they say.
         self.on_the_way.values_mut().for_each(|request| *request = None);
-        self.handles.retain(|_, handle| handle.stage != HandleStage::Closing);
         for handle in self.handles.values_mut() {
             handle.stage = match handle.stage {
                 HandleStage::Opening { .. } => HandleStage::Opening { asked: false },
-                HandleStage::Open(open) | HandleStage::Claiming { open, .. } => {
+                // Of one that was being closed nobody knows whether it was: it is claimed, and closed
+                // again, so that the next coordinator ends what the last one may have left.
+                HandleStage::Open(open)
+                | HandleStage::Closing(open)
+                | HandleStage::Claiming { open, .. } => {
                     HandleStage::Claiming { open, asked: false }
                 }
-                HandleStage::Taken | HandleStage::Closing => HandleStage::Taken,
+                HandleStage::Taken => HandleStage::Taken,
             };
         }
         self.link = Link::Lost;

@@ -13,11 +13,15 @@
 //! when every command of before has come back ("drained"), in this process by the machine and in the
 //! host's queues by the shell. Requests of guests never fail for any of that; they wait.
 //!
+//! What had ended but was not flushed may be gone, too, with the cache of an array that took its paths
+//! down: it is kept, and written again in the next session before any flush (`unflushed`).
+//!
 //! `machine` has the session, `io` the requests of guests, `asks` what the coordinator answers.
 
 mod asks;
 mod io;
 mod machine;
+mod unflushed;
 
 use model::NodeId;
 
@@ -182,8 +186,8 @@ pub enum ClientEffect {
     Device {
         /// Names it.
         part: Part,
-        /// For which request, and from which of its blocks on.
-        io: (u64, u64),
+        /// On which file, and from which of its blocks on; nothing of a flush.
+        at: (FileId, u64),
         /// Under the leases of the session with this key, which is the one registered now.
         key: ReservationKey,
         /// What.
