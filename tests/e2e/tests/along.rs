@@ -120,8 +120,39 @@ async fn a_guest_takes_its_disks_along_and_loses_nothing_whatever_dies() {
     serial.run("guestload write /dev/vdb 64 4711 && sync").await;
     drop(serial);
     lab.muster("n1", &["vm", "off", &vm]).await.ok();
+
+    // Off, it goes as it is, to a node that has nothing of it; one that is a thin copy becomes whole.
+    let thin = unique("thin");
+    lab.muster("n1", &["vm", "create", &thin, "--image", "tiny", "--memory", "128M"]).await.ok();
+    for vm in [&vm, &thin] {
+        let told = lab
+            .muster("n2", &["vm", "migrate", vm, "--to", "n2", "--with-storage", "--json"])
+            .await
+            .ok()
+            .json();
+        eprintln!("off: {} {}", told["measured"], told["predicted"]);
+        let view = show(&lab, "n1", vm).await.unwrap();
+        assert_eq!((&view["node"], &view["phase"]), (&"n2".into(), &"off".into()));
+    }
+    eventually("what was left on the first node is gone", TAKEOVER, async || {
+        (directories(&lab, "n1").await == 0).then_some(())
+    })
+    .await;
     lab.muster("n1", &["vm", "start", &vm]).await.ok();
-    let mut serial = lab.serial("n1", &vm).await;
+    let mut serial = lab.serial("n2", &vm).await;
     serial.expect("MUSTER-GUEST-READY", BOOT).await;
     serial.run("guestload verify /dev/vdb 64 4711").await;
+    serial.run("echo 815 > /run/kept").await;
+    drop(serial);
+
+    // Saved, it goes on there where it was, with what was in its memory.
+    lab.muster("n1", &["vm", "save", &vm]).await.ok();
+    lab.muster("n1", &["vm", "migrate", &vm, "--to", "n1", "--with-storage"]).await.ok();
+    lab.muster("n2", &["vm", "resume", &vm]).await.ok();
+    let mut serial = lab.serial("n1", &vm).await;
+    serial.run("grep -q 815 /run/kept && guestload verify /dev/vdb 64 4711").await;
+    drop(serial);
+    lab.muster("n1", &["vm", "off", &vm]).await.ok();
+    lab.muster("n1", &["vm", "start", &thin]).await.ok();
+    answers_on(&lab, "n1", &thin, "n2").await;
 }

@@ -163,10 +163,15 @@ fn admit_power(vm: &VmRecord, request: &OpRequest) -> Result<(), Refused> {
     use Power::Saved;
     let fits = match request {
         OpRequest::VmStart { .. } => matches!(vm.power, Off | Saved),
-        OpRequest::VmShutdown { .. }
-        | OpRequest::VmPause { .. }
-        | OpRequest::VmReset { .. }
-        | OpRequest::VmMigrate { .. } => vm.power == Running,
+        OpRequest::VmShutdown { .. } | OpRequest::VmPause { .. } | OpRequest::VmReset { .. } => {
+            vm.power == Running
+        }
+        // With its files, one without a process goes as it is.
+        OpRequest::VmMigrate { storage, .. } => match vm.power {
+            Running => true,
+            Off | Saved => storage.is_some(),
+            Paused => false,
+        },
         // While a start is under way the settled state is still off, and it can be ended.
         OpRequest::VmOff { .. } => vm.power != Off || vm.busy().is_some(),
         OpRequest::VmResume { .. } => matches!(vm.power, Paused | Saved),

@@ -1,7 +1,8 @@
 //! Live migration: who may begin one, and the handover.
 //!
 //! The rule that nothing here may break (DESIGN.md section 4, rules 1 and 6): the source proposes the
-//! handover only when its guest stands for good, and lets it go on only after the *end* of the
+//! handover only when its guest stands for good (or it has no process at all, and all of its files are
+//! at the target), and lets it go on only after the *end* of the
 //! operation is in the state. Both name the same operation, so that at most one of them takes effect.
 //!
 //! A VM that migrates with its files changes owner *and* place by that one command: at no moment does
@@ -89,7 +90,8 @@ pub(crate) fn hand_over(
     if vm.owner != by.node || vm.generation != generation || vm.busy() != Some(id) {
         return Err(Refused::Invalid(format!("{} has changed hands meanwhile", vm.name)));
     }
-    if vm.power != Power::Running {
+    let still = matches!(vm.power, Power::Off | Power::Saved) && storage.is_some();
+    if vm.power != Power::Running && !still {
         return Err(Refused::WrongPower {
             verb: op.request.verb(),
             target: vm.name.clone(),
@@ -97,6 +99,9 @@ pub(crate) fn hand_over(
         });
     }
     ha::admit_target(state, vm, to)?;
+    if still {
+        platform::admit(state, vm, to)?;
+    }
     if let Some(storage) = &storage {
         // What has changed since it was begun is found here: an image that went elsewhere.
         storage::admit_with(state, vm, to, storage)?;
@@ -111,7 +116,8 @@ pub(crate) fn hand_over(
     }
     vm.generation = vm.generation.next();
     vm.arrival = Some(Arrival { generation: vm.generation, op: id });
-    let text = format!("{} goes on on {target}", vm.name);
+    let what = if still { "belongs to" } else { "goes on on" };
+    let text = format!("{} {what} {target}", vm.name);
     let subject = vm_subject(vm);
     if let Some(op) = state.ops.get_mut(&id) {
         std::sync::Arc::make_mut(op).migration = Some(Box::new(report.clone()));

@@ -24,6 +24,7 @@ use crate::OpId;
 use crate::OpOutcome;
 use crate::OpRecord;
 use crate::OpRequest;
+use crate::Power;
 use crate::Refused;
 use crate::Severity;
 use crate::Speaker;
@@ -100,11 +101,13 @@ pub(crate) fn admit_with(
         )));
     }
     room_for_copy(vm, target.place)?;
-    match vm.spec.disks.iter().find(|disk| disk.read_only) {
+    // The engine copies what it can write; files are files.
+    let running = matches!(vm.power, Power::Running | Power::Paused);
+    match vm.spec.disks.iter().find(|disk| disk.read_only && running) {
         Some(disk) => Err(Refused::Invalid(format!(
-            "disk {} of {} cannot be written, and such disks do not go along yet; bring the VM to \
-             a volume that both nodes reach: muster vm move-storage",
-            disk.name, vm.name
+            "disk {} of {} cannot be written, and such disks go along only with a VM that is off or \
+             saved: muster vm save {}",
+            disk.name, vm.name, vm.name
         ))),
         None => Ok(()),
     }

@@ -583,9 +583,15 @@ proptest! {
                 // The place that was left is known until somebody has removed what lies there, and
                 // only its own move changes a place.
                 if vm.place() != old.place() && vm.volume != old.volume {
-                    prop_assert!(matches!(step, Step::StorageMoved(_)), "{:?}", step);
                     prop_assert!(vm.copies.contains(&old.place()));
-                    prop_assert_eq!((vm.owner, vm.generation), (old.owner, old.generation));
+                    if vm.owner == old.owner {
+                        prop_assert!(matches!(step, Step::StorageMoved(_)), "{:?}", step);
+                        prop_assert_eq!(vm.generation, old.generation);
+                    } else {
+                        // Or it goes to another node together with its files.
+                        prop_assert!(matches!(step, Step::HandOver(_)), "{:?}", step);
+                        prop_assert!(vm.arrived_by().is_some() && vm.arrived_by() == old.busy());
+                    }
                 }
                 // Who has a process keeps the VM, unless it is proved that it writes no more; and
                 // then the right to run is a new one.

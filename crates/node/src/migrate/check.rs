@@ -10,6 +10,7 @@ use model::Bytes;
 use model::ClusterState;
 use model::Name;
 use model::NodeId;
+use model::Power;
 use model::StorageTarget;
 use model::UnixMillis;
 use model::VmId;
@@ -90,7 +91,8 @@ pub(super) async fn as_owner(
         let missing = ("its node does not know it".to_owned(), "try it again");
         return vec![check("source", Err(missing))];
     };
-    let mut checks = vec![machine(app, vm).await, way(&state.migration_ways(app.node, to))];
+    let mut checks =
+        vec![machine(app, vm, place.is_some()).await, way(&state.migration_ways(app.node, to))];
     let storage = match place {
         Some(place) => match along::as_owner(app, &state, vm, to, place).await {
             (found, Some(storage)) => {
@@ -111,7 +113,9 @@ pub(super) async fn as_owner(
     match answer {
         Ok(Answer::Found { found }) => {
             checks.push(clocks(&found, asked.elapsed()));
-            checks.push(accelerator(app, vm, &found));
+            if !is_still(vm, place.is_some()) {
+                checks.push(accelerator(app, vm, &found));
+            }
             checks.extend(found.checks);
         }
         Ok(_) => checks.push(not_understood(&name)),
@@ -126,7 +130,15 @@ pub(super) async fn as_owner(
     checks
 }
 
-async fn machine(app: &App, vm: &VmRecord) -> CheckView {
+/// Whether it goes as files, without a process.
+fn is_still(vm: &VmRecord, with_files: bool) -> bool {
+    with_files && matches!(vm.power, Power::Off | Power::Saved)
+}
+
+async fn machine(app: &App, vm: &VmRecord, with_files: bool) -> CheckView {
+    if is_still(vm, with_files) {
+        return check("machine", Ok("it does not run, and goes as it is".to_owned()));
+    }
     let off = "start it, or move it as it is: muster vm move";
     let Some(machine) = app.hub.machine(vm.id) else {
         return check("machine", Err((format!("{} does not run", vm.name), off)));
@@ -211,7 +223,14 @@ pub(super) async fn as_target(
         }
         Err(error) => check("engine", Err((error.to_string(), "see: muster node show"))),
     };
-    let mut checks = vec![place(&state, app.node, vm), engine, processors(&ability, vm)];
+    let mut checks = vec![engine];
+    if !is_still(vm, storage.is_some()) {
+        checks.push(place(&state, app.node, vm));
+    }
+    // One that is off finds its processors anew.
+    if vm.power != Power::Off {
+        checks.push(processors(&ability, vm));
+    }
     match storage {
         Some((target, needed)) => checks.extend(along::as_target(app, vm, &target, needed).await),
         None => checks.push(volume(app, vm)),

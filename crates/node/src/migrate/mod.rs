@@ -5,9 +5,11 @@
 //!                  Check    may this VM come to you? reasons, not just yes or no
 //!                  Prepare  make a machine that waits for it
 //!                  Abandon  it is not needed
+//!                  Rehearse  make durable what has come of its disks
 //!                  Settle   all of its disks are there
 //!   stream "migrate:<op>"         one connection of the machine's, byte for byte
 //!   stream "migrate-disks:<op>"   one of a disk that comes with it
+//!   stream "migrate-files:<op>"   the files of a machine without a process (vm::lifecycle::migrate::parcel)
 //!   stream "migrate-probe"  measures the way
 //! ```
 //!
@@ -52,13 +54,15 @@ pub(crate) use storage::plan as plan_storage;
 pub(crate) use target::Targets;
 pub(crate) use target::under_way;
 
-/// Begin of the name of a stream that carries a migration's connection, of its memory and of its disks.
+/// Begin of the name of a stream that carries a migration's connection, of its memory, of its disks, and
+/// of the files of a machine without a process.
 const STREAM: &str = "migrate:";
 const DISKS_STREAM: &str = "migrate-disks:";
+const FILES_STREAM: &str = "migrate-files:";
 
 /// What a stream carries, and of which migration, by its name.
 pub(crate) fn lane(name: &str) -> Option<(Lane, &str)> {
-    let lanes = [(STREAM, Lane::Memory), (DISKS_STREAM, Lane::Disks)];
+    let lanes = [(STREAM, Lane::Memory), (DISKS_STREAM, Lane::Disks), (FILES_STREAM, Lane::Files)];
     lanes.into_iter().find_map(|(begin, lane)| Some((lane, name.strip_prefix(begin)?)))
 }
 
@@ -73,6 +77,10 @@ const WAY_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the target may take to make a VM's directory durable, while its guest stands. All of its
 /// disks are flushed before.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+/// How long it may take to make durable what has come of a VM's disks while its guest works: caches that
+/// are full of them, and storage that is slow.
+const REHEARSE_MAX: Duration = Duration::from_secs(300);
 
 /// How long it may take to answer a question.
 const ASK_MAX: Duration = Duration::from_secs(5);
@@ -111,6 +119,11 @@ pub(crate) enum Question {
         /// What it is like.
         offer: Box<Offer>,
     },
+    /// Make durable what has come of its disks.
+    Rehearse {
+        /// By which migration.
+        op: OpId,
+    },
     /// All of its disks are there.
     Settle {
         /// By which migration.
@@ -138,7 +151,11 @@ pub(crate) enum Answer {
         found: check::Found,
     },
     /// It waits.
-    Ready,
+    Ready {
+        /// All of its files are there already (see [`vm::lifecycle::Ready::whole`]).
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        whole: bool,
+    },
     /// It cannot be.
     Cannot {
         /// Why.
@@ -156,6 +173,21 @@ pub(crate) struct PeerMover {
 impl PeerMover {
     pub(crate) fn new(peers: Peers) -> Self {
         Self { peers }
+    }
+
+    /// Asks for something that is done, or cannot be.
+    async fn ask_done(
+        &self,
+        to: NodeId,
+        question: &Question,
+        limit: Duration,
+    ) -> Result<(), OpFailure> {
+        let asked = self.peers.ask(to, Method::MIGRATE, question, limit).await;
+        match asked.map_err(|error| unreachable(&error))? {
+            Answer::Done => Ok(()),
+            Answer::Cannot { failure } => Err(failure),
+            Answer::Planned { .. } | Answer::Found { .. } | Answer::Ready { .. } => Err(garbled()),
+        }
     }
 }
 
@@ -207,7 +239,8 @@ impl Mover for PeerMover {
         let ask = self.peers.ask(to, Method::MIGRATE, &question, PREPARE_MAX);
         let (answer, measured) = tokio::join!(ask, probe::measure(&self.peers, to));
         match answer.map_err(|error| unreachable(&error))? {
-            Answer::Ready => Ok(Ready {
+            Answer::Ready { whole } => Ok(Ready {
+                whole,
                 bandwidth: measured.map(|(bandwidth, _)| bandwidth),
                 fallback: measured.and_then(|(_, by)| fallback(&self.peers.migration_ways(to), by)),
             }),
@@ -220,18 +253,18 @@ impl Mover for PeerMover {
         let begin = match lane {
             Lane::Memory => STREAM,
             Lane::Disks => DISKS_STREAM,
+            Lane::Files => FILES_STREAM,
         };
         let (stream, _) = open(&self.peers, to, &format!("{begin}{op}")).await?;
         Ok(Box::new(stream))
     }
 
+    async fn rehearse(&self, to: NodeId, op: OpId) -> Result<(), OpFailure> {
+        self.ask_done(to, &Question::Rehearse { op }, REHEARSE_MAX).await
+    }
+
     async fn settle(&self, to: NodeId, op: OpId) -> Result<(), OpFailure> {
-        let asked = self.peers.ask(to, Method::MIGRATE, &Question::Settle { op }, SETTLE_MAX).await;
-        match asked.map_err(|error| unreachable(&error))? {
-            Answer::Done => Ok(()),
-            Answer::Cannot { failure } => Err(failure),
-            Answer::Planned { .. } | Answer::Found { .. } | Answer::Ready => Err(garbled()),
-        }
+        self.ask_done(to, &Question::Settle { op }, SETTLE_MAX).await
     }
 
     async fn abandon(&self, to: NodeId, op: OpId) {

@@ -16,8 +16,11 @@ use tokio::io::copy_bidirectional_with_sizes;
 use vm::lifecycle::Host;
 use vm::lifecycle::Lane;
 use vm::lifecycle::Offer;
+use vm::lifecycle::Prepared;
 use vm::lifecycle::abandon_arrival;
 use vm::lifecycle::prepare_arrival;
+use vm::lifecycle::receive_files;
+use vm::lifecycle::rehearse_arrival;
 use vm::lifecycle::settle_arrival;
 
 use super::Answer;
@@ -101,6 +104,7 @@ impl Targets {
             Question::Check { vm, storage } => {
                 Answer::Found { found: check::as_target(app, vm, storage).await }
             }
+            Question::Rehearse { op } => self.rehearse(from, op).await,
             Question::Settle { op } => self.settle(from, op).await,
             Question::Prepare { offer } => {
                 // A caller that has gone away must not leave half a machine: what was begun is
@@ -108,7 +112,7 @@ impl Targets {
                 let targets = self.clone();
                 let made = tokio::spawn(async move { targets.prepare(from, &offer).await });
                 match made.await {
-                    Ok(Ok(())) => Answer::Ready,
+                    Ok(Ok(prepared)) => Answer::Ready { whole: prepared == Prepared::Whole },
                     Ok(Err(failure)) => Answer::Cannot { failure },
                     Err(error) => {
                         let failure = failure("internal", error.to_string(), "report this");
@@ -135,6 +139,13 @@ impl Targets {
         let state = self.truth.state();
         let op: Option<OpId> = op.parse().ok();
         let op = op.filter(|op| under_way(&state, *op, from, self.node).is_some());
+        if let (Lane::Files, Some(op)) = (lane, op) {
+            drop(state);
+            if let Err(error) = receive_files(&self.host, op, &mut stream).await {
+                tracing::warn!(%op, %error, "the files of a machine did not come");
+            }
+            return;
+        }
         let Some(machine) = op.and_then(|op| self.host.arrivals.machine(op)) else {
             tracing::warn!(%from, ?op, "a connection of a migration that nothing waits for");
             return;
@@ -142,7 +153,7 @@ impl Targets {
         drop(state);
         let ours = match lane {
             Lane::Memory => machine.incoming_connect().await,
-            Lane::Disks => machine.receive_connect().await,
+            Lane::Disks | Lane::Files => machine.receive_connect().await,
         };
         let mut ours = match ours {
             Ok(ours) => ours,
@@ -156,17 +167,34 @@ impl Targets {
         let _ = copy_bidirectional_with_sizes(&mut stream, &mut ours, FORTH, BACK).await;
     }
 
+    /// What has come so far of the disks of a guest of that node is made durable.
+    async fn rehearse(&self, from: NodeId, op: OpId) -> Answer {
+        let host = self.host.clone();
+        self.for_source(from, op, async move { rehearse_arrival(&host, op).await }).await
+    }
+
     /// The disks of a guest that comes from that node are there.
     async fn settle(&self, from: NodeId, op: OpId) -> Answer {
+        let host = self.host.clone();
+        self.for_source(from, op, async move { settle_arrival(&host, op).await }).await
+    }
+
+    /// Does something for the node that a guest comes from, and for nobody else.
+    async fn for_source(
+        &self,
+        from: NodeId,
+        op: OpId,
+        work: impl Future<Output = Result<(), OpFailure>> + Send + 'static,
+    ) -> Answer {
         let state = self.truth.state();
         if under_way(&state, op, from, self.node).is_none() {
             let hint = "see the cluster: muster cluster status";
             let failure = failure("stale", "the target does not know of this migration", hint);
             return Answer::Cannot { failure };
         }
-        let host = self.host.clone();
+        drop(state);
         // Not to be left half-way when the caller goes away.
-        match tokio::spawn(async move { settle_arrival(&host, op).await }).await {
+        match tokio::spawn(work).await {
             Ok(Ok(())) => Answer::Done,
             Ok(Err(failure)) => Answer::Cannot { failure },
             Err(error) => {
@@ -175,7 +203,7 @@ impl Targets {
         }
     }
 
-    async fn prepare(&self, from: NodeId, offer: &Offer) -> Result<(), OpFailure> {
+    async fn prepare(&self, from: NodeId, offer: &Offer) -> Result<Prepared, OpFailure> {
         let mut states = self.truth.watch();
         let begun = states.wait_for(|state| under_way(state, offer.op, from, self.node).is_some());
         let stale = || {
@@ -194,9 +222,9 @@ impl Targets {
             return Err(stale());
         }
         self.clear(record).await?;
-        prepare_arrival(&self.host, record, offer).await?;
+        let prepared = prepare_arrival(&self.host, record, offer).await?;
         tokio::spawn(self.clone().watch(offer.op, from));
-        Ok(())
+        Ok(prepared)
     }
 
     /// Waits until nothing of an earlier stay of the VM is here: what ends that would end the new

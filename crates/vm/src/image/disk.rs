@@ -218,8 +218,83 @@ impl DiskTool {
         .await
     }
 
+    /// Makes one disk of the thin copy at `path`, which no machine has open, and the ready image below it.
+    /// It lies in a directory beside the copy and goes away with the answer; the copy stays as it is.
+    ///
+    /// # Errors
+    /// `DiskFull`, or what the tool said; nothing is left then.
+    pub async fn flatten(&self, path: &Path, base: &Path) -> Result<FlatDisk, ImageError> {
+        let place = Place::new(path);
+        place.prepare(self.user())?;
+        let (copy, image) = (place.dir.join("copy"), place.dir.join("image"));
+        let (from, below, dir) = (path.to_owned(), base.to_owned(), place.dir.clone());
+        let user = self.user();
+        let laid_out = blocking(path, move || {
+            let taken =
+                |of: &Path| super::space::allocated_bytes(of).map_err(wrap("looking at", of));
+            let below = fs::canonicalize(&below).map_err(wrap("opening", &below))?;
+            // The image twice: its copy, and what is made of it.
+            let needed = taken(&from)?.saturating_add(taken(&below)?.saturating_mul(2));
+            super::space::require(&dir, needed)?;
+            // In the one directory that the tool sees. Machines have the image itself open, and it is
+            // nobody's to read but theirs.
+            fs::hard_link(&from, &copy).map_err(wrap("linking", &from))?;
+            fs::copy(&below, &image).map_err(wrap("copying", &below))?;
+            if let Some(user) = user {
+                std::os::unix::fs::chown(&image, Some(user.uid), Some(user.gid))
+                    .map_err(wrap("handing over", &image))?;
+            }
+            Ok(())
+        });
+        laid_out.await?;
+        // For the time of the run: the one file has both names.
+        let handed = HandedOver::new(path, self.user())?;
+        let file = |name: &str| json!({ "driver": "file", "filename": name });
+        let node = json!({
+            "driver": "qcow2",
+            "file": file("copy"),
+            "backing": { "driver": "qcow2", "file": file("image"), "backing": null },
+        });
+        let mut args: Vec<std::ffi::OsString> =
+            ["convert", "-p", "-O", "qcow2"].map(Into::into).into();
+        args.extend(["-o", "compat=1.1,lazy_refcounts=off,cluster_size=65536"].map(Into::into));
+        args.extend([format!("json:{node}").into(), Place::MADE.into()]);
+        let run = Run {
+            action: "make one disk of a thin copy and its image",
+            args,
+            dir: &place.dir,
+            writable: Some("."),
+            file_bytes_max: u64::MAX,
+            also_accepted: &[],
+        };
+        let (_keep, mut cancel) = Cancel::channel();
+        let done = self.qemu_img.run(run, &mut cancel, |_| ()).await;
+        handed.take_back()?;
+        done?;
+        let made = place.made.clone();
+        blocking(&place.dir, move || {
+            let file = store::open_made(&made)?;
+            store::seal(&file, &made, 0o600)
+        })
+        .await?;
+        Ok(FlatDisk { place })
+    }
+
     fn user(&self) -> Option<SandboxUser> {
         self.qemu_img.user.filter(|_| nix::unistd::Uid::effective().is_root())
+    }
+}
+
+/// A disk that was made of a thin copy; it goes away with this.
+#[derive(Debug)]
+pub struct FlatDisk {
+    place: Place,
+}
+
+impl FlatDisk {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.place.made
     }
 }
 
@@ -231,6 +306,7 @@ fn checked_size(size: Bytes) -> Result<u64, ImageError> {
 }
 
 /// A directory beside the destination in which a file is made; removed on drop.
+#[derive(Debug)]
 struct Place {
     dst: PathBuf,
     dir: PathBuf,

@@ -30,6 +30,7 @@ mod tests;
 
 pub use cancel::CancelMode;
 pub use disk::DiskTool;
+pub use disk::FlatDisk;
 pub use error::ImageError;
 pub use fetch::FetchError;
 pub use fetch::HttpLimits;

@@ -9,6 +9,7 @@ use api::migrate::VmMigrateView;
 use api::model::AtLimit;
 use api::model::MigrateChange;
 use api::model::MigrateReport;
+use api::model::MigrateResult;
 use api::model::Millis;
 use api::model::Name;
 use api::types::OpView;
@@ -32,7 +33,8 @@ use crate::parse;
 /// at the other node. Before the first byte it is looked whether everything it needs is there. Until
 /// the guest goes on there, it goes on where it was if anything fails. Ctrl-C stops the migration and
 /// changes nothing. Without `--to`, the best node is taken. With `--with-storage` its disks are copied
-/// first, while it works, and the old ones are removed last: no shared storage is needed.
+/// first, while it works, and the old ones are removed last: no shared storage is needed. A machine that
+/// is off or saved goes in that way, too, as it is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -197,6 +199,10 @@ pub(super) fn check_list(context: &Context, title: &str, checks: &[CheckView]) -
 fn words(vm: &Name, to: &Name, report: &MigrateReport) -> String {
     let mut text = format!("{vm} runs on {to}");
     let Some(measured) = report.measured else { return text };
+    // One that ran had at least one pass over its memory.
+    if measured.passes == 0 {
+        return files_words(vm, to, measured, report);
+    }
     // Writing to a string does not fail.
     let _ = write!(text, ": it stood for {} ms", measured.pause_ms);
     if let Some(predicted) = report.predicted {
@@ -213,11 +219,24 @@ fn words(vm: &Name, to: &Name, report: &MigrateReport) -> String {
     text
 }
 
+/// The same of a machine that had no process, and went with its files.
+fn files_words(vm: &Name, to: &Name, measured: MigrateResult, report: &MigrateReport) -> String {
+    let took = length(measured.total_ms);
+    let mut text = format!("{vm} is on {to} with its files: {took}");
+    if let Some(predicted) = report.predicted {
+        let _ = write!(text, " (expected {})", length(predicted.total_ms));
+    }
+    let _ = write!(text, ", {} MiB", measured.bytes.as_mib());
+    if let Some(fallback) = &report.fallback {
+        let _ = write!(text, "\n{fallback}; see: muster cluster network list");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use api::model::Bytes;
     use api::model::MigrateForecast;
-    use api::model::MigrateResult;
 
     use super::*;
 
@@ -246,5 +265,11 @@ mod tests {
              s), 3 passes, 102 MiB"
         );
         assert_eq!(words(&vm, &to, &MigrateReport::default()), "web-1 runs on host-2");
+        let still = MigrateResult { passes: 0, pause_ms: 0, ..measured };
+        let report = MigrateReport { measured: Some(still), ..report };
+        assert_eq!(
+            words(&vm, &to, &report),
+            "web-1 is on host-2 with its files: 1.2 s (expected 1.1 s), 102 MiB"
+        );
     }
 }

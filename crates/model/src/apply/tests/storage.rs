@@ -232,6 +232,37 @@ fn owner_and_place_change_by_one_command_and_the_old_files_go_last() {
 }
 
 #[test]
+fn one_without_a_process_goes_with_its_files_and_only_with_them() {
+    let mut world = cluster();
+    let vm = thin_and_local(&mut world);
+    world.run(OpRequest::VmOff { vm });
+    let alone =
+        OpRequest::VmMigrate { vm, to: OTHER, policy: MigratePolicy::default(), storage: None };
+    assert!(matches!(world.begin(alone), Err(Refused::WrongPower { .. })));
+    let op = world.begin(with_migration(vm, OTHER, local(OTHER))).unwrap();
+    let before = world.state.vm(vm).unwrap().clone();
+    assert!(world.begin(OpRequest::VmStart { vm }).is_err(), "it is on its way");
+    let command = migrate::handover(&world, op);
+    world.propose(command.clone()).unwrap();
+    assert!(world.propose(command).is_err(), "once");
+    let record = world.state.vm(vm).unwrap();
+    assert_eq!((record.owner, record.power), (OTHER, crate::Power::Off));
+    assert!(record.generation > before.generation, "what the old owner says is of an older run");
+    assert_eq!(lies(&world, vm), (local(OTHER), vec![local(NODE)]));
+    let gone = Command::VmCopyGone { vm, place: local(NODE) };
+    assert!(world.propose(gone.clone()).is_err(), "the old files go last");
+    let measured = crate::MigrateResult::default();
+    world.finish(op, OpOutcome::Migrated { measured }).unwrap();
+    world.propose(gone).unwrap();
+    world.run(OpRequest::VmStart { vm });
+    assert_eq!(world.state.vm(vm).unwrap().arrived_by(), None, "its next run is its own");
+    world.run(OpRequest::VmPause { vm });
+    let paused = world.begin(with_migration(vm, NODE, local(NODE)));
+    assert!(matches!(paused, Err(Refused::WrongPower { .. })));
+    world.state.check_invariants().unwrap();
+}
+
+#[test]
 fn a_migration_with_files_that_ended_early_leaves_them_where_they_were() {
     let mut world = cluster();
     let vm = thin_and_local(&mut world);

@@ -50,6 +50,37 @@ async fn a_thin_copy_names_its_image_and_takes_no_room() {
 }
 
 #[tokio::test]
+async fn a_thin_copy_becomes_one_disk_beside_it_and_stays_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let raw = disk(8);
+    let source = dir.path().join("disk.raw");
+    std::fs::write(&source, &raw).unwrap();
+    let request = request(1, ImportSource::File(source), SourceFormat::Raw);
+    let base = store(dir.path()).import(request).wait().await.unwrap().path;
+    let (copy, tool) = (dir.path().join("vm.qcow2"), tool());
+    tool.create_overlay(&base, &copy, Bytes::mib(20)).await.unwrap();
+    let (before, metadata) = (std::fs::read(&copy).unwrap(), std::fs::metadata(&copy).unwrap());
+
+    let flat = tool.flatten(&copy, &base).await.unwrap();
+    let alone = dir.path().join("alone.qcow2");
+    std::fs::copy(flat.path(), &alone).unwrap();
+    drop(flat);
+    assert!(!dir.path().join("vm.qcow2.new").exists(), "it goes away");
+    assert_eq!(std::fs::read(&copy).unwrap(), before);
+    let after = std::fs::metadata(&copy).unwrap();
+    assert_eq!((after.uid(), after.nlink()), (metadata.uid(), 1));
+    // What was made needs no image.
+    std::fs::remove_file(&base).unwrap();
+    let seen = content(&alone);
+    assert_eq!(seen.len(), 20 * MIB);
+    assert!(seen.starts_with(&raw) && seen[raw.len()..].iter().all(|byte| *byte == 0));
+
+    let missing = tool.flatten(&copy, &base).await.unwrap_err();
+    assert!(matches!(missing, ImageError::Io { .. }), "{missing}");
+    assert!(!dir.path().join("vm.qcow2.new").exists(), "nothing is left");
+}
+
+#[tokio::test]
 async fn blank_disks_are_made_in_both_formats_and_grow() {
     let dir = tempfile::tempdir().unwrap();
     let tool = tool();

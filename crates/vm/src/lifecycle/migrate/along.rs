@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,6 +13,7 @@ use model::Firmware;
 use model::NodeId;
 use model::StorageTarget;
 use model::VmRecord;
+use tokio::time::Instant;
 
 use super::Lane;
 use super::OfferedFiles;
@@ -41,7 +43,14 @@ pub(super) struct Along {
     count: usize,
     /// What was copied of them until each write went to both.
     pub(super) copied: Bytes,
+    /// What it takes to make the target's disks durable, and to hear of it; none where that was not
+    /// found out.
+    pub(super) flush: Option<Duration>,
 }
+
+/// How often they are made durable while the guest works: the first time writes what the copy has left
+/// in caches, which would else be done while the guest stands; the last time is the measure.
+const REHEARSALS: usize = 2;
 
 /// How much of it.
 fn extent(slot: ImageSlot, target: &StorageTarget) -> Extent {
@@ -129,9 +138,30 @@ impl Driver {
             let copied = machine.mirrors().await?.values().map(|copy| copy.done.get()).sum();
             Ok(Bytes::new(copied))
         };
-        match copying.await {
-            Ok(copied) => Ok(Along { carriers, to, count: slots.len(), copied }),
-            Err(stop) => Err(broken(stop, &carriers)),
+        let copied = copying.await.map_err(|stop| broken(stop, &carriers))?;
+        let flush = self.rehearse(task, to).await?;
+        Ok(Along { carriers, to, count: slots.len(), copied, flush })
+    }
+
+    /// Lets the target do what it will have to do when the guest stands. A target that cannot is found
+    /// out again then.
+    async fn rehearse(&mut self, task: &Task<'_>, to: NodeId) -> Step<Option<Duration>> {
+        self.progress(task, "flushing disks", 0, 0);
+        let mover = self.host.mover.clone();
+        let rehearsing = async {
+            let mut took = Ok(Duration::ZERO);
+            for _ in 0..REHEARSALS {
+                let asked = Instant::now();
+                took = mover.rehearse(to, task.op.id).await.map(|()| asked.elapsed());
+            }
+            took
+        };
+        match race(&mut self.wanted, task, rehearsing).await? {
+            Ok(took) => Ok(Some(took)),
+            Err(failure) => {
+                tracing::info!(vm = %self.vm, ?failure, "the flush of its disks was not measured");
+                Ok(None)
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::PoisonError;
 
 use model::OpFailure;
 use model::OpId;
+use model::Power;
 use model::VmId;
 use model::VmRecord;
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 use super::Offer;
 use super::landing;
 use super::landing::Landing;
+use super::still::Incoming;
 use crate::engine::LaunchPlan;
 use crate::engine::Launched;
 use crate::engine::Machine;
@@ -27,6 +29,7 @@ use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::failure_of;
 use crate::lifecycle::ops::file;
 use crate::lifecycle::plan;
+use crate::lifecycle::storage;
 
 /// Machines that wait, until the VM's driver takes them or nobody wants them any more.
 #[derive(Default)]
@@ -50,7 +53,8 @@ impl Drop for Making<'_> {
 
 struct Waiting {
     op: OpId,
-    launched: Launched,
+    /// The machine; none where only files come.
+    launched: Option<Launched>,
     /// Where its disks come to, until they are there.
     landing: Option<Landing>,
 }
@@ -63,7 +67,14 @@ impl Arrivals {
     pub fn machine(&self, op: OpId) -> Option<Arc<dyn Machine>> {
         let waiting = self.lock();
         let found = waiting.values().find(|waiting| waiting.op == op);
-        found.map(|waiting| waiting.launched.machine.clone())
+        found?.launched.as_ref().map(|launched| launched.machine.clone())
+    }
+
+    /// The right to fill the directory that files of that migration come to; given once.
+    pub(super) fn incoming_files(&self, op: OpId) -> Option<Incoming> {
+        let mut waiting = self.lock();
+        let found = waiting.values_mut().find(|waiting| waiting.op == op)?;
+        found.landing.as_mut()?.incoming()
     }
 
     /// Whether a machine waits for a migration of that VM, or is being made for one.
@@ -81,10 +92,18 @@ impl Arrivals {
     }
 
     /// The machine that waits for that migration, and where its disks come to, which is told once.
-    fn landing(&self, op: OpId) -> Option<(Arc<dyn Machine>, Option<Landing>)> {
+    fn landing(&self, op: OpId) -> Option<(Option<Arc<dyn Machine>>, Landing)> {
         let mut waiting = self.lock();
         let found = waiting.values_mut().find(|waiting| waiting.op == op)?;
-        Some((found.launched.machine.clone(), found.landing.take()))
+        let machine = found.launched.as_ref().map(|launched| launched.machine.clone());
+        Some((machine, found.landing.take()?))
+    }
+
+    /// Where disks of that migration come to, while they do.
+    fn staged(&self, op: OpId) -> Option<VmFiles> {
+        let waiting = self.lock();
+        let found = waiting.values().find(|waiting| waiting.op == op)?;
+        found.landing.as_ref().map(|landing| landing.staged.clone())
     }
 
     fn making(&self) -> std::sync::MutexGuard<'_, HashSet<VmId>> {
@@ -98,11 +117,15 @@ impl Arrivals {
 
     /// Takes the machine that waits for that migration: it is the caller's from here on.
     pub fn take(&self, vm: VmId, op: OpId) -> Option<Launched> {
+        self.remove(vm, op)?.launched
+    }
+
+    fn remove(&self, vm: VmId, op: OpId) -> Option<Waiting> {
         let mut waiting = self.lock();
         if waiting.get(&vm).is_none_or(|waiting| waiting.op != op) {
             return None;
         }
-        waiting.remove(&vm).map(|waiting| waiting.launched)
+        waiting.remove(&vm)
     }
 
     fn put(&self, vm: VmId, waiting: Waiting) {
@@ -114,25 +137,54 @@ impl Arrivals {
     }
 }
 
+/// What a target has for a VM that comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepared {
+    /// Something that waits for it.
+    Waits,
+    /// All of its files already, durable and under its name (see [`super::Ready::whole`]).
+    Whole,
+}
+
 /// Makes a machine that waits for a guest. `record` is the VM as the state has it, still owned by the
 /// source. The caller has made sure that nothing of the VM is left on this host, and watches the
 /// operation to the end.
 ///
 /// # Errors
 /// Why it cannot; nothing is left of it.
-pub async fn prepare(host: &Host, record: &VmRecord, offer: &Offer) -> Result<(), OpFailure> {
+pub async fn prepare(host: &Host, record: &VmRecord, offer: &Offer) -> Result<Prepared, OpFailure> {
     if !host.arrivals.making().insert(record.id) {
         let stop = failed("busy", "a machine for it is being made there", "try it again");
         return Err(failure_of(&stop));
     }
     let _making = Making { arrivals: &host.arrivals, vm: record.id };
+    if offer.still {
+        return make_still(host, record, offer).await.map_err(|stop| failure_of(&stop));
+    }
     if let Err(stop) = make(host, record, offer).await {
         // Its own error is told where it fails; what it leaves is looked for as a stray.
         let _ = host.engine.reap(record.id).await;
         close_ports(host, record).await;
         return Err(failure_of(&stop));
     }
-    Ok(())
+    Ok(Prepared::Waits)
+}
+
+/// Makes durable what has come of a guest's disks: see [`super::Mover::rehearse`].
+///
+/// # Errors
+/// Why it cannot.
+pub async fn rehearse(host: &Host, op: OpId) -> Result<(), OpFailure> {
+    let Some(staged) = host.arrivals.staged(op) else {
+        return Err(failure_of(&nothing_comes()));
+    };
+    let flushed = tokio::task::spawn_blocking(move || storage::sync_all(staged.dir())).await;
+    let flushed = flushed.map_err(std::io::Error::other).flatten();
+    flushed.map_err(file("its disks cannot be made durable")).map_err(|stop| failure_of(&stop))
+}
+
+fn nothing_comes() -> Stop {
+    failed("stale", "no disks of it come here", "try it again")
 }
 
 /// All disks of a guest that comes are there: see [`super::Mover::settle`].
@@ -140,17 +192,20 @@ pub async fn prepare(host: &Host, record: &VmRecord, offer: &Offer) -> Result<()
 /// # Errors
 /// Why they cannot be kept.
 pub async fn settle(host: &Host, op: OpId) -> Result<(), OpFailure> {
-    let Some((machine, Some(landing))) = host.arrivals.landing(op) else {
-        let stop = failed("stale", "no disks of it come here", "try it again");
-        return Err(failure_of(&stop));
+    let Some((machine, landing)) = host.arrivals.landing(op) else {
+        return Err(failure_of(&nothing_comes()));
     };
-    landing.settle(&*machine).await.map_err(|stop| failure_of(&stop))
+    landing.settle(machine.as_deref()).await.map_err(|stop| failure_of(&stop))
 }
 
 /// Ends a machine that waits and is not needed.
 pub async fn abandon(host: &Host, record: Option<&VmRecord>, vm: VmId, op: OpId) {
-    let Some(launched) = host.arrivals.take(vm, op) else { return };
-    drop(launched);
+    let Some(waiting) = host.arrivals.remove(vm, op) else { return };
+    if waiting.launched.is_none() {
+        // Of files that do not come the state knows, and somebody removes them.
+        return;
+    }
+    drop(waiting);
     if let Err(error) = host.engine.reap(vm).await {
         tracing::warn!(%vm, %error, "a machine that nobody needs does not go away");
     }
@@ -161,6 +216,24 @@ pub async fn abandon(host: &Host, record: Option<&VmRecord>, vm: VmId, op: OpId)
 
 async fn close_ports(host: &Host, record: &VmRecord) {
     futures::future::join_all(record.spec.nics.iter().map(|nic| host.ports.close(nic.id))).await;
+}
+
+/// Makes a directory that files of a machine without a process come to.
+async fn make_still(host: &Host, record: &VmRecord, offer: &Offer) -> Step<Prepared> {
+    let stale = || failed("stale", "it is not what the state says of it", "try it again");
+    let Some(offered) = &offer.storage else { return Err(stale()) };
+    let still = matches!(record.power, Power::Off | Power::Saved);
+    if offer.generation != record.generation || !still {
+        return Err(stale());
+    }
+    let there = &record.in_storage(&offered.target);
+    (host.volume_ready)(there).map_err(Stop::Volume)?;
+    if VmFiles::new(&(host.vms_dir)(there), record.id).is_coming(offer.op) {
+        return Ok(Prepared::Whole);
+    }
+    let landing = Some(landing::make_still(host, there, offer.op, offered).await?);
+    host.arrivals.put(record.id, Waiting { op: offer.op, launched: None, landing });
+    Ok(Prepared::Waits)
 }
 
 async fn make(host: &Host, record: &VmRecord, offer: &Offer) -> Step<()> {
@@ -197,7 +270,7 @@ async fn make(host: &Host, record: &VmRecord, offer: &Offer) -> Step<()> {
         launched.machine.receive(&landing::slots(there)).await?;
     }
     tracing::info!(vm = %record.name, launch = ?begun.elapsed(), "a machine waits for its guest");
-    host.arrivals.put(record.id, Waiting { op: offer.op, launched, landing });
+    host.arrivals.put(record.id, Waiting { op: offer.op, launched: Some(launched), landing });
     Ok(())
 }
 

@@ -86,7 +86,8 @@ async fn carry(
                 .await
                 .map(drop)
         }
-        Lane::Disks => carry_answered(ours, theirs).await,
+        // No engine sends files.
+        Lane::Disks | Lane::Files => carry_answered(ours, theirs).await,
     };
     copied.map_err(|error| format!("the connection broke: {error}"))
 }

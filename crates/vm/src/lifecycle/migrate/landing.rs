@@ -2,6 +2,11 @@
 //! when everything is there. Whatever is left of one that did not come, the state knows of
 //! (`VmRecord::copies`), and somebody removes it.
 
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use model::DiskFormat;
@@ -13,6 +18,7 @@ use model::VmPlace;
 use model::VmRecord;
 
 use super::OfferedFiles;
+use super::still::Incoming;
 use crate::engine::ImageSlot;
 use crate::engine::Machine;
 use crate::lifecycle::Host;
@@ -24,12 +30,23 @@ use crate::lifecycle::ops::file;
 use crate::lifecycle::storage;
 
 /// A directory that a VM comes to.
-#[derive(Debug, Clone)]
 pub(super) struct Landing {
     /// While it is not the VM's.
     pub(super) staged: VmFiles,
     /// Once it is.
     own: VmFiles,
+    /// Where it comes as files: how they do.
+    files: Option<Files>,
+}
+
+/// How files come.
+struct Files {
+    /// The directory, as it was made: what has taken its place is another one.
+    dir: Arc<OwnedFd>,
+    /// That somebody fills it, or has tried to.
+    taken: bool,
+    /// That all of them are there.
+    whole: Arc<AtomicBool>,
 }
 
 fn stale() -> Stop {
@@ -43,16 +60,10 @@ pub(super) async fn make(
     op: OpId,
     offered: &OfferedFiles,
 ) -> Step<Landing> {
-    let vms_dir = (host.vms_dir)(there);
-    let on_volume = matches!(offered.target.place, VmPlace::Volume { .. });
-    room(&vms_dir, offered)?;
-    let (vm, run, dir) = (there.id, there.generation, vms_dir.clone());
-    let made =
-        tokio::task::spawn_blocking(move || storage::make_room(&dir, vm, run, op, on_volume)).await;
-    let made = made.map_err(std::io::Error::other).flatten();
-    let staged = made.map_err(file("the new directory cannot be made"))?;
+    let landing = directory(host, there, op, offered).await?;
+    let staged = &landing.staged;
     for disk in &there.spec.disks {
-        blank(host, &staged, disk, offered).await?;
+        blank(host, staged, disk, offered).await?;
     }
     let cannot = || file("the new files cannot be made");
     match (there.spec.firmware, offered.firmware) {
@@ -66,7 +77,38 @@ pub(super) async fn make(
     let seed = offered.seed.as_ref().map(|seed| BASE64_STANDARD.decode(seed)).transpose();
     let seed = seed.map_err(|_| stale())?;
     staged.put(offered.generation_id, seed.as_deref()).map_err(cannot())?;
-    Ok(Landing { staged, own: VmFiles::new(&vms_dir, vm) })
+    Ok(landing)
+}
+
+/// Makes an empty directory, which all files of a machine without a process come to.
+pub(super) async fn make_still(
+    host: &Host,
+    there: &VmRecord,
+    op: OpId,
+    offered: &OfferedFiles,
+) -> Step<Landing> {
+    let landing = directory(host, there, op, offered).await?;
+    let opened = std::fs::File::open(landing.staged.dir());
+    let dir = opened.map_err(file("the new directory cannot be opened"))?;
+    let (dir, whole) = (Arc::new(dir.into()), Arc::default());
+    Ok(Landing { files: Some(Files { dir, taken: false, whole }), ..landing })
+}
+
+async fn directory(
+    host: &Host,
+    there: &VmRecord,
+    op: OpId,
+    offered: &OfferedFiles,
+) -> Step<Landing> {
+    let vms_dir = (host.vms_dir)(there);
+    let on_volume = matches!(offered.target.place, VmPlace::Volume { .. });
+    room(&vms_dir, offered)?;
+    let (vm, run, dir) = (there.id, there.generation, vms_dir.clone());
+    let made =
+        tokio::task::spawn_blocking(move || storage::make_room(&dir, vm, run, op, on_volume)).await;
+    let made = made.map_err(std::io::Error::other).flatten();
+    let staged = made.map_err(file("the new directory cannot be made"))?;
+    Ok(Landing { staged, own: VmFiles::new(&vms_dir, vm), files: None })
 }
 
 fn room(vms_dir: &std::path::Path, offered: &OfferedFiles) -> Step<()> {
@@ -107,9 +149,21 @@ pub(super) fn slots(there: &VmRecord) -> Vec<ImageSlot> {
 }
 
 impl Landing {
+    /// The right to fill it with files; given once.
+    pub(super) fn incoming(&mut self) -> Option<Incoming> {
+        let files = self.files.as_mut().filter(|files| !files.taken)?;
+        files.taken = true;
+        Some(Incoming { dir: files.dir.clone(), whole: files.whole.clone() })
+    }
+
     /// Everything is there: lets nothing more come, and makes it durable under the VM's name.
-    pub(super) async fn settle(self, machine: &dyn Machine) -> Step<()> {
-        machine.receive_end().await?;
+    pub(super) async fn settle(self, machine: Option<&dyn Machine>) -> Step<()> {
+        let whole = self.files.as_ref().map(|files| files.whole.load(Ordering::SeqCst));
+        match (machine, whole) {
+            (Some(machine), None) => machine.receive_end().await?,
+            (None, Some(true)) => {}
+            _ => return Err(stale()),
+        }
         let settled = tokio::task::spawn_blocking(move || {
             storage::sync_all(self.staged.dir())?;
             self.staged.publish(&self.own)

@@ -25,6 +25,7 @@
 //!     prepare, with what its disks are like ----------------->   blank disks in a directory that is not
 //!                                                                the VM's yet; served to the source
 //!     copies of disks, until each write goes to both ----------> written there
+//!     rehearse ----------------------------------------------->  flushed once: the forecast of the pause
 //!     passes over the memory; the guest stands
 //!     copies held: flushed there; closed
 //!     settle ------------------------------------------------>   served no more; durable; has its name
@@ -35,6 +36,12 @@
 //!
 //! The source's disks have every write of its guest until the handover, so whatever fails before it
 //! leaves the guest with them. After it they are a copy that nobody opens any more.
+//!
+//! A VM without a process (off, or saved) takes its files along in the same order, as they are ([`still`],
+//! [`parcel`]): a directory that is not the VM's yet, every file, flushed and compared, the VM's name,
+//! then the handover. The source changes nothing of them from the begin of the operation on. A daemon that
+//! dies leaves either half a directory, which is made anew, or a whole one with the VM's name, of which
+//! an earlier source may have sent the handover: that one stays, and the handover is proposed again.
 //!
 //! Trust boundary: the stream is made by the source's engine process, which a guest may have taken
 //! over; it goes into the target's engine process for the same guest, in the same kind of jail, and
@@ -47,7 +54,9 @@ mod forecast;
 mod handover;
 mod ladder;
 mod landing;
+mod parcel;
 mod source;
+mod still;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,10 +80,12 @@ use crate::engine::Layout;
 
 pub use arrival::Arrivals;
 pub use arrival::KeptOut;
+pub use arrival::Prepared;
 pub use handover::AfterHandover;
 pub use handover::Handover;
 pub use handover::HandoverNote;
 pub use handover::Handovers;
+pub use still::receive_files;
 
 /// What the target must know of the machine, beside the VM's record: it is built alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +105,9 @@ pub struct Offer {
     /// Its files, where they come with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<OfferedFiles>,
+    /// Whether it has no process: then no machine waits, and its files come as they are.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub still: bool,
 }
 
 /// The files of a VM that come with it. What is in its disks comes later.
@@ -120,6 +134,8 @@ pub enum Lane {
     Memory,
     /// Disks.
     Disks,
+    /// Files of a machine without a process.
+    Files,
 }
 
 /// What the target says when its machine waits.
@@ -131,6 +147,10 @@ pub struct Ready {
     /// That it is not the way that it should be, in words.
     #[serde(default)]
     pub fallback: Option<String>,
+    /// That all files of a machine without a process are there, durable and under its name, by an
+    /// earlier attempt of this very migration: nothing is to be sent.
+    #[serde(default)]
+    pub whole: bool,
 }
 
 /// A connection to another node: bytes both ways, as they are.
@@ -152,6 +172,13 @@ pub trait Mover: Send + Sync + 'static {
     /// # Errors
     /// A sentence.
     async fn connect(&self, to: NodeId, op: OpId, lane: Lane) -> Result<Box<dyn Wire>, String>;
+
+    /// Makes what has come of the VM's disks durable, while its guest still works: the same will be
+    /// done when it stands, and is quick then. Nothing depends on it.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    async fn rehearse(&self, to: NodeId, op: OpId) -> Result<(), OpFailure>;
 
     /// All of the VM's disks are there, flushed: lets nothing more come, and makes its directory
     /// durable under its name.
@@ -185,6 +212,10 @@ impl Mover for Nowhere {
 
     async fn connect(&self, _: NodeId, _: OpId, _: Lane) -> Result<Box<dyn Wire>, String> {
         Err(no_way().message)
+    }
+
+    async fn rehearse(&self, _: NodeId, _: OpId) -> Result<(), OpFailure> {
+        Err(no_way())
     }
 
     async fn settle(&self, _: NodeId, _: OpId) -> Result<(), OpFailure> {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::Bytes;
-use model::MigrateForecast;
 use model::MigratePolicy;
 use model::MigrateReport;
 use model::MigrateResult;
@@ -13,6 +12,7 @@ use model::NO_CONVERGENCE;
 use model::NodeId;
 use model::OpId;
 use model::OpOutcome;
+use model::Power;
 use model::Severity;
 use model::StorageTarget;
 use model::VmRecord;
@@ -57,7 +57,7 @@ const SWITCH_LOOK: Duration = Duration::from_millis(2);
 const OLD_ONE_MAX: Duration = Duration::from_secs(10);
 
 /// What is taken for the way's bandwidth where it was not measured: 1 Gb/s.
-const BANDWIDTH_UNKNOWN: Bytes = Bytes::new(125_000_000);
+pub(super) const BANDWIDTH_UNKNOWN: Bytes = Bytes::new(125_000_000);
 
 /// What happened to a machine that is being sent.
 enum Moved {
@@ -79,20 +79,28 @@ impl Driver {
         storage: Option<&StorageTarget>,
     ) -> Step<OpOutcome> {
         if record.arrived_by() == Some(task.op.id) {
-            return self.arrived(record, task).await;
+            return match record.power {
+                Power::Off | Power::Saved => Ok(self.arrived_still(record, task)),
+                Power::Running | Power::Paused => self.arrived(record, task).await,
+            };
+        }
+        if matches!(record.power, Power::Off | Power::Saved) {
+            return self.migrate_still(record, task, to, storage).await;
         }
         let machine = self.machine()?;
         self.end_old_migration(task, &machine).await?;
         self.progress(task, "preparing", 0, 0);
         let asked = Instant::now();
-        let prepared = self.prepare(record, task, (to, storage), policy, &machine).await?;
-        let (forecast, fallback) = prepared;
+        let prepared = self.prepare(record, task, (to, storage), &machine).await?;
+        let (known, fallback) = prepared;
         self.publisher.phase(Phase::Migrating);
         let begun = Instant::now();
         let along = match storage {
             Some(target) => Some(self.send_disks(record, task, (to, target), &machine).await?),
             None => None,
         };
+        let flush = along.as_ref().map(|along| along.flush.unwrap_or(forecast::FLUSH_UNKNOWN));
+        let forecast = forecast::forecast(forecast::Known { flush, ..known }, policy);
         let mut ladder = Ladder::new(policy);
         let switch = if along.is_some() { Switch::OnWord } else { Switch::AtOnce };
         let outgoing = machine.migrate(ladder.first(), switch).await?;
@@ -159,9 +167,8 @@ impl Driver {
         record: &VmRecord,
         task: &Task<'_>,
         (to, storage): (NodeId, Option<&StorageTarget>),
-        policy: MigratePolicy,
         machine: &Arc<dyn Machine>,
-    ) -> Step<(MigrateForecast, Option<String>)> {
+    ) -> Step<(forecast::Known, Option<String>)> {
         let memory = machine.memory_state().await?;
         let storage = match storage {
             Some(target) => Some(self.offer_files(record, target, machine).await?),
@@ -176,6 +183,7 @@ impl Driver {
             cpus: machine.inventory().await?.vcpus.plugged,
             boot_memory: memory.boot,
             storage,
+            still: false,
         };
         let mover = self.host.mover.clone();
         let both = async { tokio::join!(mover.prepare(to, offer), machine.dirty_rate(SAMPLE)) };
@@ -188,11 +196,13 @@ impl Driver {
         let known = forecast::Known {
             memory: resident(machine.run().pid).unwrap_or(memory.present).min(memory.present),
             disks,
+            // Measured when they are there.
+            flush: None,
             bandwidth: ready.bandwidth.unwrap_or(BANDWIDTH_UNKNOWN),
             // A guest of which nothing is known is taken for an idle one; the ladder sees more.
             dirty_rate: dirty_rate.unwrap_or(Bytes::ZERO),
         };
-        Ok((forecast::forecast(known, policy), ready.fallback))
+        Ok((known, ready.fallback))
     }
 
     /// Sends until the target has everything. Gives what was seen last, and when the guest stopped.
@@ -275,7 +285,7 @@ impl Driver {
 
     /// The one decision. The guest stands until it is known: it must not go on here while the state
     /// may still give it to the target.
-    async fn hand_over(&mut self, note: HandoverNote) -> Step<()> {
+    pub(super) async fn hand_over(&mut self, note: HandoverNote) -> Step<()> {
         let begun = Instant::now();
         let mut handovers = Handovers::default();
         loop {
@@ -284,7 +294,9 @@ impl Driver {
                 AfterHandover::Leave => return Ok(()),
                 AfterHandover::Stand(why) => return Err(handover_failed(&why)),
                 AfterHandover::GoOn(why) => {
-                    self.go_on().await?;
+                    if self.run.is_some() {
+                        self.go_on().await?;
+                    }
                     return Err(handover_failed(&why));
                 }
                 AfterHandover::Again(why) => {
@@ -336,7 +348,7 @@ impl Driver {
     }
 
     /// Files that came along are this run's from here on.
-    fn keep_files_that_came(&self, record: &VmRecord, task: &Task<'_>) {
+    pub(super) fn keep_files_that_came(&self, record: &VmRecord, task: &Task<'_>) {
         if !self.files.is_coming(task.op.id) {
             return;
         }
@@ -351,7 +363,11 @@ impl Driver {
     /// After a migration that stopped: nothing is left at the target, and the guest goes on here as
     /// soon as the state knows that it stays (see [`super`]).
     pub(crate) async fn undo_migrate(&mut self, op: OpId, to: NodeId) {
-        let Ok(machine) = self.machine() else { return };
+        let mover = self.host.mover.clone();
+        let Ok(machine) = self.machine() else {
+            tokio::spawn(async move { mover.abandon(to, op).await });
+            return;
+        };
         if let Err(error) = machine.migrate_cancel().await {
             tracing::warn!(vm = %self.vm, %error, "a migration could not be given up");
         }
@@ -366,7 +382,6 @@ impl Driver {
             return;
         }
         // A target that does not answer must not keep the guest waiting.
-        let mover = self.host.mover.clone();
         tokio::spawn(async move { mover.abandon(to, op).await });
     }
 }

@@ -62,10 +62,25 @@ fn plain_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// Whether a file of a VM's directory means nothing after a move: half-written ones, and those that
 /// are made anew.
-fn stays_behind(name: &str) -> bool {
+pub(crate) fn stays_behind(name: &str) -> bool {
     let over = [".new", ".removed", ".part", ".used"].iter().any(|end| name.ends_with(end));
     // The newest run is written by a claim, which looks first.
     over || name == "run" || name == "coming"
+}
+
+/// The files that a VM without a process takes along, with their names below its directory. Its
+/// cloud-init disc is made anew at each start.
+pub(crate) fn files_to_take(of: &VmFiles) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for path in plain_files(of.dir())? {
+        let below = path.strip_prefix(of.dir()).map_err(io::Error::other)?;
+        let name = below.to_string_lossy().into_owned();
+        let last = name.strip_prefix("disks/").unwrap_or(&name);
+        if !stays_behind(last) && path != of.seed() {
+            found.push((name, path));
+        }
+    }
+    Ok(found)
 }
 
 /// Copies all files of a VM that are not in `live`, and makes them durable.
@@ -174,7 +189,7 @@ fn copy(from: &Path, to: &Path, copying: &Copying) -> io::Result<()> {
 }
 
 /// The next stretch of data of a file.
-fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+pub(crate) fn data_from(file: &File, at: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
     if at >= size {
         return Ok(None);
     }

@@ -69,8 +69,11 @@ use crate::lifecycle::ops::file;
 use crate::lifecycle::ops::race;
 use crate::lifecycle::plan;
 
+pub(crate) use files::data_from;
+pub(crate) use files::files_to_take;
 pub(crate) use files::make_room;
 pub use files::remove_copy;
+pub(crate) use files::stays_behind;
 pub(crate) use files::sync_all;
 
 /// How often copies are looked at, beside events.
