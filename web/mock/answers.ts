@@ -76,6 +76,8 @@ const HANDLERS: Record<string, Handler> = {
     return world.list(query.get("deleted") === "true").filter((vm) => !tag || vm.tags.includes(tag));
   },
   VmShow: machine,
+  VmMetrics: (call) => metrics(call, machine(call)),
+  NodeMetrics: (call) => metrics(call, HANDLERS.NodeShow?.(call) as Schemas["NodeView"]),
   VmStart: power("vm_start", "start", "running"),
   VmShutdown: power("vm_shutdown", "shut down", "off"),
   VmOff: power("vm_off", "turn off", "off"),
@@ -146,6 +148,48 @@ function whoAmI(world: World): Schemas["SessionBegunView"] {
 
 function machine({ world, parts }: Call): VmView {
   return world.vm(parts[0] ?? "") ?? nothing("vm", parts[0]);
+}
+
+const STEPS = [1, 10, 60, 600, 3_600];
+const LEVELS = [600, 7_200, 2 * 86_400, 30 * 86_400, 366 * 86_400];
+
+/** Figures that go up and down through minutes and days, each object in its own way. */
+function metrics({ world, query }: Call, of: { id: string; memory: number | Schemas["MemorySpec"] }): Schemas["MetricsView"] {
+  const to = Math.min(Number(query.get("to") ?? world.now()), world.now());
+  const from = Number(query.get("from") ?? to - 600_000);
+  if (from >= to) throw new Refusal(400, "bad_request", "bad_time", "`from` is not before `to`", "leave it out");
+  const given = query.get("resolution_s");
+  const span = (to - from) / 1_000;
+  const found = STEPS.findIndex((step, level) => span <= (LEVELS[level] ?? 0) && span / step <= 1_500);
+  const step = (given ? Number(given) : (STEPS[found] ?? 3_600)) * 1_000;
+  const first = Math.floor(from / step);
+  const points = Math.floor(to / step) + 1 - first;
+  const phase = new Lot(of.id).next() * 6;
+  const size = typeof of.memory === "number" ? of.memory : of.memory.size;
+  const series = (figure: Schemas["Figure"], most: number, turn: number) => {
+    const at = (n: number) => {
+      const seconds = ((first + n) * step) / 1_000;
+      const day = 0.5 + 0.3 * Math.sin(seconds / 13_751 + phase + turn);
+      return Math.round(most * (day + 0.15 * Math.sin(seconds / 7 + turn) + 0.05 * Math.sin(seconds * turn)));
+    };
+    const mean = Array.from({ length: points }, (_, n) => at(n));
+    return { figure, mean, peak: mean.map((value) => (step === 1_000 ? value : Math.round(value * 1.3))) };
+  };
+  return {
+    from: first * step,
+    resolution_s: step / 1_000,
+    points,
+    series: [
+      series("cpu_percent", 180, 1),
+      series("memory", size * 0.9, 0.2),
+      series("memory_demand", size * 0.7, 0.3),
+      series("disk_read", 9e6, 3),
+      series("disk_written", 3e7, 5),
+      series("net_received", 1e6, 7),
+      series("net_sent", 5e6, 11),
+      series("cpu_pressure", 20, 13),
+    ],
+  };
 }
 
 function operation({ world, parts }: Call): Schemas["OpView"] {
