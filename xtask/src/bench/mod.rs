@@ -11,6 +11,7 @@ mod http;
 mod migrate;
 mod process;
 mod report;
+mod ui;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -32,6 +33,8 @@ enum Which {
     Ha(ha::Args),
     /// Live migration: raw QEMU by default, raw QEMU at its best, and Muster in a lab.
     Migrate(migrate::Args),
+    /// The web console in a real browser, with thousands of machines that only pretend.
+    Ui(ui::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -40,5 +43,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Which::Host(args) => host::run(args),
         Which::Ha(args) => ha::run(args),
         Which::Migrate(args) => migrate::run(args),
+        Which::Ui(args) => ui::run(args),
     }
 }

@@ -141,7 +141,7 @@ impl Ring {
         if self.last.is_none() {
             let mut slots = vec![0; SLOT * in_memory(LEVELS[0].count)];
             self.file.read_exact_at(&mut slots, offset(0, 0))?;
-            self.last = slots.chunks_exact(SLOT).filter_map(|it| decode(it)).map(|it| it.0).max();
+            self.last = slots.chunks_exact(SLOT).filter_map(decode).map(|it| it.0).max();
         }
         Ok(self)
     }
@@ -156,8 +156,7 @@ impl Ring {
             if second <= last && last - second < BACK_MAX_S {
                 return Ok(());
             }
-            for level in 1..LEVELS.len() {
-                let step = LEVELS[level].step;
+            for (level, Level { step, .. }) in LEVELS.iter().enumerate().skip(1) {
                 if last / step != second / step
                     && let Some(slot) = self.compute(level, last / step)?
                 {
