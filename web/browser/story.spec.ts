@@ -111,6 +111,23 @@ test("its screen shows what the machine draws, and keys leave it again", async (
   await page.getByRole("button", { name: "Close screen" }).click();
 });
 
+test("what it uses is charted, second by second", async () => {
+  const cpu = page.getByRole("slider", { name: /^Processors/ });
+  await expect(cpu).toHaveAttribute("aria-valuetext", /used [\d.,]+ %$/, { timeout: 30_000 });
+  // Live: the last second is a later one, and nobody has to do anything for it.
+  const first = await cpu.getAttribute("aria-valuetext");
+  await expect(cpu).not.toHaveAttribute("aria-valuetext", first ?? "", { timeout: 10_000 });
+  const memory = page.getByRole("slider", { name: /^Memory/ });
+  await expect(memory).toHaveAttribute("aria-valuetext", /taken [\d.,]+ MiB/);
+  await memory.focus();
+  await page.keyboard.press("Home");
+  await accessible(page, "a machine with its charts");
+  await picture(page, "charts");
+  await page.getByRole("button", { name: "As a table" }).click();
+  await expect(page.getByRole("region", { name: "Use over time" })).toContainText("MiB");
+  await page.getByRole("button", { name: "As charts" }).click();
+});
+
 test("a disk is added while it runs, grows, and goes", async () => {
   await page.getByRole("button", { name: "Add a disk …" }).click();
   await page.getByLabel("Name", { exact: true }).fill("extra");

@@ -70,7 +70,7 @@ const mapRoute = createRoute({
   validateSearch: (given: Record<string, unknown>): { node?: string } => ({ node: text(given.node) }),
 }).lazy(() => import("./views/Fleet").then((page) => page.route));
 
-const tree = root.addChildren([
+export const tree = root.addChildren([
   at("/", Cluster),
   vmsRoute,
   vmRoute,

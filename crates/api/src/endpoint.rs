@@ -14,6 +14,7 @@ use crate::cluster;
 use crate::cluster_network;
 use crate::fence;
 use crate::ha;
+use crate::history;
 use crate::migrate;
 use crate::platform;
 use crate::session;
@@ -122,6 +123,8 @@ const LOCAL: &[&str] = &[
     "WitnessShow",
     "ClusterValidate",
     "ValidationShow",
+    "VmMetrics",
+    "NodeMetrics",
 ];
 
 impl Info {
@@ -269,6 +272,9 @@ endpoints! {
     VmCreate: Post "/vms" ADMINISTRATOR, Json, (Nothing, types::VmCreateBody) -> types::OpView;
     /// Show a virtual machine
     VmShow: Get "/vms/{vm}" VIEWER, Json, (Nothing, Nothing) -> types::VmView;
+    /// What a virtual machine used, now and in the last year
+    VmMetrics: Get "/vms/{vm}/metrics" VIEWER, Json,
+        (history::MetricsQuery, Nothing) -> history::MetricsView;
     /// Change a virtual machine
     VmSet: Patch "/vms/{vm}" OPERATOR, Json,
         (types::RevisionQuery, model::VmChange) -> types::OpView;
@@ -366,6 +372,9 @@ endpoints! {
     NodeList: Get "/nodes" VIEWER, Json, (Nothing, Nothing) -> Vec<types::NodeView>;
     /// Show a node
     NodeShow: Get "/nodes/{node}" VIEWER, Json, (Nothing, Nothing) -> types::NodeView;
+    /// What a node used, now and in the last year
+    NodeMetrics: Get "/nodes/{node}/metrics" VIEWER, Json,
+        (history::MetricsQuery, Nothing) -> history::MetricsView;
     /// Take a node out of the cluster, whether it answers or not
     NodeEvict: Delete "/nodes/{node}" ADMINISTRATOR, Json,
         (cluster::NodeEvictQuery, Nothing) -> Nothing;

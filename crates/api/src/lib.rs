@@ -19,6 +19,7 @@ pub mod endpoint;
 mod error;
 pub mod fence;
 pub mod ha;
+pub mod history;
 pub mod migrate;
 pub mod openapi;
 pub mod platform;

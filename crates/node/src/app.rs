@@ -29,6 +29,7 @@ use crate::config::Config;
 use crate::events::Events;
 use crate::fencing::Fencing;
 use crate::ha::Watch;
+use crate::history::History;
 use crate::hub::Hub;
 use crate::ledger::Progresses;
 use crate::luns::Luns;
@@ -56,6 +57,7 @@ pub(crate) struct App {
     pub(crate) volumes: Arc<Volumes>,
     pub(crate) luns: Luns,
     pub(crate) samples: Arc<Samples>,
+    pub(crate) history: History,
     pub(crate) reconcilers: Reconcilers,
     pub(crate) ha: Arc<Watch>,
     pub(crate) tls: Option<crate::tls::TlsInfo>,

@@ -19,6 +19,7 @@ mod events;
 mod fencing;
 pub mod guard;
 mod ha;
+mod history;
 mod host;
 mod http;
 mod hub;

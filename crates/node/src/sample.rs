@@ -36,6 +36,7 @@ pub(crate) struct ProcessSample {
 pub(crate) struct Samples {
     processes: Mutex<HashMap<VmId, ProcessSample>>,
     addresses: Mutex<HashMap<NicId, Vec<IpAddr>>>,
+    taps: Mutex<HashMap<NicId, String>>,
 }
 
 impl Samples {
@@ -47,6 +48,11 @@ impl Samples {
     pub(crate) fn addresses(&self, nic: NicId) -> Vec<IpAddr> {
         let addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         addresses.get(&nic).cloned().unwrap_or_default()
+    }
+
+    /// Name of an adapter's device on this host, while there is one.
+    pub(crate) fn tap(&self, nic: NicId) -> Option<String> {
+        self.taps.lock().unwrap_or_else(PoisonError::into_inner).get(&nic).cloned()
     }
 
     /// Takes samples until the daemon ends.
@@ -79,12 +85,15 @@ impl Samples {
             beats = tell_heartbeats(&hub, &ledger, &running, &beats);
             *self.processes.lock().unwrap_or_else(PoisonError::into_inner) = samples;
             let mut addresses = HashMap::new();
+            let mut taps = HashMap::new();
             if !running.is_empty() {
                 for port in ports.observe().await {
                     let seen = port.addresses.iter().map(|seen| seen.address).collect();
                     addresses.insert(port.nic, seen);
+                    taps.insert(port.nic, port.tap.to_string());
                 }
             }
+            *self.taps.lock().unwrap_or_else(PoisonError::into_inner) = taps;
             *self.addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         }
     }
@@ -120,7 +129,7 @@ fn tell_heartbeats(
 
 /// Processor time and resident memory of a process (proc(5): `stat` fields 14 and 15, `statm`
 /// field 2).
-fn read_process(pid: u32) -> Option<(Duration, Bytes)> {
+pub(crate) fn read_process(pid: u32) -> Option<(Duration, Bytes)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_whitespace().skip(11);

@@ -67,6 +67,8 @@ use crate::fencing::Fencing;
 use crate::fencing::LeaseTask;
 use crate::fencing::PermitEngine;
 use crate::ha::Ha;
+use crate::history;
+use crate::history::History;
 use crate::host;
 use crate::http;
 use crate::images;
@@ -370,6 +372,7 @@ pub(crate) async fn assemble(
         volumes,
         luns: Luns::new(&config.disk_folders),
         samples: Arc::new(Samples::default()),
+        history: History::new(&config.data_dir),
         reconcilers: Reconcilers::default(),
         tls: tls_port.as_ref().map(|(_, _, info)| info.clone()),
         peers,
@@ -389,6 +392,7 @@ pub(crate) async fn assemble(
 
 /// Follows what becomes of this node among the others.
 fn follow_membership(app: &Arc<App>) {
+    tokio::spawn(history::follow(app.clone()));
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(out::follow(app.clone()));
     tokio::spawn(rebuild::remember(app.clone()));

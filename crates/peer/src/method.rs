@@ -50,6 +50,8 @@ impl Method {
     pub const PROGRESS: Self = Self(108);
     /// A node has lost its log and asks whether it may begin a new one.
     pub const REBUILD: Self = Self(109);
+    /// What a machine or the node itself used, as far as the node has measured it.
+    pub const HISTORY: Self = Self(110);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.
@@ -67,6 +69,7 @@ impl Method {
             | Self::VALIDATE
             | Self::MIGRATE
             | Self::PROGRESS
+            | Self::HISTORY
             | Self::ECHO => Class::Bulk,
             _ => Class::Urgent,
         }

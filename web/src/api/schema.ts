@@ -526,6 +526,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/nodes/{node}/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a node used, now and in the last year */
+        get: operations["NodeMetrics"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/nodes/{node}/mode": {
         parameters: {
             query?: never;
@@ -883,6 +900,23 @@ export interface paths {
         put?: never;
         /** Freeze the guest's file systems, for at most ten seconds */
         post: operations["VmFreeze"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/vms/{vm}/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What a virtual machine used, now and in the last year */
+        get: operations["VmMetrics"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -1895,6 +1929,11 @@ export interface components {
             /** @description When. */
             at: components["schemas"]["UnixMillis"];
         };
+        /**
+         * @description What is measured.
+         * @enum {string}
+         */
+        Figure: "cpu_percent" | "memory" | "memory_demand" | "disk_read" | "disk_written" | "net_received" | "net_sent" | "cpu_pressure" | "memory_pressure" | "io_pressure";
         /** @description A file system in a guest. */
         FilesystemView: {
             /** @description Its type. */
@@ -2282,6 +2321,25 @@ export interface components {
             max: components["schemas"]["Bytes"];
             /** @description What the guest has. Can change while the VM runs, between its size at start and `max`. */
             size: components["schemas"]["Bytes"];
+        };
+        /** @description What was used in a time. Point `n` of each list begins at `from` plus `n` times the resolution. */
+        MetricsView: {
+            /** @description When the first point begins. */
+            from: components["schemas"]["UnixMillis"];
+            /**
+             * Format: int64
+             * @description How many points each list has.
+             */
+            points: number;
+            /**
+             * Format: int64
+             * @description Seconds of one point.
+             */
+            resolution_s: number;
+            /** @description The figures. One of which nothing was measured in all that time is left out. */
+            series: components["schemas"]["SeriesView"][];
+            /** @description Nodes that may have a part of this and did not answer. */
+            silent?: components["schemas"]["Name"][];
         };
         /** @description A change of [`MigratePolicy`]; what is absent stays as it is. */
         MigrateChange: {
@@ -2770,6 +2828,15 @@ export interface components {
             memory: components["schemas"]["Bytes"];
             /** @description Size of the file on disk. */
             size: components["schemas"]["Bytes"];
+        };
+        /** @description One figure over time. */
+        SeriesView: {
+            /** @description What it is, and in which unit. */
+            figure: components["schemas"]["Figure"];
+            /** @description The mean of each point; null where nothing was measured. */
+            mean: (number | null)[];
+            /** @description The highest second of each point. */
+            peak: (number | null)[];
         };
         /** @description Switches to change; what is absent stays as it is. */
         ServiceChange: {
@@ -5168,6 +5235,45 @@ export interface operations {
             };
         };
     };
+    NodeMetrics: {
+        parameters: {
+            query?: {
+                /** @description null */
+                from?: components["schemas"]["UnixMillis"] | null;
+                /** @description Seconds of one point: 1 (kept for 10 minutes), 10 (2 hours), 60 (2 days), 600 (30 days) or 3600 (a
+                 *     year). The finest that reaches back to `from` in at most 1,500 points if left out. */
+                resolution_s?: number | null;
+                /** @description null */
+                to?: components["schemas"]["UnixMillis"] | null;
+            };
+            header?: never;
+            path: {
+                node: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MetricsView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
     NodeSetMode: {
         parameters: {
             query?: never;
@@ -6134,6 +6240,45 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FreezeView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VmMetrics: {
+        parameters: {
+            query?: {
+                /** @description null */
+                from?: components["schemas"]["UnixMillis"] | null;
+                /** @description Seconds of one point: 1 (kept for 10 minutes), 10 (2 hours), 60 (2 days), 600 (30 days) or 3600 (a
+                 *     year). The finest that reaches back to `from` in at most 1,500 points if left out. */
+                resolution_s?: number | null;
+                /** @description null */
+                to?: components["schemas"]["UnixMillis"] | null;
+            };
+            header?: never;
+            path: {
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MetricsView"];
                 };
             };
             /** @description An error with its next step */

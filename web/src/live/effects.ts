@@ -27,6 +27,18 @@ export function effects(events: EventView[]): Effects {
   return { vms, stale };
 }
 
+/** Machines that are asked for one by one; when more change at once, the list is asked for. */
+export const ONE_BY_ONE_MAX = 8;
+
+/** How long events are taken together, in milliseconds: when few come, and when a cluster tells many at once. */
+const CALM_MS = 40;
+const BUSY_MS = 500;
+
+/** How long to wait for more events after the first, given how many machines the last batch was about. */
+export function batchMs(lastMachines: number): number {
+  return lastMachines > ONE_BY_ONE_MAX ? BUSY_MS : CALM_MS;
+}
+
 const BY_NOUN: Record<string, string[]> = {
   image: [keys.images[0]],
   network: [keys.networks[0]],

@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { eventOf, many, summaryOf } from "../fixtures";
 import type { Schemas } from "../api/client";
-import { effects, patched } from "./effects";
+import { batchMs, effects, ONE_BY_ONE_MAX, patched } from "./effects";
 import { type LinkState, SILENCE_MS, START, step } from "./link";
 import { Reader } from "./sse";
 
@@ -86,6 +86,13 @@ describe("what events mean", () => {
     ]);
     expect([...found.vms]).toEqual([summaryOf().id]);
     expect([...found.stale].sort()).toEqual(["capacity", "cluster", "nodes", "ops"]);
+  });
+
+  it("shows what happens to few at once, and takes together what happens to many", () => {
+    // An event is on the screen within 200 ms: the way there and the painting need most of it.
+    expect(batchMs(0)).toBeLessThan(100);
+    expect(batchMs(ONE_BY_ONE_MAX)).toBeLessThan(100);
+    expect(batchMs(ONE_BY_ONE_MAX + 1)).toBeGreaterThanOrEqual(500);
   });
 
   it("changes one line of the list and leaves the others the same objects", () => {

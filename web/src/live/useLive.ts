@@ -5,17 +5,11 @@ import { type QueryClient, useQueryClient } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { api, Failure, type Schemas, value, type VmSummary } from "../api/client";
 import { keys } from "../api/queries";
-import { effects, patched } from "./effects";
+import { batchMs, effects, ONE_BY_ONE_MAX, patched } from "./effects";
 import { type LinkEvent, type LinkState, START, step } from "./link";
 import { Reader } from "./sse";
 
 type EventView = Schemas["EventView"];
-
-/** Events are taken together for so long, in milliseconds: a cluster tells many at once. */
-const BATCH_MS = 200;
-
-/** Machines that are asked for one by one; when more change at once, the list is asked for. */
-const ONE_BY_ONE_MAX = 8;
 
 /** How long a page is hidden before it sleeps, in milliseconds: people go back and forth. */
 const SLEEPS_AFTER_MS = 30_000;
@@ -28,6 +22,11 @@ class Live {
   private stop = new AbortController();
   private last: number | null = null;
   private batch: EventView[] = [];
+  /** Which question about a machine is the last one: an older answer may come later. */
+  private readonly asked = new Map<string, number>();
+  private questions = 0;
+  /** Of how many machines the last batch told. */
+  private lastMachines = 0;
   private batchTimer: ReturnType<typeof setTimeout> | null = null;
   private readonly ticks: ReturnType<typeof setInterval>;
 
@@ -111,7 +110,7 @@ class Live {
       const batch = this.batch;
       this.batch = [];
       void this.apply(batch);
-    }, BATCH_MS);
+    }, batchMs(this.lastMachines));
   }
 
   private async apply(batch: EventView[]): Promise<void> {
@@ -123,6 +122,7 @@ class Live {
       return more.length === 0 ? known : [...known, ...more].slice(-EVENTS_MAX);
     });
     const { vms, stale } = effects(batch);
+    this.lastMachines = vms.size;
     for (const key of stale) void client.invalidateQueries({ queryKey: [key] });
     if (vms.size > ONE_BY_ONE_MAX) {
       void client.invalidateQueries({ queryKey: keys.vms });
@@ -137,6 +137,9 @@ class Live {
     const { client } = this;
     const shown = client.getQueryData(keys.vms) || client.getQueryData(keys.vm(id));
     if (!shown) return;
+    this.questions += 1;
+    const question = this.questions;
+    this.asked.set(id, question);
     let vm: Schemas["VmView"] | null;
     try {
       vm = await value(api.GET("/v1/vms/{vm}", { params: { path: { vm: id } } }));
@@ -145,6 +148,8 @@ class Live {
       if (Failure.of(error).status !== 404) return;
       vm = null;
     }
+    if (this.asked.get(id) !== question) return;
+    this.asked.delete(id);
     client.setQueryData<VmSummary[]>(keys.vms, (list) => list && patched(list, id, vm));
     if (vm) client.setQueryData(keys.vm(id), vm);
     else void client.invalidateQueries({ queryKey: keys.vm(id) });

@@ -8,6 +8,7 @@ import type { Schemas, VmSummary } from "../api/client";
 import { cluster, nodes, vms } from "../api/queries";
 import { bytes, counted, phaseTone } from "../parts/format";
 import { Badge, Meter, Trouble, Waiting } from "../parts/parts";
+import { Charts } from "./Charts";
 
 export const route = createLazyRoute("/map")({ component: Fleet });
 
@@ -56,6 +57,7 @@ function Fleet() {
           />
         ))}
       </div>
+      {chosen && shown.map(({ id, name }) => <Charts key={id} of={{ what: "node", id: name, name, runs: !away.has(name) }} />)}
       <p className="legend">
         <Badge tone="good">running</Badge> <Badge tone="busy">on its way</Badge>{" "}
         <Badge tone="bad">in trouble</Badge> <Badge tone="plain">off</Badge>

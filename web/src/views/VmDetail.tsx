@@ -9,12 +9,14 @@ import { bytes, heartbeat, length, mayDo, phaseTone, when, word } from "../parts
 import { Badge, Button, Facts, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { useRole } from "../session";
 import { ActionBar } from "./ActionBar";
+import { Charts } from "./Charts";
 import { Disks, Nics } from "./Devices";
 import { EditVm } from "./EditVm";
 import { EventLines } from "./Events";
 import { Migrate } from "./Migrate";
 import { MoveStorage } from "./MoveStorage";
 import { OpLines } from "./Operations";
+import { Thumbnail } from "./Thumbnail";
 
 // Terminal and screen are larger than all the rest, and few pages need them.
 const Console = lazy(() => import("./Console"));
@@ -23,6 +25,9 @@ const Screen = lazy(() => import("./Screen"));
 export const route = createLazyRoute("/vms/$vm")({ component: VmDetail });
 
 type VmView = Schemas["VmView"];
+
+/** How often the small picture of the screen is taken, in milliseconds. */
+const THUMBNAIL_MS = 5_000;
 
 /** Ways to sit before a machine. */
 const CONSOLES = [
@@ -98,6 +103,9 @@ function Shown({ vm }: { vm: VmView }) {
         </div>
       </div>
       {vm.op && <OpLines ops={[vm.op]} none="" />}
+      {runs && operator === undefined && open !== "screen" && (
+        <Thumbnail vm={vm.id} name={vm.name} again={THUMBNAIL_MS} />
+      )}
       {open && (
         <Section title={open === "screen" ? "Screen" : "Serial console"}>
           <Suspense fallback={<Waiting what="the console" />}>
@@ -113,6 +121,7 @@ function Shown({ vm }: { vm: VmView }) {
         <Run vm={vm} />
         <Guest guest={vm.guest} />
       </div>
+      <Charts of={{ what: "vm", id: vm.id, name: vm.name, runs }} />
       <Disks vm={vm} />
       <Nics vm={vm} />
       <Settings vm={vm} />

@@ -5,7 +5,7 @@ import { Link, getRouteApi } from "@tanstack/react-router";
 import { useDeferredValue, useEffect, useMemo, useRef, useState } from "react";
 import { vms } from "../api/queries";
 import { mayDo } from "../parts/format";
-import { Trouble, Waiting } from "../parts/parts";
+import { Button, Trouble, Waiting } from "../parts/parts";
 import type { ListSearch } from "../router";
 import { useRole } from "../session";
 import { ActionBar } from "./ActionBar";
@@ -13,6 +13,9 @@ import { choices, narrowed, type Order, ordered } from "./filter";
 import { VmTable } from "./VmTable";
 
 const route = getRouteApi("/vms");
+
+/** Up to so many machines their screens are shown without being asked for. */
+const SCREENS_MAX = 12;
 
 /** How long the typing rests before the address says what is searched for, in milliseconds. */
 const ADDRESS_FOLLOWS_MS = 400;
@@ -25,6 +28,7 @@ export function VmList() {
   const [find, setFind] = useState(search.find ?? "");
   const [order, setOrder] = useState<Order>({ by: "name", down: false });
   const [chosen, setChosen] = useState<Set<string>>(new Set());
+  const [wanted, setWanted] = useState<boolean | null>(null);
   const box = useRef<HTMLInputElement>(null);
 
   // Typing goes first; the list follows.
@@ -38,6 +42,9 @@ export function VmList() {
   const offered = useMemo(() => choices(list), [list]);
   // Only those that are there still, and in sight: nobody shall turn off what they do not see.
   const targets = useMemo(() => shown.filter((vm) => chosen.has(vm.id)), [shown, chosen]);
+
+  const operator = mayDo(role, "operator");
+  const screens = operator && (wanted ?? list.length <= SCREENS_MAX);
 
   const set = (change: Partial<ListSearch>) =>
     void navigate({ search: (old: ListSearch) => ({ ...old, ...change }), replace: true });
@@ -91,6 +98,14 @@ export function VmList() {
         <Filter label="State" value={phase} options={offered.phases} onChange={(phase) => set({ phase })} />
         <Filter label="Node" value={node} options={offered.nodes} onChange={(node) => set({ node })} />
         <Filter label="Tag" value={tag} options={offered.tags} onChange={(tag) => set({ tag })} />
+        <Button
+          kind="quiet"
+          aria-pressed={screens}
+          why={operator ? undefined : "Seeing screens needs the role operator."}
+          onPress={() => setWanted(!screens)}
+        >
+          Screens
+        </Button>
       </div>
       <ActionBar targets={targets} label="What to do with the chosen machines" />
       {all.error && <Trouble error={all.error} what="The list is not new" />}
@@ -100,7 +115,7 @@ export function VmList() {
       )}
       {list.length > 0 && shown.length === 0 && <p>No machine matches. Take a filter away.</p>}
       {shown.length > 0 && (
-        <VmTable list={shown} order={order} onOrder={setOrder} chosen={chosen} onChosen={setChosen} />
+        <VmTable list={shown} screens={screens} order={order} onOrder={setOrder} chosen={chosen} onChosen={setChosen} />
       )}
     </div>
   );

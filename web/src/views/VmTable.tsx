@@ -8,6 +8,7 @@ import { type KeyboardEvent, useEffect, useId, useRef, useState } from "react";
 import { bytes, heartbeat, phaseTone, word } from "../parts/format";
 import { Badge } from "../parts/parts";
 import type { Order, SortKey, Vm } from "./filter";
+import { Thumbnail } from "./Thumbnail";
 
 const COLUMNS: { key: SortKey | null; label: string; name: string }[] = [
   { key: "name", label: "Name", name: "name" },
@@ -22,15 +23,25 @@ const COLUMNS: { key: SortKey | null; label: string; name: string }[] = [
 /** Below this width a line is two lines high, in pixels. */
 const NARROW_PX = 700;
 
+/** Heights of a line, in pixels: as it is, on a narrow screen, and with a small picture. */
+const LINE_PX = 36;
+const LINE_NARROW_PX = 64;
+const LINE_SCREEN_PX = 92;
+
+/** How often small pictures of the machines in sight are taken, in milliseconds. */
+const SCREENS_MS = 30_000;
+
 interface Props {
   list: Vm[];
+  /** Whether the machines' screens are shown. */
+  screens: boolean;
   order: Order;
   onOrder: (order: Order) => void;
   chosen: ReadonlySet<string>;
   onChosen: (chosen: Set<string>) => void;
 }
 
-export function VmTable({ list, order, onOrder, chosen, onChosen }: Props) {
+export function VmTable({ list, screens, order, onOrder, chosen, onChosen }: Props) {
   const place = useRef<HTMLDivElement>(null);
   const [active, setActive] = useState(0);
   const navigate = useNavigate();
@@ -39,11 +50,11 @@ export function VmTable({ list, order, onOrder, chosen, onChosen }: Props) {
   const virtual = useVirtualizer({
     count: list.length,
     getScrollElement: () => place.current,
-    estimateSize: () => (narrow ? 64 : 36),
+    estimateSize: () => (screens ? LINE_SCREEN_PX : narrow ? LINE_NARROW_PX : LINE_PX),
     overscan: 12,
     getItemKey: (index) => list[index]?.id ?? index,
   });
-  useEffect(() => virtual.measure(), [narrow, virtual]);
+  useEffect(() => virtual.measure(), [narrow, screens, virtual]);
   const at = Math.min(active, Math.max(0, list.length - 1));
 
   const choose = (id: string) => {
@@ -115,6 +126,7 @@ export function VmTable({ list, order, onOrder, chosen, onChosen }: Props) {
                 key={item.key}
                 id={`${prefix}-${item.index}`}
                 vm={vm}
+                screens={screens}
                 index={item.index}
                 top={item.start}
                 height={item.size}
@@ -159,6 +171,7 @@ function SortButton({ column, label, order, onOrder }: {
 interface RowProps {
   id: string;
   vm: Vm;
+  screens: boolean;
   index: number;
   top: number;
   height: number;
@@ -168,7 +181,7 @@ interface RowProps {
   onOpen: () => void;
 }
 
-function Row({ id, vm, index, top, height, active, chosen, onChoose, onOpen }: RowProps) {
+function Row({ id, vm, screens, index, top, height, active, chosen, onChoose, onOpen }: RowProps) {
   return (
     <div
       id={id}
@@ -190,6 +203,7 @@ function Row({ id, vm, index, top, height, active, chosen, onChoose, onOpen }: R
         />
       </span>
       <span role="gridcell" className="cell name">
+        {screens && vm.phase === "running" && <Thumbnail vm={vm.id} name={vm.name} again={SCREENS_MS} />}
         <a
           href={`/vms/${vm.id}`}
           tabIndex={-1}

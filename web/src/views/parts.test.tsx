@@ -133,6 +133,7 @@ describe("the table of machines", () => {
     const list = many(8_000);
     page(
       <VmTable
+            screens={false}
         list={list}
         order={{ by: "name", down: false }}
         onOrder={vi.fn()}

@@ -24,6 +24,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::http::Client;
+use crate::run::quiet;
 use crate::run::target;
 use crate::stop;
 
@@ -58,6 +59,15 @@ pub(super) struct Daemon {
 impl Daemon {
     /// Makes the directories and the configuration; nothing runs yet.
     pub(super) fn new(binary: &Path, engine: Engine) -> Result<Self> {
+        Self::configured(binary, engine, "")
+    }
+
+    /// The same with a TLS port, on the loop only, for browsers.
+    pub(super) fn with_tls(binary: &Path, engine: Engine) -> Result<Self> {
+        Self::configured(binary, engine, "tls_listen = \"127.0.0.1:0\"\n")
+    }
+
+    fn configured(binary: &Path, engine: Engine, more: &str) -> Result<Self> {
         let id = std::process::id();
         let data = target().join("bench").join(format!("data-{id}"));
         let run = std::env::temp_dir().join(format!("muster-bench-{id}"));
@@ -71,7 +81,7 @@ impl Daemon {
         };
         let text = format!(
             "data_dir = {:?}\nrun_dir = {:?}\nengine = \"{engine}\"\nnetworking = false\n\
-             memory_reserve_mib = 0\n",
+             memory_reserve_mib = 0\n{more}",
             data.join("data"),
             run.join("run"),
         );
@@ -90,6 +100,18 @@ impl Daemon {
     /// Where it keeps images.
     pub(super) fn images(&self) -> PathBuf {
         self.data.join("data/images")
+    }
+
+    /// A file of the bench's own, gone with the daemon's data.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.data.join(name)
+    }
+
+    /// What the program's command line prints.
+    pub(super) fn muster(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.arg("--socket").arg(self.socket()).args(args).stdin(Stdio::null());
+        quiet(command)
     }
 
     /// Starts the daemon; the time from then until it has answered with the list of VMs, and how

@@ -12,6 +12,7 @@ mod migrate;
 mod process;
 mod report;
 mod volume;
+mod ui;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -35,6 +36,8 @@ enum Which {
     Migrate(migrate::Args),
     /// A shared volume: its mount points beside the raw device path.
     Volume(volume::Args),
+    /// The web console in a real browser, with thousands of machines that only pretend.
+    Ui(ui::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -44,5 +47,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Which::Ha(args) => ha::run(args),
         Which::Migrate(args) => migrate::run(args),
         Which::Volume(args) => volume::run(args),
+        Which::Ui(args) => ui::run(args),
     }
 }

@@ -17,6 +17,8 @@ const VERBS: &[(&str, &str)] = &[
     ("VmList", "vm list"),
     ("VmCreate", "vm create web-1"),
     ("VmShow", "vm show web-1"),
+    ("VmMetrics", "vm metrics web-1"),
+    ("NodeMetrics", "node metrics host-1"),
     ("VmSet", "vm set web-1 --cpus 2"),
     ("VmDelete", "vm delete web-1"),
     ("VmUndelete", "vm undelete web-1"),

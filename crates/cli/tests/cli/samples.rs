@@ -319,6 +319,11 @@ pub(crate) fn answer(id: &str) -> Answer {
         "VmList" => json!([summary("web-1", "running"), summary("web-2", "off")]),
         "VmShow" | "VmUndelete" | "VmUpgrade" | "VmRegister" => vm(),
         "ClusterCpu" => processors(),
+        "VmMetrics" | "NodeMetrics" => json!({
+            "from": 1_000_000, "resolution_s": 1, "points": 3, "series": [{
+                "figure": "cpu_percent", "mean": [null, 10.0, 20.0], "peak": [null, 10.0, 20.0]
+            }]
+        }),
         "ClusterNetworkList" | "ClusterNetworkSet" | "ClusterNetworkForget" | "MigrationStrict" => {
             json!({ "strict": false, "networks": [{
                 "subnet": "10.90.2.0/24", "name": "fast", "cluster": false, "migration": 1,

@@ -410,6 +410,10 @@ impl Handler for Port {
                 let app = self.app()?;
                 serde_json::to_vec(&own_progress(&app, &body))
             }
+            Method::HISTORY => {
+                let app = self.app()?;
+                return crate::http::own_history(&app, &body).await.map(Bytes::from);
+            }
             Method::MACHINES => serde_json::to_vec(&self.app()?.own_vm_summaries()),
             Method::HOST => {
                 let app = self.app()?;

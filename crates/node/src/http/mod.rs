@@ -15,6 +15,7 @@ mod events;
 mod fence;
 mod ha;
 mod images;
+mod metrics;
 mod networks;
 mod nodes;
 mod ops;
@@ -67,6 +68,7 @@ use crate::app::App;
 use crate::truth::LeaderError;
 
 pub(crate) use ha::losses;
+pub(crate) use metrics::own as own_history;
 pub(crate) use serve::Peer;
 pub(crate) use serve::bind_unix;
 pub(crate) use serve::serve_connection;
@@ -143,6 +145,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     register::mount(&mut mounts);
     devices::mount(&mut mounts);
     consoles::mount(&mut mounts);
+    metrics::mount(&mut mounts);
     images::mount(&mut mounts);
     ops::mount(&mut mounts);
     events::mount(&mut mounts);

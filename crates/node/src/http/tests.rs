@@ -213,6 +213,51 @@ async fn figures_are_as_monitoring_programs_read_them() {
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
 }
 
+/// A machine's figures come from what this node has measured, by name and by id, to a viewer.
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_over_time_are_told_and_nonsense_is_refused() {
+    let daemon = daemon().await;
+    daemon.create("a").await;
+    let viewer = daemon.token(Role::Viewer).await;
+    let vm = daemon.admin.get::<ep::VmShow>(&["a"]).await.unwrap().id;
+    let empty = viewer.get::<ep::VmMetrics>(&["a"]).await.unwrap();
+    assert_eq!((empty.resolution_s, empty.series.len()), (1, 0), "it never ran");
+
+    let second = crate::app::now().get() / 1_000;
+    let mut values = [f32::NAN; api::history::Figure::ALL.len()];
+    values[0] = 12.345;
+    daemon.app.history.note(crate::history::Object::Vm(vm), second, values);
+    for name in ["a", &vm.to_string()] {
+        let view = viewer.get::<ep::VmMetrics>(&[name]).await.unwrap();
+        assert_eq!(view.series.len(), 1);
+        assert_eq!(view.series[0].figure, api::history::Figure::CpuPercent);
+        let place = usize::try_from(second - view.from.get() / 1_000).unwrap();
+        assert_eq!(view.series[0].mean[place], Some(12.35));
+        assert_eq!(view.series[0].mean.len() as u64, view.points);
+        assert!(view.silent.is_empty());
+    }
+    // The node itself is measured from its first second on.
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let view = viewer.get::<ep::NodeMetrics>(&["h1"]).await.unwrap();
+        let memory = view.series.iter().find(|it| it.figure == api::history::Figure::Memory);
+        if let Some(used) = memory.and_then(|it| it.mean.iter().flatten().last()) {
+            assert!(*used > 1e6, "{used}");
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "nothing was measured");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let query = api::history::MetricsQuery { resolution_s: Some(7), ..Default::default() };
+    let error = viewer.call::<ep::VmMetrics>(&["a"], &query, &Nothing {}).await.unwrap_err();
+    assert_eq!((error.kind, error.code.as_str()), (ErrorKind::BadRequest, "bad_time"));
+    let error = viewer.get::<ep::VmMetrics>(&["none"]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    let error = viewer.get::<ep::NodeMetrics>(&["none"]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+}
+
 /// What a node's certificate opens, whomever the node says it asks for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nodes_certificate_is_not_an_administrators() {

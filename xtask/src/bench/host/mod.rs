@@ -23,6 +23,9 @@ use crate::run::is_root;
 use crate::run::show;
 use crate::run::target;
 
+pub(super) use state::create;
+pub(super) use state::name;
+
 /// Options of `cargo xtask bench host`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -102,7 +105,7 @@ impl Part {
     }
 }
 
-fn build() -> Result<PathBuf> {
+pub(super) fn build() -> Result<PathBuf> {
     println!("Building Muster (a few minutes the first time) ...");
     show(cmd("cargo", ["build", "--quiet", "--release", "--package", "cli"]))?;
     Ok(target().join("release/muster"))

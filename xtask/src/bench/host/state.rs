@@ -113,12 +113,12 @@ fn play(report: &mut Report, daemon: &mut Daemon, vms: usize) -> Result<()> {
     Ok(())
 }
 
-fn name(n: usize) -> String {
+pub(in crate::bench) fn name(n: usize) -> String {
     format!("vm-{n:05}")
 }
 
 /// Creates the VMs, some at a time.
-fn create(daemon: &Daemon, vms: usize) -> Result<()> {
+pub(in crate::bench) fn create(daemon: &Daemon, vms: usize) -> Result<()> {
     let next = AtomicUsize::new(0);
     let work = || -> Result<()> {
         let mut client = daemon.client();

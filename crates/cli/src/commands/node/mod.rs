@@ -4,6 +4,7 @@ mod drain;
 pub(crate) mod fence;
 mod fencing;
 mod list;
+mod metrics;
 pub(crate) mod plan;
 mod remembered;
 mod resume;
@@ -18,6 +19,7 @@ noun! {
     /// The hosts.
     List(list),
     Show(show),
+    Metrics(metrics),
     Fence(fence),
     Fencing(fencing),
     Drain(drain),

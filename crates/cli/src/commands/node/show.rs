@@ -35,7 +35,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     context.out.reply(&node, |node| render(&context.out, node))
 }
 
-async fn only_node(context: &Context) -> Result<String, CliError> {
+pub(crate) async fn only_node(context: &Context) -> Result<String, CliError> {
     let nodes = context.get::<NodeList>(&[]).await?.value;
     match nodes.as_slice() {
         [node] => Ok(node.id.to_string()),

@@ -9,6 +9,7 @@ mod freeze;
 mod guest;
 mod ha;
 mod list;
+pub(crate) mod metrics;
 mod migrate;
 mod move_storage;
 mod moving;
@@ -40,6 +41,7 @@ noun! {
     Create(create),
     List(list),
     Show(show),
+    Metrics(metrics),
     Start(start),
     Shutdown(shutdown),
     Off(off),
