@@ -50,6 +50,8 @@ impl Method {
     pub const PROGRESS: Self = Self(108);
     /// A node has lost its log and asks whether it may begin a new one.
     pub const REBUILD: Self = Self(109);
+    /// How a node reaches the volumes on LUNs.
+    pub const VOLUMES: Self = Self(110);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.
@@ -67,6 +69,7 @@ impl Method {
             | Self::VALIDATE
             | Self::MIGRATE
             | Self::PROGRESS
+            | Self::VOLUMES
             | Self::ECHO => Class::Bulk,
             _ => Class::Urgent,
         }

@@ -410,6 +410,7 @@ impl Handler for Port {
                 let app = self.app()?;
                 serde_json::to_vec(&own_progress(&app, &body))
             }
+            Method::VOLUMES => serde_json::to_vec(&self.app()?.luns.told().await),
             Method::MACHINES => serde_json::to_vec(&self.app()?.own_vm_summaries()),
             Method::HOST => {
                 let app = self.app()?;

@@ -50,6 +50,7 @@ fn seen(fences: bool) -> LunSeen {
         size: Bytes::gib(1),
         read_only: false,
         fences,
+        attached: false,
         contents: LunContents::Empty,
     }
 }
