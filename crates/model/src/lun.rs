@@ -16,6 +16,10 @@
 //! kernel of that node may still write what its mount has cached. So a lease that is over is a proof
 //! here only where the LUN honours reservations, and the next coordinator takes the key away before it
 //! mounts (decisions 0019, 0021).
+//!
+//! All nodes reach the files, and those that have a path write to the LUN themselves, under leases of the
+//! coordinator's. `LunSeen::attached` says of which nodes that may be so: a LUN is opened to everybody only
+//! when no other node is among them (decision 0025).
 
 use std::fmt;
 use std::str::FromStr;

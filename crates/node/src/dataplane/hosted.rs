@@ -72,6 +72,8 @@ pub(super) struct Hosted {
     path: Option<LunPath>,
     client: Option<Attached>,
     reign: Option<Reigning>,
+    /// An epoch that was begun by this process and in which nobody was served, so it may be tried again.
+    unused: Option<u32>,
 }
 
 struct Attached {
@@ -109,7 +111,7 @@ impl Drop for Attached {
 
 impl Hosted {
     pub(super) fn new(id: VolumeId, process: Arc<Process>) -> Self {
-        Self { id, process, path: None, client: None, reign: None }
+        Self { id, process, path: None, client: None, reign: None, unused: None }
     }
 
     /// Whether nothing of it is here.
@@ -222,7 +224,8 @@ impl Hosted {
         let path = self.lun_path(&device, fences)?;
         let mount = self.inner().map_err(|error| error.to_string())?;
         // Before anything is done in it: nobody begins it a second time, whatever dies now.
-        if !self.process.kept.begin(self.id, order.epoch).map_err(|error| error.to_string())? {
+        let new = self.process.kept.begin(self.id, order.epoch);
+        if !new.map_err(|error| error.to_string())? && self.unused != Some(order.epoch) {
             return Ok(false);
         }
         let config = CoordinatorConfig {
@@ -234,8 +237,17 @@ impl Hosted {
             uuid: Some(order.uuid),
             limits: Limits::default(),
         };
-        let coordinator = Coordinator::start(path, config).await;
-        let coordinator = Arc::new(coordinator.map_err(|error| words(&error))?);
+        let coordinator = match Coordinator::start(path, config).await {
+            Ok(coordinator) => Arc::new(coordinator),
+            Err(error) => {
+                use volume::provider::CoordinatorError as E;
+                // What is wrong with a path is for another node, in another epoch.
+                let own = matches!(error, E::Foreign | E::InUse | E::Mount(_));
+                self.unused = own.then_some(order.epoch);
+                return Err(words(&error));
+            }
+        };
+        self.unused = None;
         self.process.streams.serve(self.id, coordinator.clone());
         let (epoch, members) = (order.epoch, order.members);
         self.reign = Some(Reigning { coordinator, epoch, members });

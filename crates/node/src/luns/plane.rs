@@ -147,7 +147,7 @@ impl Plane {
         epoch: u64,
         members: BTreeSet<NodeId>,
     ) -> Result<(), PlaneError> {
-        let VolumeKind::Lun { fences, uuid, .. } = &volume.kind else {
+        let VolumeKind::Lun { fences, uuid, fs, .. } = &volume.kind else {
             return Err(PlaneError::Failed("it lies on no LUN".to_owned()));
         };
         let phase = volume.coordination.as_ref().map(|it| it.phase);
@@ -164,7 +164,9 @@ impl Plane {
             fences: *fences,
             epoch: narrow(epoch)?,
             uuid,
-            one_kernel: Path::new(&format!("{}.wwid", device.display())).exists(),
+            // A device that is named by a file is one of a lab.
+            one_kernel: *fs == FsKind::Xfs
+                && Path::new(&format!("{}.wwid", device.display())).exists(),
             members,
         };
         match self.process.order(Order::Coordinate(order)).await? {
