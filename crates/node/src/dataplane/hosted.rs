@@ -189,7 +189,9 @@ impl Hosted {
                 Ok(()) | Err(rustix::io::Errno::INVAL) => {}
                 Err(error) => {
                     let at = attached.at.display();
-                    return Err(format!("it cannot be unmounted: {error}; see who uses it: fuser -vm {at}"));
+                    return Err(format!(
+                        "it cannot be unmounted: {error}; see who uses it: fuser -vm {at}"
+                    ));
                 }
             }
         }
@@ -266,7 +268,11 @@ impl Hosted {
     ///
     /// # Errors
     /// Something keeps the file system mounted, or the LUN does not answer.
-    pub(super) async fn resign(&mut self, device: Option<&Path>, fences: bool) -> Result<(), String> {
+    pub(super) async fn resign(
+        &mut self,
+        device: Option<&Path>,
+        fences: bool,
+    ) -> Result<(), String> {
         if let Some(reign) = self.reign.take() {
             self.process.streams.unserve(self.id);
             let coordinator = alone(reign.coordinator).await?;

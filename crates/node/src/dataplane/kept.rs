@@ -25,6 +25,11 @@ pub(super) struct Kept {
     alone: Mutex<()>,
 }
 
+/// Whether this node has ever begun to coordinate a volume.
+pub(crate) fn has_begun(data_dir: &Path, volume: VolumeId) -> bool {
+    data_dir.join("volumes").join(format!("{volume}.epoch")).exists()
+}
+
 impl Kept {
     pub(super) fn new(data_dir: &Path) -> io::Result<Self> {
         let dir = data_dir.join("volumes");

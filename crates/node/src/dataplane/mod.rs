@@ -44,6 +44,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub(crate) use fence::LocalFence;
+pub(crate) use kept::has_begun;
 pub(crate) use leftovers::is_mounted;
 pub(crate) use leftovers::mounted_here;
 

@@ -197,8 +197,8 @@ impl Dial for Dialer {
         Box::pin(async move {
             let stream: Box<dyn Stream> = if to == streams.0.settings.node {
                 let coordinator = streams.coordinator(volume);
-                let coordinator = coordinator
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+                let coordinator =
+                    coordinator.ok_or_else(|| io::Error::from(io::ErrorKind::ConnectionRefused))?;
                 let (near, far) = tokio::io::duplex(PIPE_BYTES);
                 coordinator.accept(to, far);
                 Box::new(near)

@@ -154,8 +154,9 @@ impl Plane {
         let new = matches!(phase, Some(LunPhase::Preparing { .. }));
         let reign = self.states().await?.remove(&volume.id).and_then(|it| it.reign);
         if new && reign.is_none_or(|it| u64::from(it.epoch) != epoch) {
+            let first = self.is_first(volume);
             let (volume, device) = (volume.clone(), device.to_owned());
-            blocking(move || make(&volume, &device, epoch)).await?;
+            blocking(move || make(&volume, &device, epoch, first)).await?;
         }
         let uuid = uuid.parse().map_err(|_| format!("{uuid} is no UUID of a file system"))?;
         let order = Coordinate {
@@ -188,8 +189,15 @@ impl Plane {
         epoch: u64,
         wipe: bool,
     ) -> Result<(), PlaneError> {
+        let first = self.is_first(volume);
         let (volume, device) = (volume.clone(), device.to_owned());
-        blocking(move || clear(&volume, &device, epoch, wipe)).await
+        blocking(move || clear(&volume, &device, epoch, (wipe, first))).await
+    }
+
+    /// Whether no node can have taken the volume's LUN yet: this one was given its first epoch, and has not
+    /// begun it.
+    fn is_first(&self, volume: &VolumeRecord) -> bool {
+        !crate::dataplane::has_begun(&self.process.settings().data_dir, volume.id)
     }
 
     /// An ordinary disk from here on: the mark goes while the file system is still mounted.
@@ -222,9 +230,9 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Reserves the LUN of a volume that is not in use yet, and sees to its file system.
-fn make(volume: &VolumeRecord, device: &Path, epoch: u64) -> Result<(), PlaneError> {
+fn make(volume: &VolumeRecord, device: &Path, epoch: u64, first: bool) -> Result<(), PlaneError> {
     if volume.kind.fences() {
-        reserve::take(device, epoch).map_err(PlaneError::Failed)?;
+        reserve::take(device, epoch, first).map_err(PlaneError::Failed)?;
     }
     if probe::is_in_use(device) {
         return Err(PlaneError::InUse);
@@ -268,10 +276,15 @@ fn prepare(volume: &VolumeRecord, device: &Path) -> Result<(), PlaneError> {
     Ok(())
 }
 
-fn clear(volume: &VolumeRecord, device: &Path, epoch: u64, wipe: bool) -> Result<(), PlaneError> {
+fn clear(
+    volume: &VolumeRecord,
+    device: &Path,
+    epoch: u64,
+    (wipe, first): (bool, bool),
+) -> Result<(), PlaneError> {
     let VolumeKind::Lun { fs, uuid, fences, .. } = &volume.kind else { return Ok(()) };
     if *fences {
-        reserve::take(device, epoch).map_err(PlaneError::Failed)?;
+        reserve::take(device, epoch, first).map_err(PlaneError::Failed)?;
     }
     if probe::is_in_use(device) {
         return Err(PlaneError::InUse);

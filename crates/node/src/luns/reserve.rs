@@ -42,12 +42,12 @@ pub(super) fn socket_of(device: &Path) -> PathBuf {
 /// Keeps everybody else off a LUN, for the coordinator of an epoch: registers first, looks then, and
 /// gives up where a later epoch is there. Done once more it changes nothing.
 ///
-/// Before the first epoch nobody of this volume can have had a key: whoever has one then is another
-/// cluster or host, and keeps it.
-pub(super) fn take(device: &Path, epoch: u64) -> Result<(), String> {
+/// `first`: nobody of this volume can have had a key yet, so whoever has one is another cluster or host,
+/// and keeps it.
+pub(super) fn take(device: &Path, epoch: u64, first: bool) -> Result<(), String> {
     let epoch = u32::try_from(epoch).map_err(|_| "no epoch is left for a key".to_owned())?;
     let own = ReservationKey::of_coordinator(Epoch(epoch)).word();
-    if is_anothers(epoch, own, &keys(device)?) {
+    if first && is_anothers(epoch, own, &keys(device)?) {
         return Err("another cluster or host has reserved the LUN; release it there".to_owned());
     }
     ask(device, &json!({ "reserve": "register", "key": own }))?;

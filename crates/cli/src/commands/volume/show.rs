@@ -59,8 +59,10 @@ fn coordination(sheet: &mut Sheet<'_>, now: &CoordinationView) {
         let path = if node.path { "path" } else { "no path" };
         let why = node.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
         let since = node.since.map(|since| format!(" since {}", time::both(since, time::now())));
-        sheet
-            .row(node.node.as_str(), format!("{leads}{access}, {path}{why}{}", since.unwrap_or_default()));
+        sheet.row(
+            node.node.as_str(),
+            format!("{leads}{access}, {path}{why}{}", since.unwrap_or_default()),
+        );
     }
 }
 
