@@ -55,10 +55,19 @@ pub struct CoordinationView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VolumeAccess {
-    /// It coordinates it: reads and writes go to the LUN from there.
-    Coordinator,
-    /// Not at all.
+    /// Its reads and writes go straight to the LUN, over its own path.
+    Direct,
+    /// They go through the coordinator, block by block: its own path does not work, or it has none.
+    BlockRedirected,
+    /// Its path works, but what was wanted last went through the coordinator: holes that were read, or a
+    /// file that lies on odd blocks.
+    FileRedirected,
+    /// Not now: there is no coordinator to talk to, and requests wait for one.
+    Waiting,
+    /// Not at all: it is not mounted there.
     None,
+    /// It did not say.
+    Unknown,
 }
 
 /// What a node has of a volume on a LUN.
@@ -72,7 +81,7 @@ pub struct VolumeNodeView {
     pub path: bool,
     /// Why it is so; none where all is as it should be.
     pub why: Option<String>,
-    /// Since when, where that is known: of the node that answers.
+    /// Since when, where that is known.
     pub since: Option<UnixMillis>,
 }
 

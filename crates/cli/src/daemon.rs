@@ -84,6 +84,21 @@ fn failed(error: &anyhow::Error) -> CliError {
     )
 }
 
+/// The hidden verb of the process that serves shared volumes.
+pub(crate) const VOLUMES_VERB: &str = node::dataplane::VERB;
+
+/// Serves this node's shared volumes; started by the daemon only.
+pub(crate) fn serve_volumes() -> ExitCode {
+    let settings = std::env::args_os().nth(2).unwrap_or_default();
+    match node::dataplane::run(&settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("the volume process cannot run: {error:#}; the daemon starts it by itself");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// The first process of a VM; started by the daemon only.
 pub(crate) fn launch_vm() -> ExitCode {
     node::launch_vm_main()

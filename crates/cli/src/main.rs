@@ -36,6 +36,9 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == "launch-vm") {
         return daemon::launch_vm();
     }
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == daemon::VOLUMES_VERB) {
+        return daemon::serve_volumes();
+    }
     complete::answer_shell();
     cli::main()
 }

@@ -110,6 +110,7 @@ pub use lun::LunId;
 pub use lun::LunIdError;
 pub use lun::LunPhase;
 pub use lun::LunSeen;
+pub use lun::attached_elsewhere;
 pub use lun::ends_mounts;
 pub use map::Map;
 pub use migrate::Arrival;

@@ -16,17 +16,25 @@
 //! kernel of that node may still write what its mount has cached. So a lease that is over is a proof
 //! here only where the LUN honours reservations, and the next coordinator takes the key away before it
 //! mounts (decisions 0019, 0021).
+//!
+//! All nodes reach the files, and those that have a path write to the LUN themselves, under leases of the
+//! coordinator's. `LunSeen::attached` says of which nodes that may be so: a LUN is opened to everybody only
+//! when no other node is among them (decision 0025).
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Bytes;
+use crate::ClusterState;
 use crate::FenceProof;
 use crate::NodeId;
+use crate::NodeRecord;
+use crate::VolumeRecord;
 
 /// Longest identity of a LUN: those of SCSI, NVMe and device mapper are below 100 characters.
 const LUN_ID_MAX: usize = 128;
@@ -93,6 +101,10 @@ pub struct LunSeen {
     pub read_only: bool,
     /// Whether reservations can be made on it by that node.
     pub fences: bool,
+    /// Whether that node's data plane may write to it: said before it does, and until it surely does not
+    /// any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub attached: bool,
     /// What stands on it.
     #[serde(flatten)]
     pub contents: LunContents,
@@ -224,6 +236,21 @@ impl Coordination {
             LunPhase::Leaving { .. } => false,
         }
     }
+}
+
+/// Other nodes whose data plane may still write to a volume's LUN, by name: it is not opened to everybody
+/// before there are none. A lost node counts as long as its loss of power is not proved.
+pub fn attached_elsewhere(
+    state: &ClusterState,
+    volume: &VolumeRecord,
+    node: NodeId,
+) -> Vec<String> {
+    let Some(lun) = volume.kind.lun() else { return Vec::new() };
+    let has = |it: &&Arc<NodeRecord>| {
+        let dead = it.fenced.as_ref().is_some_and(|it| ends_mounts(&it.proof, false));
+        it.id != node && !dead && it.luns.get(lun).is_some_and(|it| it.attached)
+    };
+    state.nodes.values().filter(has).map(|it| it.name.to_string()).collect()
 }
 
 /// Whether a proof that a node is fenced says that its mounts write no more. `fences`: the LUN honours

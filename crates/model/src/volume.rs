@@ -128,12 +128,10 @@ impl VolumeKind {
 }
 
 impl VolumeRecord {
-    /// Whether a node can read and write its files: any one of a share, the coordinator of a LUN.
-    pub fn is_reached_by(&self, node: NodeId) -> bool {
-        match &self.coordination {
-            None => true,
-            Some(coordination) => coordination.in_use() && coordination.holder == Some(node),
-        }
+    /// Whether nodes can read and write its files: those of a share always, those on a LUN while it is in
+    /// use, over their own path or through its coordinator.
+    pub fn is_reached(&self) -> bool {
+        self.coordination.as_ref().is_none_or(crate::Coordination::in_use)
     }
 }
 

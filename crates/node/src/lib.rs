@@ -15,6 +15,7 @@
 mod app;
 mod cluster;
 pub mod config;
+pub mod dataplane;
 mod events;
 mod fencing;
 pub mod guard;

@@ -62,6 +62,7 @@ use crate::cluster::rebuild::Telling;
 use crate::cluster::renew;
 use crate::config::Config;
 use crate::config::EngineKind;
+use crate::dataplane::Settings;
 use crate::events::Events;
 use crate::fencing::Fencing;
 use crate::fencing::LeaseTask;
@@ -75,8 +76,9 @@ use crate::images;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
 use crate::luns::Keeper;
-use crate::luns::LocalMount;
 use crate::luns::Luns;
+use crate::luns::Plane;
+use crate::luns::VolumeProcess;
 use crate::migrate::PeerMover;
 use crate::migrate::Targets;
 use crate::platform;
@@ -158,6 +160,9 @@ pub(crate) async fn clear(config: Config) -> anyhow::Result<()> {
     }
     for stray in &strays {
         engine.reap(stray.vm).await?;
+    }
+    if let Ok(Some(place)) = PlaceDir::new(&config.data_dir).read() {
+        volume_process(&config, place.identity.node())?.end().await.map_err(anyhow::Error::msg)?;
     }
     if let Some(switch) = start_switch(&config)? {
         let report = switch.remove_all().await?;
@@ -358,6 +363,7 @@ pub(crate) async fn assemble(
     let targets = Targets::new(node, truth.clone(), vm_host.clone());
     let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings()).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
+    let process = volume_process(config, node)?;
     let app = Arc::new(App {
         config: config.clone(),
         node,
@@ -370,7 +376,7 @@ pub(crate) async fn assemble(
         progresses,
         ports,
         volumes,
-        luns: Luns::new(&config.disk_folders),
+        luns: Luns::new(&config.disk_folders, process.clone()),
         samples: Arc::new(Samples::default()),
         history: History::new(&config.data_dir),
         reconcilers: Reconcilers::default(),
@@ -383,7 +389,7 @@ pub(crate) async fn assemble(
         validations: Validations::new(&config.data_dir),
         targets,
     });
-    set_going(&app, vm_host, ledger, lease);
+    set_going(&app, vm_host, ledger, lease, process);
     let lost_after = Duration::from_secs(config.cluster_lost_after_s);
     tokio::spawn(members::follow(replica, app.truth.clone(), witness, lost_after));
     follow_membership(&app);
@@ -424,7 +430,13 @@ fn vm_host(
 }
 
 /// Starts the background work.
-fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: LeaseTask) {
+fn set_going(
+    app: &App,
+    vm_host: Arc<Host>,
+    ledger: Arc<NodeLedger>,
+    lease: LeaseTask,
+    process: VolumeProcess,
+) {
     lease.go();
     let App { truth, engine, hub, ports, samples, reconcilers, volumes, .. } = app;
     let arrivals = vm_host.arrivals.clone();
@@ -437,7 +449,7 @@ fn set_going(app: &App, vm_host: Arc<Host>, ledger: Arc<NodeLedger>, lease: Leas
     let host = (app.node, app.node_name.clone());
     tokio::spawn(networks::tell(host, truth.clone()));
     tokio::spawn(platform::tell(app.node, name, reconcilers.clone(), truth.clone()));
-    let (luns, plane) = (app.luns.clone(), Arc::new(LocalMount));
+    let (luns, plane) = (app.luns.clone(), Plane::new(process));
     tokio::spawn(Keeper { luns, ledger: ledger.clone(), plane }.run());
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
@@ -584,6 +596,21 @@ fn new_facts(state: &ClusterState, node: NodeId, config: &Config) -> Option<Node
 /// Tells this daemon's kernel objects from those of others on the same host.
 fn tag(config: &Config) -> InstanceTag {
     InstanceTag::derive(&config.data_dir.to_string_lossy())
+}
+
+/// The process that serves this node's volumes on LUNs; started when there is one.
+fn volume_process(config: &Config, node: NodeId) -> anyhow::Result<VolumeProcess> {
+    let run_dir = std::path::absolute(&config.run_dir)
+        .with_context(|| format!("run_dir {}", config.run_dir.display()))?;
+    let data_dir = std::path::absolute(&config.data_dir)
+        .with_context(|| format!("data_dir {}", config.data_dir.display()))?;
+    // Beside the machines' group, which the guard freezes and kills as a whole.
+    let machines = machines_group(config)?;
+    let mut name = machines.file_name().unwrap_or_default().to_owned();
+    name.push("-volumes");
+    let listen = crate::luns::port_of(config.cluster_listen).unwrap_or(config.cluster_listen);
+    let group = machines.with_file_name(name);
+    Ok(VolumeProcess::new(Settings { data_dir, run_dir, listen, node, group }))
 }
 
 /// The control group above those of all machines of this daemon.

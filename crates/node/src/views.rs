@@ -19,28 +19,21 @@ use api::types::TokenView;
 use api::types::VmSummary;
 use api::types::VmView;
 use api::types::VolumeView;
-use api::volume::CoordinationView;
-use api::volume::VolumeAccess;
-use api::volume::VolumeNodeView;
 use model::Bytes;
 use model::CloudInit;
 use model::ClusterState;
-use model::Coordination;
 use model::DiskSource;
 use model::ImagePlace;
 use model::ImageRecord;
-use model::LunContents;
 use model::NetworkRecord;
 use model::NicSpec;
 use model::NodeId;
-use model::NodeRecord;
 use model::OpRecord;
 use model::Power;
 use model::TokenRecord;
 use model::UnixMillis;
 use model::VmRecord;
 use model::VolumeRecord;
-use model::ends_mounts;
 use vm::engine::Accel;
 use vm::guest::FreezeState;
 use vm::guest::Heartbeat as Beat;
@@ -367,7 +360,11 @@ pub(crate) fn image_view(state: &ClusterState, image: &ImageRecord) -> ImageView
 /// A volume, as this node sees it.
 pub(crate) fn volume_view(state: &ClusterState, volume: &VolumeRecord) -> VolumeView {
     let problem = crate::volumes::check(volume).err().map(|error| error.to_string());
-    let (size, free) = crate::host::space(std::path::Path::new(volume.kind.path()));
+    let (size, free) = match &volume.coordination {
+        None => crate::host::space(std::path::Path::new(volume.kind.path())),
+        // The volume process knows it; whoever looks here waits while there is no coordinator.
+        Some(_) => Default::default(),
+    };
     let vms = state.vms.values().filter(|vm| vm.volume == Some(volume.id));
     let lies_here =
         |place| matches!(place, ImagePlace::Volume { volume: on, .. } if on == volume.id);
@@ -464,56 +461,4 @@ fn phase(vm: &VmRecord, status: &Status) -> Phase {
             Power::Running | Power::Paused => Phase::Starting,
         },
     }
-}
-
-/// Who mounts a volume on a LUN, and what each node has of it, as far as this node knows.
-pub(crate) fn coordination_view(
-    app: &App,
-    state: &ClusterState,
-    volume: &VolumeRecord,
-) -> Option<CoordinationView> {
-    let now = volume.coordination.as_ref()?;
-    let name = |node: NodeId| state.nodes.get(&node).map(|it| it.name.clone());
-    let mut nodes: Vec<VolumeNodeView> =
-        state.nodes.values().map(|node| volume_on(app, volume, now, node)).collect();
-    nodes.sort_by(|a, b| a.node.cmp(&b.node));
-    Some(CoordinationView {
-        epoch: now.epoch,
-        coordinator: now.holder.and_then(name),
-        wanted: now.wanted.and_then(name),
-        maintenance: now.maintenance,
-        phase: now.phase,
-        nodes,
-    })
-}
-
-fn volume_on(
-    app: &App,
-    volume: &VolumeRecord,
-    now: &Coordination,
-    node: &NodeRecord,
-) -> VolumeNodeView {
-    let seen = volume.kind.lun().and_then(|lun| node.luns.get(lun));
-    let path = seen.is_some_and(|it| !matches!(it.contents, LunContents::Unreadable { .. }));
-    let trouble = (node.id == app.node).then(|| app.luns.trouble(volume.id)).flatten();
-    let holds = now.holder == Some(node.id);
-    let fenced = node.fenced.as_ref();
-    let why = match (&trouble, holds, fenced) {
-        (Some(trouble), _, _) => Some(trouble.why.clone()),
-        (None, true, Some(fenced)) if !ends_mounts(&fenced.proof, volume.kind.fences()) => Some(
-            "it is fenced by the end of its lease, which does not end a mount, and the LUN takes no \
-             reservations: nobody takes over before it is back"
-                .to_owned(),
-        ),
-        (None, true, Some(_)) => Some("it is fenced; another node takes over".to_owned()),
-        (None, true, None) if path => None,
-        (None, true, None) => Some("its path to the LUN does not work".to_owned()),
-        (None, false, _) if now.in_use() => {
-            Some("the files are reached on the coordinator only; machines on it run there".to_owned())
-        }
-        (None, false, _) => Some("it is not mounted".to_owned()),
-    };
-    let access = if holds { VolumeAccess::Coordinator } else { VolumeAccess::None };
-    let since = trouble.map(|it| it.since);
-    VolumeNodeView { node: node.name.clone(), access, path, why, since }
 }

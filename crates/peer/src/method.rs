@@ -52,6 +52,8 @@ impl Method {
     pub const REBUILD: Self = Self(109);
     /// What a machine or the node itself used, as far as the node has measured it.
     pub const HISTORY: Self = Self(110);
+    /// How a node reaches the volumes on LUNs.
+    pub const VOLUMES: Self = Self(111);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.
@@ -70,6 +72,7 @@ impl Method {
             | Self::MIGRATE
             | Self::PROGRESS
             | Self::HISTORY
+            | Self::VOLUMES
             | Self::ECHO => Class::Bulk,
             _ => Class::Urgent,
         }

@@ -91,7 +91,8 @@ mod tests {
             let mut record = NodeRecord::new(node(n), name, UnixMillis::new(0));
             let contents = contents.clone();
             let (paths, size) = (Vec::new(), Bytes::gib(1));
-            let seen = LunSeen { paths, size, read_only: false, fences: false, contents };
+            let seen =
+                LunSeen { paths, size, read_only: false, fences: false, attached: false, contents };
             record.luns.insert("lun".parse().unwrap(), seen);
             state.nodes.insert(record.id, Arc::new(record));
         }

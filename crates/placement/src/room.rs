@@ -198,7 +198,7 @@ impl<'a> Board<'a> {
             return Err(Problem::NotPossible);
         }
         let volume = vm.volume.and_then(|volume| self.volumes.get(&volume));
-        if volume.is_some_and(|volume| !volume.is_reached_by(id)) {
+        if volume.is_some_and(|volume| !volume.is_reached()) {
             return Err(Problem::Volume);
         }
         if !self.can_be(vm, node) {

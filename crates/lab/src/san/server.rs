@@ -242,6 +242,10 @@ impl Served {
                 let keys = lun.keys(path).map_err(|error| error.to_string())?;
                 return Ok(Answer { keys: Some(keys), ..Answer::default() });
             }
+            Reserve::Own => {
+                let key = lun.key_of(path).map_err(|error| error.to_string())?;
+                return Ok(Answer { keys: Some(key.into_iter().collect()), ..Answer::default() });
+            }
             Reserve::Register { key } => lun.register(path, *key),
             Reserve::Unregister => lun.unregister(path),
             Reserve::Clear => lun.clear(path),

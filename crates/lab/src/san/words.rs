@@ -54,6 +54,8 @@ pub(crate) enum Reserve {
     Clear,
     /// Say all keys.
     Keys,
+    /// Say the key of this path, if it has one.
+    Own,
     /// Take a key from whoever has it, and end its commands.
     PreemptAndAbort { key: u64 },
 }

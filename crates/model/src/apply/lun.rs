@@ -274,7 +274,6 @@ pub(crate) fn hand_to(state: &mut ClusterState, id: VolumeId, to: NodeId) -> Res
     if now.holder == Some(to) {
         return change(state, id, |it| it.wanted = None);
     }
-    admit_unmount(state, &record)?;
     change(state, id, |it| it.wanted = Some(to))
 }
 
@@ -326,6 +325,14 @@ pub(crate) fn gone(
     let LunPhase::Leaving { wipe } = now.phase else {
         return Err(Refused::Invalid(format!("volume {} is to stay", record.name)));
     };
+    let others = crate::attached_elsewhere(state, &record, by.node);
+    if !others.is_empty() {
+        return Err(Refused::InUse {
+            what: "volume",
+            name: record.name.clone(),
+            users: others.join(", "),
+        });
+    }
     let what = if wipe { "its file system is destroyed" } else { "its file system stays" };
     let text = format!("volume {} was forgotten; {what}", record.name);
     event(cx, EventKind::VolumeDeleted, Severity::Info, &record, text);

@@ -414,6 +414,7 @@ impl Handler for Port {
                 let app = self.app()?;
                 return crate::http::own_history(&app, &body).await.map(Bytes::from);
             }
+            Method::VOLUMES => serde_json::to_vec(&self.app()?.luns.told().await),
             Method::MACHINES => serde_json::to_vec(&self.app()?.own_vm_summaries()),
             Method::HOST => {
                 let app = self.app()?;

@@ -27,7 +27,6 @@ use crate::app::new_uuid;
 use crate::http::Call;
 use crate::http::Mounts;
 use crate::luns;
-use crate::views::coordination_view;
 use crate::views::volume_view;
 use crate::volumes;
 
@@ -52,27 +51,42 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::VolumeCheck, _, _>(check);
 }
 
-fn view(app: &App, state: &ClusterState, volume: &VolumeRecord) -> VolumeView {
-    let coordination = coordination_view(app, state, volume);
+fn view(
+    app: &App,
+    state: &ClusterState,
+    volume: &VolumeRecord,
+    answers: &luns::Answers,
+) -> VolumeView {
+    let coordination = luns::coordination_view(app, state, volume, answers);
     let mut view = volume_view(state, volume);
-    // Another node's mount is not missing here.
-    if coordination.is_some() && !volume.is_reached_by(app.node) {
-        view.problem = app.luns.trouble(volume.id).map(|it| it.why);
+    if coordination.is_some() {
+        let space = answers.space(app.node, volume.id);
+        (view.size, view.free) = (space.map(|it| it.0), space.map(|it| it.1));
+        // What is not in use is missing nowhere.
+        let trouble = app.luns.trouble(volume.id).map(|it| it.why);
+        view.problem = trouble.or(view.problem.filter(|_| volume.is_reached()));
     }
     VolumeView { coordination, ..view }
 }
 
+async fn view_of(app: &App, id: VolumeId) -> Result<VolumeView, ApiError> {
+    let state = app.truth.state();
+    let answers = luns::gather(app, &state).await;
+    Ok(view(app, &state, state.find_volume(&id.to_string())?, &answers))
+}
+
 async fn list(call: Call<ep::VolumeList>) -> Result<Vec<VolumeView>, ApiError> {
     let state = call.app.truth.state();
+    let answers = luns::gather(&call.app, &state).await;
     let mut list: Vec<_> =
-        state.volumes.values().map(|volume| view(&call.app, &state, volume)).collect();
+        state.volumes.values().map(|volume| view(&call.app, &state, volume, &answers)).collect();
     list.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(list)
 }
 
 async fn show(call: Call<ep::VolumeShow>) -> Result<VolumeView, ApiError> {
-    let state = call.app.truth.state();
-    Ok(view(&call.app, &state, state.find_volume(call.param(0))?))
+    let id = call.app.truth.state().find_volume(call.param(0))?.id;
+    view_of(&call.app, id).await
 }
 
 async fn create(call: Call<ep::VolumeCreate>) -> Result<VolumeView, ApiError> {
@@ -115,8 +129,7 @@ async fn create_share(
         volumes::unstamp(&record);
         return Err(error);
     }
-    let state = app.truth.state();
-    Ok(view(app, &state, state.find_volume(&volume.to_string())?))
+    view_of(app, volume).await
 }
 
 /// This node looks at the LUN, claims it in the state, and its keeper does the rest.
@@ -127,13 +140,17 @@ async fn create_on_lun(
     (lun, fs, adopt): (LunId, Option<FsKind>, bool),
 ) -> Result<VolumeView, ApiError> {
     let volume = VolumeId::new(new_uuid());
+    let alone = app.luns.telling().await;
     let looking = app.luns.clone();
-    let seen = tokio::task::spawn_blocking(move || looking.look()).await.unwrap_or_default();
+    let before = app.truth.state().node(app.node)?.clone();
+    let seen = tokio::task::spawn_blocking(move || looking.look_for(&before)).await;
+    let seen = seen.unwrap_or_default();
     let (fs, uuid) = match seen.get(&lun).map(|seen| &seen.contents) {
         Some(LunContents::Volume { fs, uuid }) if adopt => (*fs, uuid.clone()),
         _ => (fs.unwrap_or_default(), volume.to_string()),
     };
     app.propose(actor, Command::NodeLunsSet { node: app.node, luns: seen }).await?;
+    drop(alone);
     let epoch = app.truth.state().node(app.node)?.epoch;
     let by = Speaker { node: app.node, epoch };
     let command = Command::VolumeCreateOnLun { volume, name, lun, fs, uuid, adopt, by };
@@ -142,8 +159,7 @@ async fn create_on_lun(
         it.and_then(|it| it.coordination.as_ref()).is_none_or(|it| it.phase == LunPhase::Ready)
     };
     settle(app, volume, "prepared", ready).await?;
-    let state = app.truth.state();
-    Ok(view(app, &state, state.find_volume(&volume.to_string())?))
+    view_of(app, volume).await
 }
 
 /// Waits until a volume is as wanted, or until it is clear that it will not be soon.
@@ -207,8 +223,7 @@ async fn hand_to(call: Call<ep::VolumeMove>) -> Result<VolumeView, ApiError> {
         it.and_then(|it| it.coordination.as_ref()).is_none_or(|it| it.holder == Some(to))
     };
     settle(&call.app, id, "moved", there).await?;
-    let state = call.app.truth.state();
-    Ok(view(&call.app, &state, state.find_volume(&id.to_string())?))
+    view_of(&call.app, id).await
 }
 
 async fn maintenance(call: Call<ep::VolumeMaintenance>) -> Result<VolumeView, ApiError> {
@@ -220,8 +235,7 @@ async fn maintenance(call: Call<ep::VolumeMaintenance>) -> Result<VolumeView, Ap
     };
     let what = if on { "unmounted" } else { "mounted" };
     settle(&call.app, id, what, settled).await?;
-    let state = call.app.truth.state();
-    Ok(view(&call.app, &state, state.find_volume(&id.to_string())?))
+    view_of(&call.app, id).await
 }
 
 async fn check(call: Call<ep::VolumeCheck>) -> Result<VolumeCheckView, ApiError> {

@@ -28,7 +28,7 @@ pub(crate) fn check(
         return Err("it lies on no LUN".to_owned());
     };
     if *fences {
-        reserve::take(device, epoch)?;
+        reserve::take(device, epoch, false)?;
     }
     let checked = look(*fs, uuid, device);
     if *fences {

@@ -72,6 +72,7 @@ fn look(paths: &[Found]) -> LunSeen {
         read_only,
         fences: paths.iter().any(|path| path.fences),
         contents,
+        attached: false,
     }
 }
 

@@ -4,6 +4,7 @@
 //! made only while nothing of this host holds the LUN, so whatever is mounted here in an epoch of this
 //! node was mounted in that epoch.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +14,20 @@ use model::Command;
 use model::Coordination;
 use model::LunPhase;
 use model::Membership;
+use model::NodeId;
 use model::NodeRecord;
 use model::Speaker;
 use model::VolumeRecord;
+use model::attached_elsewhere;
 use model::ends_mounts;
 
 use super::Luns;
+use super::Plane;
 use super::PlaneError;
-use super::VolumePlane;
 use super::plane::device_of;
 use super::tell::tell;
+use crate::dataplane::words::Reign;
+use crate::dataplane::words::Told;
 use crate::ledger::NodeLedger;
 
 /// How often LUNs are looked at when nothing changes.
@@ -36,15 +41,18 @@ enum Wish {
     /// Coordinate it.
     Coordinate,
     /// Unmount it and give it back.
-    GiveBack,
+    GiveBack {
+        /// Whether nobody is to see its files any more, on any node.
+        detach: bool,
+    },
     /// Take it off its LUN.
     Clear {
         /// Whether the file system is destroyed.
         wipe: bool,
     },
-    /// It is another node's, or nobody's: see that nothing of it is here, and no more.
+    /// It is another node's, or nobody's: do not coordinate it.
     Leave,
-    /// See that nothing of it is here, then claim it.
+    /// See that nothing of it is mounted here, then claim it.
     Claim,
 }
 
@@ -52,7 +60,7 @@ enum Wish {
 pub(crate) struct Keeper {
     pub(crate) luns: Luns,
     pub(crate) ledger: Arc<NodeLedger>,
-    pub(crate) plane: Arc<dyn VolumePlane>,
+    pub(crate) plane: Plane,
 }
 
 impl Keeper {
@@ -65,11 +73,7 @@ impl Keeper {
                 tracing::debug!(%error, "the cluster does not know which LUNs are seen here");
             }
             let state = states.borrow_and_update().clone();
-            let on_luns = state.volumes.values().filter(|it| it.coordination.is_some());
-            for volume in on_luns {
-                let outcome = self.pass(&state, volume).await;
-                self.luns.show(volume.id, outcome);
-            }
+            self.look_after(&state).await;
             let shape = shape(&state);
             let quiet = tokio::time::sleep(LOOK_EVERY);
             tokio::pin!(quiet);
@@ -90,51 +94,183 @@ impl Keeper {
         }
     }
 
-    async fn pass(&self, state: &ClusterState, volume: &VolumeRecord) -> Result<(), String> {
+    /// One pass over all volumes on LUNs.
+    async fn look_after(&self, state: &ClusterState) {
+        let on_luns: Vec<_> =
+            state.volumes.values().filter(|it| it.coordination.is_some()).collect();
+        let told = match self.plane.states().await {
+            Ok(told) => told,
+            Err(error) => {
+                for volume in on_luns {
+                    self.luns.show(volume.id, Err(error.to_string()));
+                }
+                return;
+            }
+        };
+        if on_luns.is_empty() && told.is_empty() {
+            return;
+        }
+        if let Err(error) = self.plane.members(state).await {
+            tracing::warn!(%error, "volumes are not shared with other nodes");
+        }
+        for volume in on_luns {
+            let outcome = self.pass(state, volume, told.get(&volume.id)).await;
+            self.luns.show(volume.id, outcome);
+        }
+        for gone in told.keys().filter(|it| !state.volumes.contains_key(it)) {
+            if let Err(error) = self.plane.detach(*gone).await {
+                tracing::warn!(volume = %gone, %error, "a volume that is no more is still in use");
+            }
+        }
+    }
+
+    async fn pass(
+        &self,
+        state: &ClusterState,
+        volume: &VolumeRecord,
+        told: Option<&Told>,
+    ) -> Result<(), String> {
         let Some(me) = state.nodes.get(&self.ledger.node) else { return Ok(()) };
         let Some(now) = &volume.coordination else { return Ok(()) };
         let device = device_of(volume, me);
-        let (device, epoch) = (device.as_deref(), now.epoch);
-        let wish = wish(state, volume, me);
-        let by = Speaker { node: me.id, epoch: me.epoch };
-        let words = |error: PlaneError| error.to_string();
-        let id = volume.id;
-        match wish {
+        let device = device.as_deref();
+        match wish(state, volume, me) {
             Wish::Nothing => Ok(()),
             Wish::Leave => {
-                let left = self.plane.is_coordinated(volume).await;
-                if left { self.plane.leave(volume, device).await.map_err(words) } else { Ok(()) }
+                self.plane.resign(volume, device).await.map_err(words)?;
+                self.show(state, volume, me).await
             }
             Wish::Claim => {
-                self.plane.leave(volume, None).await.map_err(words)?;
+                self.plane.resign(volume, device).await.map_err(words)?;
                 free(device).await?;
-                self.propose(Command::VolumeClaim { volume: id, epoch, by }).await
+                let by = Speaker { node: me.id, epoch: me.epoch };
+                let claim = Command::VolumeClaim { volume: volume.id, epoch: now.epoch, by };
+                self.propose(claim).await
             }
-            Wish::GiveBack => {
-                self.plane.leave(volume, device).await.map_err(words)?;
-                self.propose(Command::VolumeGiveBack { volume: id, epoch, by }).await
-            }
-            Wish::Coordinate => {
-                let ready = now.phase == LunPhase::Ready;
-                if ready && self.plane.is_coordinated(volume).await {
-                    return Ok(());
+            Wish::GiveBack { detach } => {
+                if detach {
+                    self.detach(volume).await?;
+                    let others = attached_elsewhere(state, volume, me.id);
+                    if !others.is_empty() {
+                        return Err(format!("it is still in use on {}", others.join(", ")));
+                    }
                 }
-                self.surely(volume, now).await?;
-                let device = device.ok_or_else(|| PlaneError::NoPath.to_string())?;
-                self.plane.coordinate(volume, device, epoch).await.map_err(words)?;
-                if ready {
-                    return Ok(());
-                }
-                self.propose(Command::VolumePrepared { volume: id, epoch, by }).await
+                self.give_back(volume, now, me, device).await
             }
-            Wish::Clear { wipe } => {
-                self.plane.leave(volume, device).await.map_err(words)?;
-                self.surely(volume, now).await?;
-                let device = device.ok_or_else(|| PlaneError::NoPath.to_string())?;
-                self.plane.clear(volume, device, epoch, wipe).await.map_err(words)?;
-                self.propose(Command::VolumeGone { volume: id, epoch, by }).await
+            Wish::Coordinate => self.coordinate(state, volume, now, me, told).await,
+            Wish::Clear { wipe } => self.clear(volume, now, me, wipe).await,
+        }
+    }
+
+    async fn coordinate(
+        &self,
+        state: &ClusterState,
+        volume: &VolumeRecord,
+        now: &Coordination,
+        me: &NodeRecord,
+        told: Option<&Told>,
+    ) -> Result<(), String> {
+        let device = device_of(volume, me);
+        let members: BTreeSet<NodeId> = state.nodes.keys().copied().collect();
+        let reign = told.and_then(|it| it.reign.as_ref());
+        let ready = now.phase == LunPhase::Ready;
+        let good = |it: &Reign| u64::from(it.epoch) == now.epoch && it.ended.is_none();
+        match reign {
+            // Who may come is told to a coordinator once. A new epoch tells it to everybody.
+            Some(reign) if good(reign) && reign.members != members => {
+                return self.give_back(volume, now, me, device.as_deref()).await;
+            }
+            Some(reign) if good(reign) && ready => return self.show(state, volume, me).await,
+            Some(reign) if !good(reign) => {
+                let why = reign.ended.as_deref().unwrap_or("an epoch that is over");
+                tracing::warn!(volume = %volume.name, why, "it is given back, to be taken anew");
+                return self.give_back(volume, now, me, device.as_deref()).await;
+            }
+            _ => {}
+        }
+        self.surely(volume, now).await?;
+        let here = device.as_deref().ok_or_else(|| PlaneError::NoPath.to_string())?;
+        match self.plane.coordinate(volume, here, now.epoch, members).await {
+            Ok(()) => {}
+            Err(PlaneError::Begun(_)) => {
+                return self.give_back(volume, now, me, device.as_deref()).await;
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        if !ready {
+            let by = Speaker { node: me.id, epoch: me.epoch };
+            let done = Command::VolumePrepared { volume: volume.id, epoch: now.epoch, by };
+            return self.propose(done).await;
+        }
+        self.show(state, volume, me).await
+    }
+
+    async fn give_back(
+        &self,
+        volume: &VolumeRecord,
+        now: &Coordination,
+        me: &NodeRecord,
+        device: Option<&Path>,
+    ) -> Result<(), String> {
+        self.plane.resign(volume, device).await.map_err(words)?;
+        if let Some(device) = device {
+            unused(device).await?;
+        }
+        let by = Speaker { node: me.id, epoch: me.epoch };
+        self.propose(Command::VolumeGiveBack { volume: volume.id, epoch: now.epoch, by }).await
+    }
+
+    async fn clear(
+        &self,
+        volume: &VolumeRecord,
+        now: &Coordination,
+        me: &NodeRecord,
+        wipe: bool,
+    ) -> Result<(), String> {
+        self.detach(volume).await?;
+        self.surely(volume, now).await?;
+        let others = attached_elsewhere(&self.ledger.truth.state(), volume, me.id);
+        if !others.is_empty() {
+            return Err(format!("it is still in use on {}", others.join(", ")));
+        }
+        let device = device_of(volume, me).ok_or_else(|| PlaneError::NoPath.to_string())?;
+        self.plane.unmark(volume).await.map_err(words)?;
+        self.plane.resign(volume, Some(&device)).await.map_err(words)?;
+        self.plane.clear(volume, &device, now.epoch, wipe).await.map_err(words)?;
+        let by = Speaker { node: me.id, epoch: me.epoch };
+        self.propose(Command::VolumeGone { volume: volume.id, epoch: now.epoch, by }).await
+    }
+
+    /// Shows the files of a volume that is in use, and those of no other.
+    async fn show(
+        &self,
+        state: &ClusterState,
+        volume: &VolumeRecord,
+        me: &NodeRecord,
+    ) -> Result<(), String> {
+        let Some(now) = &volume.coordination else { return Ok(()) };
+        if !now.in_use() || me.membership != Membership::Member {
+            return self.detach(volume).await;
+        }
+        let device = device_of(volume, me).filter(|_| volume.kind.fences());
+        if let (Some(_), Some(lun)) = (&device, volume.kind.lun()) {
+            self.luns.set_attached(lun, true);
+            if !me.luns.get(lun).is_some_and(|it| it.attached) {
+                // Said first, done then: by the next pass.
+                return Ok(());
             }
         }
+        let holder = now.holder.filter(|it| state.nodes.contains_key(it));
+        let reign = (now.epoch, holder);
+        self.plane.follow(volume, device.as_deref(), reign).await.map_err(words)
+    }
+
+    async fn detach(&self, volume: &VolumeRecord) -> Result<(), String> {
+        self.plane.detach(volume.id).await.map_err(words)?;
+        if let Some(lun) = volume.kind.lun() {
+            self.luns.set_attached(lun, false);
+        }
+        Ok(())
     }
 
     /// The state says so still, and not only as this node last heard it. What may happen between this and
@@ -155,9 +291,17 @@ impl Keeper {
     }
 }
 
-/// Nothing of this host may hold a LUN that it claims.
+fn words(error: PlaneError) -> String {
+    error.to_string()
+}
+
+/// Nothing of this host may have a LUN mounted that it claims.
 async fn free(device: Option<&Path>) -> Result<(), String> {
-    let device = device.ok_or_else(|| PlaneError::NoPath.to_string())?.to_owned();
+    unused(device.ok_or_else(|| PlaneError::NoPath.to_string())?).await
+}
+
+async fn unused(device: &Path) -> Result<(), String> {
+    let device = device.to_owned();
     let used = tokio::task::spawn_blocking(move || super::probe::is_in_use(&device)).await;
     match used {
         Ok(false) => Ok(()),
@@ -166,9 +310,16 @@ async fn free(device: Option<&Path>) -> Result<(), String> {
 }
 
 /// What passes depend on, so that other changes of the state wake nobody.
-fn shape(state: &ClusterState) -> Vec<(model::VolumeId, Option<Coordination>, Vec<bool>)> {
-    let well = || state.nodes.values().map(|node| node.fenced.is_some()).collect();
-    state.volumes.values().map(|it| (it.id, it.coordination.clone(), well())).collect()
+fn shape(state: &ClusterState) -> impl PartialEq + use<> {
+    let attached = |node: &NodeRecord| node.luns.values().filter(|it| it.attached).count();
+    let nodes: Vec<_> = state
+        .nodes
+        .values()
+        .map(|it| (it.id, it.fenced.is_some(), attached(it), it.facts.addresses.clone()))
+        .collect();
+    let volumes: Vec<_> =
+        state.volumes.values().map(|it| (it.id, it.coordination.clone())).collect();
+    (volumes, nodes)
 }
 
 /// What this node is to do with a volume.
@@ -187,8 +338,9 @@ fn wish(state: &ClusterState, volume: &VolumeRecord, me: &NodeRecord) -> Wish {
             let elsewhere = now.wanted.is_some_and(|wanted| wanted != me.id && well(wanted));
             match now.phase {
                 LunPhase::Leaving { wipe } => Wish::Clear { wipe },
-                _ if !now.wants_mount() || elsewhere || me.membership != Membership::Member => {
-                    Wish::GiveBack
+                _ if !now.wants_mount() => Wish::GiveBack { detach: true },
+                _ if elsewhere || me.membership != Membership::Member => {
+                    Wish::GiveBack { detach: false }
                 }
                 _ => Wish::Coordinate,
             }
@@ -240,6 +392,7 @@ mod tests {
                 size: Bytes::gib(1),
                 read_only: false,
                 fences,
+                attached: false,
                 contents: LunContents::Empty,
             };
             record.luns.insert(lun.clone(), seen);
@@ -285,13 +438,13 @@ mod tests {
         assert_eq!(wishes(&world(true, None)), [Wish::Claim, Wish::Leave]);
         let mut state = world(true, Some(1));
         change(&mut state, |it| it.wanted = Some(node(2)));
-        assert_eq!(wishes(&state), [Wish::GiveBack, Wish::Leave]);
+        assert_eq!(wishes(&state), [Wish::GiveBack { detach: false }, Wish::Leave]);
         change(&mut state, |it| it.holder = None);
         assert_eq!(wishes(&state), [Wish::Leave, Wish::Claim]);
         change(&mut state, |it| it.maintenance = true);
         assert_eq!(wishes(&state), [Wish::Leave, Wish::Leave]);
         change(&mut state, |it| it.holder = Some(node(1)));
-        assert_eq!(wishes(&state), [Wish::GiveBack, Wish::Leave]);
+        assert_eq!(wishes(&state), [Wish::GiveBack { detach: true }, Wish::Leave]);
         change(&mut state, |it| it.phase = LunPhase::Leaving { wipe: true });
         assert_eq!(wishes(&state), [Wish::Clear { wipe: true }, Wish::Leave]);
     }

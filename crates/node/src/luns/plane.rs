@@ -1,20 +1,34 @@
-//! What a pass does to the host: the seam at which the data plane of shared volumes plugs in.
+//! What a pass does to the host: file systems are made and taken away here, all else is ordered of the
+//! volume process.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
 
-use async_trait::async_trait;
+use model::ClusterState;
 use model::FsKind;
 use model::LunPhase;
+use model::Membership;
+use model::NodeId;
+use model::VolumeId;
 use model::VolumeKind;
 use model::VolumeRecord;
 
+use super::VolumeProcess;
 use super::probe;
 use super::programs::WORK_SECONDS;
 use super::programs::done;
 use super::reserve;
+use crate::dataplane::words::Answer;
+use crate::dataplane::words::Coordinate;
+use crate::dataplane::words::Follow;
+use crate::dataplane::words::Member;
+use crate::dataplane::words::Order;
+use crate::dataplane::words::Told;
 use crate::volumes;
 
 /// Why a volume could not be brought where it should be. Tried again by the next pass.
@@ -31,84 +45,181 @@ pub(crate) enum PlaneError {
     /// Somebody on this host has the LUN already.
     #[error("its LUN is in use on this host by hand or by another program; unmount it there")]
     InUse,
-    /// Files on it are open.
-    #[error("it cannot be unmounted: {0}; see who uses it: fuser -vm {1}")]
-    Open(String, String),
+    /// This node has begun the epoch before: it needs a new one.
+    #[error("this node has begun epoch {0} before; it takes a new one")]
+    Begun(u64),
     /// Something else.
     #[error("{0}")]
     Failed(String),
 }
 
-/// How one node serves volumes. The keeper calls one at a time for each volume. Each call may be repeated,
-/// also after a restart of the daemon, and then changes nothing.
-///
-/// [`LocalMount`] is the coordinator alone. The data plane adds to `coordinate` that peers are served, and
-/// to `leave` that this node becomes a client of whoever coordinates it.
-#[async_trait]
-pub(crate) trait VolumePlane: Send + Sync + 'static {
-    /// Whether the volume is served here as its coordinator.
-    async fn is_coordinated(&self, volume: &VolumeRecord) -> bool;
-
-    /// Coordinates a volume in an epoch that the state gave to this node. When this returns, nobody of an
-    /// earlier epoch can write to the LUN any more, as far as it honours reservations, and the files are
-    /// at the volume's path.
-    async fn coordinate(
-        &self,
-        volume: &VolumeRecord,
-        device: &Path,
-        epoch: u64,
-    ) -> Result<(), PlaneError>;
-
-    /// Ceases to coordinate. When this returns, nothing of this host holds the LUN, and all that it wrote
-    /// is on the LUN or is lost for good. Without a device: the LUN is gone from here.
-    async fn leave(&self, volume: &VolumeRecord, device: Option<&Path>) -> Result<(), PlaneError>;
-
-    /// Takes a volume that was left off its LUN: destroys its file system, if that is wanted and if it is
-    /// this volume's, and opens the LUN to everybody.
-    async fn clear(
-        &self,
-        volume: &VolumeRecord,
-        device: &Path,
-        epoch: u64,
-        wipe: bool,
-    ) -> Result<(), PlaneError>;
+impl From<String> for PlaneError {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
 }
 
-/// The coordinator mounts the file system; other nodes have nothing of it.
-pub(crate) struct LocalMount;
+/// How this node serves volumes. The keeper calls one at a time. Each call may be repeated, also after a
+/// restart of the daemon, and then changes nothing.
+#[derive(Clone)]
+pub(crate) struct Plane {
+    process: VolumeProcess,
+}
 
-#[async_trait]
-impl VolumePlane for LocalMount {
-    async fn is_coordinated(&self, volume: &VolumeRecord) -> bool {
-        let path = volume.kind.path().to_owned();
-        blocking(move || Ok(is_mounted(&path))).await.unwrap_or(false)
+impl Plane {
+    pub(crate) fn new(process: VolumeProcess) -> Self {
+        Self { process }
     }
 
-    async fn coordinate(
+    /// How each volume is here. Starts no process.
+    pub(crate) async fn states(&self) -> Result<BTreeMap<VolumeId, Told>, PlaneError> {
+        let told = self.process.look().await?;
+        Ok(told.into_iter().map(|it| (it.volume, it)).collect())
+    }
+
+    /// Tells who may come and where they are, and that this node's certificate may be another.
+    pub(crate) async fn members(&self, state: &ClusterState) -> Result<(), PlaneError> {
+        let (there, lost): (Vec<_>, Vec<_>) =
+            state.nodes.values().partition(|it| it.membership != Membership::Lost);
+        let member = |it: &std::sync::Arc<model::NodeRecord>| Member {
+            node: it.id,
+            key: it.key.clone(),
+            addresses: it.facts.addresses.iter().filter_map(|it| port_of(*it)).collect(),
+        };
+        let members = there.into_iter().map(member).collect();
+        let gone = lost.into_iter().map(|it| it.id).chain(state.gone.keys().copied()).collect();
+        Ok(self.process.order(Order::Members { members, gone }).await.map(drop)?)
+    }
+
+    /// Shows the volume's files here. Without a device all goes through the coordinator.
+    pub(crate) async fn follow(
+        &self,
+        volume: &VolumeRecord,
+        device: Option<&Path>,
+        (epoch, holder): (u64, Option<NodeId>),
+    ) -> Result<(), PlaneError> {
+        let order = Follow {
+            volume: volume.id,
+            name: volume.name.to_string(),
+            path: volume.kind.path().into(),
+            device: device.map(Path::to_owned),
+            epoch: narrow(epoch)?,
+            holder,
+        };
+        Ok(self.process.order(Order::Follow(order)).await.map(drop)?)
+    }
+
+    /// Shows them no more. When this returns, this node's client sends nothing to the LUN any more.
+    pub(crate) async fn detach(&self, volume: VolumeId) -> Result<(), PlaneError> {
+        if !self.process.runs().await {
+            return Ok(());
+        }
+        Ok(self.process.order(Order::Detach { volume }).await.map(drop)?)
+    }
+
+    /// Ceases to coordinate. When this returns, nothing of this host has the LUN mounted, and all that it
+    /// wrote is on the LUN or is lost for good. Without a device: the LUN is gone from here.
+    pub(crate) async fn resign(
+        &self,
+        volume: &VolumeRecord,
+        device: Option<&Path>,
+    ) -> Result<(), PlaneError> {
+        let inner = self.process.settings().inner(volume.id);
+        let reigns = self.states().await?.remove(&volume.id).is_some_and(|it| it.reign.is_some());
+        // What a process that died has left mounted is found here, too.
+        if !reigns && crate::dataplane::mounted_here(&inner).is_none() {
+            return Ok(());
+        }
+        let order = Order::Resign {
+            volume: volume.id,
+            device: device.map(Path::to_owned),
+            fences: volume.kind.fences(),
+        };
+        Ok(self.process.order(order).await.map(drop)?)
+    }
+
+    /// Coordinates a volume in an epoch that the state gave to this node. When this returns, nobody of an
+    /// earlier epoch can write to the LUN any more, as far as it honours reservations.
+    pub(crate) async fn coordinate(
         &self,
         volume: &VolumeRecord,
         device: &Path,
         epoch: u64,
+        members: BTreeSet<NodeId>,
     ) -> Result<(), PlaneError> {
-        let (volume, device) = (volume.clone(), device.to_owned());
-        blocking(move || coordinate(&volume, &device, epoch)).await
+        let VolumeKind::Lun { fences, uuid, fs, .. } = &volume.kind else {
+            return Err(PlaneError::Failed("it lies on no LUN".to_owned()));
+        };
+        let phase = volume.coordination.as_ref().map(|it| it.phase);
+        let new = matches!(phase, Some(LunPhase::Preparing { .. }));
+        let reign = self.states().await?.remove(&volume.id).and_then(|it| it.reign);
+        if new && reign.is_none_or(|it| u64::from(it.epoch) != epoch) {
+            let first = self.is_first(volume);
+            let (volume, device) = (volume.clone(), device.to_owned());
+            blocking(move || make(&volume, &device, epoch, first)).await?;
+        }
+        let uuid = uuid.parse().map_err(|_| format!("{uuid} is no UUID of a file system"))?;
+        let order = Coordinate {
+            volume: volume.id,
+            device: device.to_owned(),
+            fences: *fences,
+            epoch: narrow(epoch)?,
+            uuid,
+            // A device that is named by a file is one of a lab.
+            one_kernel: *fs == FsKind::Xfs
+                && Path::new(&format!("{}.wwid", device.display())).exists(),
+            members,
+        };
+        match self.process.order(Order::Coordinate(order)).await? {
+            Answer::Begun => return Err(PlaneError::Begun(epoch)),
+            _ if !new => return Ok(()),
+            _ => {}
+        }
+        let inner = self.process.settings().inner(volume.id);
+        let (id, adopt) = (volume.id, phase == Some(LunPhase::Preparing { adopt: true }));
+        blocking(move || mark(id, &inner, adopt)).await
     }
 
-    async fn leave(&self, volume: &VolumeRecord, device: Option<&Path>) -> Result<(), PlaneError> {
-        let (volume, device) = (volume.clone(), device.map(Path::to_owned));
-        blocking(move || leave(&volume, device.as_deref())).await
-    }
-
-    async fn clear(
+    /// Takes a volume off its LUN: destroys its file system, if that is wanted and if it is this volume's,
+    /// and opens the LUN to everybody. Nobody may have it attached any more.
+    pub(crate) async fn clear(
         &self,
         volume: &VolumeRecord,
         device: &Path,
         epoch: u64,
         wipe: bool,
     ) -> Result<(), PlaneError> {
+        let first = self.is_first(volume);
         let (volume, device) = (volume.clone(), device.to_owned());
-        blocking(move || clear(&volume, &device, epoch, wipe)).await
+        blocking(move || clear(&volume, &device, epoch, (wipe, first))).await
     }
+
+    /// Whether no node can have taken the volume's LUN yet: this one was given its first epoch, and has not
+    /// begun it.
+    fn is_first(&self, volume: &VolumeRecord) -> bool {
+        !crate::dataplane::has_begun(&self.process.settings().data_dir, volume.id)
+    }
+
+    /// An ordinary disk from here on: the mark goes while the file system is still mounted.
+    pub(crate) async fn unmark(&self, volume: &VolumeRecord) -> Result<(), PlaneError> {
+        let (id, inner) = (volume.id, self.process.settings().inner(volume.id));
+        blocking(move || {
+            if crate::dataplane::mounted_here(&inner).is_some() {
+                volumes::unstamp_at(id, &inner);
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The port of a node's volume process is the one after its peer port.
+pub(crate) fn port_of(peer: SocketAddr) -> Option<SocketAddr> {
+    Some(SocketAddr::new(peer.ip(), peer.port().checked_add(1)?))
+}
+
+fn narrow(epoch: u64) -> Result<u32, PlaneError> {
+    u32::try_from(epoch).map_err(|_| PlaneError::Failed("no epoch is left for a key".to_owned()))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -118,31 +229,30 @@ async fn blocking<T: Send + 'static>(
     done.unwrap_or_else(|error| Err(PlaneError::Failed(error.to_string())))
 }
 
-fn coordinate(volume: &VolumeRecord, device: &Path, epoch: u64) -> Result<(), PlaneError> {
-    let VolumeKind::Lun { path, fs, fences, .. } = &volume.kind else {
-        return Err(PlaneError::Failed("it lies on no LUN".to_owned()));
-    };
-    if *fences {
-        reserve::take(device, epoch).map_err(PlaneError::Failed)?;
+/// Reserves the LUN of a volume that is not in use yet, and sees to its file system.
+fn make(volume: &VolumeRecord, device: &Path, epoch: u64, first: bool) -> Result<(), PlaneError> {
+    if volume.kind.fences() {
+        reserve::take(device, epoch, first).map_err(PlaneError::Failed)?;
     }
-    if !is_mounted(path) {
-        if probe::is_in_use(device) {
-            return Err(PlaneError::InUse);
-        }
-        prepare(volume, device)?;
-        fs::create_dir_all(path).map_err(failed("make", path))?;
-        // From here on this host's cache of the device is the file system's.
-        probe::forget_cached(device).map_err(PlaneError::Failed)?;
-        let device = device.display().to_string();
-        let args = ["-t", fs.name(), "-o", "nodev,nosuid", &device, path];
-        done(WORK_SECONDS, "mount", args).map_err(PlaneError::Failed)?;
+    if probe::is_in_use(device) {
+        return Err(PlaneError::InUse);
     }
-    let phase = volume.coordination.as_ref().map(|it| it.phase);
-    if phase == Some(LunPhase::Preparing { adopt: true }) {
+    prepare(volume, device)?;
+    // What this host has cached of the device is older.
+    probe::forget_cached(device).map_err(PlaneError::Failed)
+}
+
+/// Marks a new volume, while it is mounted for its coordinator alone.
+fn mark(volume: VolumeId, inner: &Path, adopt: bool) -> Result<(), PlaneError> {
+    if crate::dataplane::mounted_here(inner).is_none() {
+        return Err(PlaneError::Failed("its file system is not mounted".to_owned()));
+    }
+    let text = inner.display().to_string();
+    if adopt {
         // By its UUID it is what the administrator named; the mark is of whoever had it before.
-        volumes::remove_stamp(Path::new(path)).map_err(failed("remove the old mark in", path))?;
+        volumes::remove_stamp(inner).map_err(failed("remove the old mark in", &text))?;
     }
-    volumes::stamp(volume.id, path).map_err(|error| PlaneError::Failed(error.to_string()))
+    volumes::stamp(volume, &text).map_err(|error| PlaneError::Failed(error.to_string()))
 }
 
 /// Makes the file system where it is new, and checks that it is the volume's in any case.
@@ -166,32 +276,15 @@ fn prepare(volume: &VolumeRecord, device: &Path) -> Result<(), PlaneError> {
     Ok(())
 }
 
-fn leave(volume: &VolumeRecord, device: Option<&Path>) -> Result<(), PlaneError> {
-    let path = volume.kind.path();
-    let phase = volume.coordination.as_ref().map(|it| it.phase);
-    if matches!(phase, Some(LunPhase::Leaving { .. })) && is_mounted(path) {
-        // An ordinary disk from here on.
-        volumes::unstamp(volume);
-    }
-    while is_mounted(path) {
-        done(WORK_SECONDS, "umount", [path])
-            .map_err(|error| PlaneError::Open(error, path.to_owned()))?;
-    }
-    let Some(device) = device else { return Ok(()) };
-    // A mount name space of a machine, or of somebody's shell, may hold it still.
-    if probe::is_in_use(device) {
-        return Err(PlaneError::Open("another process has it".to_owned(), path.to_owned()));
-    }
-    if volume.kind.fences() {
-        reserve::give(device).map_err(PlaneError::Failed)?;
-    }
-    Ok(())
-}
-
-fn clear(volume: &VolumeRecord, device: &Path, epoch: u64, wipe: bool) -> Result<(), PlaneError> {
+fn clear(
+    volume: &VolumeRecord,
+    device: &Path,
+    epoch: u64,
+    (wipe, first): (bool, bool),
+) -> Result<(), PlaneError> {
     let VolumeKind::Lun { fs, uuid, fences, .. } = &volume.kind else { return Ok(()) };
     if *fences {
-        reserve::take(device, epoch).map_err(PlaneError::Failed)?;
+        reserve::take(device, epoch, first).map_err(PlaneError::Failed)?;
     }
     if probe::is_in_use(device) {
         return Err(PlaneError::InUse);
@@ -208,12 +301,6 @@ fn clear(volume: &VolumeRecord, device: &Path, epoch: u64, wipe: bool) -> Result
     }
     let _ = fs::remove_dir(volume.kind.path());
     Ok(())
-}
-
-/// Whether something is mounted right there.
-fn is_mounted(path: &str) -> bool {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    text.lines().any(|line| line.split(' ').nth(4) == Some(path))
 }
 
 fn failed<'a>(what: &'a str, path: &'a str) -> impl FnOnce(io::Error) -> PlaneError + 'a {

@@ -19,6 +19,7 @@ use serde_json::Value;
 use serde_json::json;
 use volume::lease::Epoch;
 use volume::lease::ReservationKey;
+use volume::provider::Fence;
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -41,12 +42,12 @@ pub(super) fn socket_of(device: &Path) -> PathBuf {
 /// Keeps everybody else off a LUN, for the coordinator of an epoch: registers first, looks then, and
 /// gives up where a later epoch is there. Done once more it changes nothing.
 ///
-/// Before the first epoch nobody of this volume can have had a key: whoever has one then is another
-/// cluster or host, and keeps it.
-pub(super) fn take(device: &Path, epoch: u64) -> Result<(), String> {
+/// `first`: nobody of this volume can have had a key yet, so whoever has one is another cluster or host,
+/// and keeps it.
+pub(super) fn take(device: &Path, epoch: u64, first: bool) -> Result<(), String> {
     let epoch = u32::try_from(epoch).map_err(|_| "no epoch is left for a key".to_owned())?;
     let own = ReservationKey::of_coordinator(Epoch(epoch)).word();
-    if is_anothers(epoch, own, &keys(device)?) {
+    if first && is_anothers(epoch, own, &keys(device)?) {
         return Err("another cluster or host has reserved the LUN; release it there".to_owned());
     }
     ask(device, &json!({ "reserve": "register", "key": own }))?;
@@ -78,6 +79,43 @@ pub(super) fn give(device: &Path) -> Result<(), String> {
 /// Opens the LUN to everybody. Needs a key.
 pub(super) fn clear(device: &Path) -> Result<(), String> {
     ask(device, &json!({ "reserve": "clear" })).map(drop)
+}
+
+/// The same for the data plane: a path's reservations, one at a time.
+pub(crate) struct SocketFence(PathBuf);
+
+impl SocketFence {
+    /// By the socket beside this device.
+    pub(crate) fn new(device: &Path) -> Self {
+        Self(device.to_owned())
+    }
+
+    fn ask(&self, request: &Value) -> io::Result<Vec<ReservationKey>> {
+        let answer = ask(&self.0, request).map_err(io::Error::other)?;
+        Ok(answer.keys.into_iter().map(ReservationKey::from_word).collect())
+    }
+}
+
+impl Fence for SocketFence {
+    fn register(&self, key: ReservationKey) -> io::Result<()> {
+        self.ask(&json!({ "reserve": "register", "key": key.word() })).map(drop)
+    }
+
+    fn unregister(&self) -> io::Result<()> {
+        self.ask(&json!({ "reserve": "unregister" })).map(drop)
+    }
+
+    fn keys(&self) -> io::Result<Vec<ReservationKey>> {
+        self.ask(&json!({ "reserve": "keys" }))
+    }
+
+    fn own(&self) -> io::Result<Option<ReservationKey>> {
+        Ok(self.ask(&json!({ "reserve": "own" }))?.first().copied())
+    }
+
+    fn preempt(&self, key: ReservationKey) -> io::Result<()> {
+        self.ask(&json!({ "reserve": "preempt_and_abort", "key": key.word() })).map(drop)
+    }
 }
 
 fn keys(device: &Path) -> Result<Vec<u64>, String> {

@@ -25,8 +25,11 @@ pub(super) async fn tell(
     actor: &Actor,
     truth: &Arc<dyn Truth>,
 ) -> Result<(), ProposeError> {
+    let _alone = luns.telling().await;
+    let Some(before) = truth.state().nodes.get(&node).cloned() else { return Ok(()) };
     let looking = luns.clone();
-    let Ok(seen) = tokio::task::spawn_blocking(move || looking.look()).await else { return Ok(()) };
+    let looked = tokio::task::spawn_blocking(move || looking.look_for(&before)).await;
+    let Ok(seen) = looked else { return Ok(()) };
     let state = truth.state();
     let Some(record) = state.nodes.get(&node) else { return Ok(()) };
     if record.luns == seen {

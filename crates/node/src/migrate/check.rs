@@ -16,6 +16,7 @@ use model::UnixMillis;
 use model::VmId;
 use model::VmPlace;
 use model::VmRecord;
+use model::VolumeId;
 use model::Way;
 use model::machine_version;
 use peer::Method;
@@ -292,11 +293,25 @@ fn volume(app: &App, vm: &VmRecord) -> CheckView {
                 "let them come with it: muster vm migrate --with-storage",
             )),
         ),
+        // The target's QEMU opens the disks for writing while the source still has that right, which one node
+        // has at a time: it would wait for it and fail. Handing it over is to come.
+        (Some(volume), Ok(())) if on_lun(app, volume) => check(
+            "volume",
+            Err((
+                "its volume lies on a LUN, where disks cannot change hands under a running machine yet"
+                    .to_owned(),
+                "move it with a pause: muster vm move",
+            )),
+        ),
         (Some(_), Ok(())) => check("volume", Ok("its volume is there".to_owned())),
         (Some(_), Err(error)) => {
             check("volume", Err((error.to_string(), "see on that node: muster volume list")))
         }
     }
+}
+
+fn on_lun(app: &App, volume: VolumeId) -> bool {
+    app.truth.state().volumes.get(&volume).is_some_and(|it| it.coordination.is_some())
 }
 
 fn networks(app: &App, state: &ClusterState, vm: &VmRecord) -> CheckView {

@@ -53,10 +53,8 @@ pub(crate) enum VolumeError {
     Unreachable { path: String, source: io::Error },
     #[error("{0} is not marked as a volume; is it mounted on this node?")]
     NoStamp(String),
-    #[error(
-        "{0} is mounted by its coordinator only; see which node that is: muster volume show {1}"
-    )]
-    Elsewhere(String, String),
+    #[error("{0} is not mounted on this node, or not yet; see why: muster volume show {1}")]
+    NotShown(String, String),
     #[error("{path} is volume {found}, not {wanted}; mount the right one there")]
     Other { path: String, found: String, wanted: VolumeId },
     #[error(
@@ -185,25 +183,23 @@ fn open_images(top: &Path) -> Result<ImageStore, VolumeError> {
 /// [`VolumeError`].
 pub(crate) fn check(record: &VolumeRecord) -> Result<(), VolumeError> {
     let path = record.kind.path();
+    if record.coordination.is_some() {
+        // The volume process shows what the state names and nothing else. Its files are not looked at:
+        // while a coordinator is on its way, whoever looks waits.
+        return match crate::dataplane::is_mounted(Path::new(path), record.name.as_str()) {
+            true => Ok(()),
+            false => Err(VolumeError::NotShown(path.to_owned(), record.name.to_string())),
+        };
+    }
     let found = match read_stamp(Path::new(path)) {
         Ok(Some(found)) => found,
-        Ok(None) if record.coordination.is_none() => {
-            return Err(VolumeError::NoStamp(path.to_owned()));
-        }
-        Err(error) if record.coordination.is_some() && error.kind() == io::ErrorKind::NotFound => {
-            return Err(elsewhere(record));
-        }
-        Ok(None) => return Err(elsewhere(record)),
+        Ok(None) => return Err(VolumeError::NoStamp(path.to_owned())),
         Err(source) => return Err(VolumeError::Unreachable { path: path.to_owned(), source }),
     };
     if found == record.id.to_string() {
         return Ok(());
     }
     Err(VolumeError::Other { path: path.to_owned(), found, wanted: record.id })
-}
-
-fn elsewhere(record: &VolumeRecord) -> VolumeError {
-    VolumeError::Elsewhere(record.kind.path().to_owned(), record.name.to_string())
 }
 
 /// How this node stands to a forcing of the quorum, by the volume's marks.
@@ -215,6 +211,10 @@ fn standing(
     known: Option<&ForcedRecord>,
     me: NodeId,
 ) -> Result<Standing, VolumeError> {
+    if record.coordination.is_some() {
+        // No marks stand there: who was given up is kept from it by epoch and reservation.
+        return Ok(Standing::Good);
+    }
     let path = record.kind.path();
     forced::standing(Path::new(path), known, me)
         .map_err(|source| VolumeError::Unreachable { path: path.to_owned(), source })
@@ -261,6 +261,14 @@ pub(crate) fn unstamp(record: &VolumeRecord) {
         && let Err(error) = fs::remove_file(Path::new(record.kind.path()).join(STAMP))
     {
         tracing::warn!(volume = %record.name, %error, "the mark of the volume stays");
+    }
+}
+
+/// Takes the mark off a directory, if it is that volume's.
+pub(crate) fn unstamp_at(volume: VolumeId, top: &Path) {
+    let ours = read_stamp(top).is_ok_and(|found| found == Some(volume.to_string()));
+    if ours && let Err(error) = fs::remove_file(top.join(STAMP)) {
+        tracing::warn!(%volume, %error, "the mark of the volume stays");
     }
 }
 

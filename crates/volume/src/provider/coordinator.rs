@@ -88,6 +88,8 @@ pub struct CoordinatorConfig {
     /// Further options of the file system, for instance `nouuid` where one kernel serves all nodes
     /// of a lab. Not for users.
     pub mount_options: String,
+    /// UUID of the file system, where that is known: another one is not mounted.
+    pub uuid: Option<uuid::Uuid>,
     /// Times and bounds.
     pub limits: Limits,
 }
@@ -107,8 +109,8 @@ pub enum CoordinatorError {
     /// Somebody on this node has it mounted, or uses it alone.
     #[error("this node has the LUN mounted or in use already; unmount it (lsblk shows where)")]
     InUse,
-    /// Neither ext4 nor XFS is on it.
-    #[error("the LUN has neither ext4 nor XFS on it; look at what it is before you do anything")]
+    /// Neither ext4 nor XFS is on it, or not the one that is named.
+    #[error("the LUN does not have the volume's file system; look at what it is: muster disk list")]
     Foreign,
     /// The kernel does not mount it.
     #[error("the file system cannot be mounted; check it with the volume offline")]
@@ -223,6 +225,22 @@ impl Coordinator {
                 tracing::debug!(%node, %error, "a client's connection is over");
             }
         });
+    }
+
+    /// Clears up after a coordinator of this node that was not stopped, or could not be: what it has
+    /// mounted at `mount` is unmounted, and its key is taken back. Where nothing is left, nothing is done.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be unmounted, or the LUN does not answer.
+    pub async fn clear(path: &LunPath, mount: PathBuf) -> Result<(), CoordinatorError> {
+        blocking(move || Mounted::left_at(&mount)).await.map_err(CoordinatorError::Unmount)?;
+        let own = path.clone();
+        let key = blocking(move || own.fence().own()).await.map_err(CoordinatorError::Fence)?;
+        if key.is_none_or(|key| key == ReservationKey::of_coordinator(key.epoch())) {
+            give_up(path).await;
+        }
+        Ok(())
     }
 
     /// Resolves when it cannot go on, with the reason.
@@ -356,8 +374,8 @@ async fn take_over(
 
 async fn mount(path: &LunPath, config: &CoordinatorConfig) -> Result<Mounted, CoordinatorError> {
     let (device, at) = (path.device().to_owned(), config.mount.clone());
-    let options = config.mount_options.clone();
-    let done = tokio::task::spawn_blocking(move || Mounted::mount(&device, &at, &options));
+    let (options, uuid) = (config.mount_options.clone(), config.uuid);
+    let done = tokio::task::spawn_blocking(move || Mounted::mount(&device, &at, &options, uuid));
     done.await.unwrap_or_else(|error| Err(CoordinatorError::Mount(io::Error::other(error))))
 }
 

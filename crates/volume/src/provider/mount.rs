@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use rustix::mount::MountFlags;
 use rustix::mount::UnmountFlags;
+use uuid::Uuid;
 
 use super::CoordinatorError;
 
@@ -24,19 +25,24 @@ pub(super) struct Mounted {
     at: PathBuf,
 }
 
-fn kind_of(device: &Path) -> Result<Kind, CoordinatorError> {
+/// What stands on a device; with `uuid` only that very file system.
+fn kind_of(device: &Path, uuid: Option<Uuid>) -> Result<Kind, CoordinatorError> {
     let device = File::open(device).map_err(CoordinatorError::Device)?;
     // What the kernel has of it may be older than what another coordinator wrote.
     flush_buffers(&device).map_err(CoordinatorError::Device)?;
     let mut start = [0; 2048];
     device.read_exact_at(&mut start, 0).map_err(CoordinatorError::Device)?;
-    if start[..4] == *b"XFSB" {
-        return Ok(Kind::Xfs);
+    let (kind, found) = if start[..4] == *b"XFSB" {
+        (Kind::Xfs, &start[32..48])
+    } else if start[1024 + 56..1024 + 58] == [0x53, 0xEF] {
+        (Kind::Ext4, &start[1024 + 0x68..1024 + 0x78])
+    } else {
+        return Err(CoordinatorError::Foreign);
+    };
+    match uuid {
+        Some(uuid) if uuid.as_bytes() != found => Err(CoordinatorError::Foreign),
+        _ => Ok(kind),
     }
-    if start[1024 + 56..1024 + 58] == [0x53, 0xEF] {
-        return Ok(Kind::Ext4);
-    }
-    Err(CoordinatorError::Foreign)
 }
 
 /// Writes and drops what the kernel has cached of the device itself.
@@ -53,8 +59,13 @@ pub(super) fn flush_buffers(device: &File) -> io::Result<()> {
 
 impl Mounted {
     /// Mounts, and so replays the journal. `more` are further options of the file system.
-    pub(super) fn mount(device: &Path, at: &Path, more: &str) -> Result<Self, CoordinatorError> {
-        let (kind, options) = match kind_of(device)? {
+    pub(super) fn mount(
+        device: &Path,
+        at: &Path,
+        more: &str,
+        uuid: Option<Uuid>,
+    ) -> Result<Self, CoordinatorError> {
+        let (kind, options) = match kind_of(device, uuid)? {
             Kind::Ext4 => (c"ext4", ""),
             // Inode numbers of 32 bits, see `handle`.
             Kind::Xfs => (c"xfs", "inode32"),

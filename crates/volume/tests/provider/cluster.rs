@@ -184,6 +184,7 @@ impl Cluster {
             mount: self.folder("inner", number),
             // All nodes have one kernel, which sees the same file system several times.
             mount_options: if self.xfs { "nouuid" } else { "" }.to_owned(),
+            uuid: None,
             limits: limits(),
         };
         let coordinator =

@@ -229,6 +229,7 @@ fn a_lun_that_is_mounted_by_hand_or_is_foreign_is_refused() {
         members: [crate::cluster::node(0)].into(),
         mount: rig.root(),
         mount_options: String::new(),
+        uuid: None,
         limits: crate::cluster::limits(),
     };
     let foreign = runtime.block_on(Coordinator::start(path, config)).err();

@@ -47,14 +47,22 @@ fn coordination(sheet: &mut Sheet<'_>, now: &CoordinationView) {
     sheet.row("epoch", now.epoch);
     for node in &now.nodes {
         let access = match node.access {
-            VolumeAccess::Coordinator => "coordinator",
-            VolumeAccess::None => "none",
+            VolumeAccess::Direct => "direct",
+            VolumeAccess::BlockRedirected => "block-redirected",
+            VolumeAccess::FileRedirected => "file-redirected",
+            VolumeAccess::Waiting => "waiting",
+            VolumeAccess::None => "not mounted",
+            VolumeAccess::Unknown => "unknown",
         };
+        let leads = now.coordinator.as_ref() == Some(&node.node);
+        let leads = if leads { "coordinator, " } else { "" };
         let path = if node.path { "path" } else { "no path" };
         let why = node.why.as_ref().map(|why| format!("; {why}")).unwrap_or_default();
         let since = node.since.map(|since| format!(" since {}", time::both(since, time::now())));
-        sheet
-            .row(node.node.as_str(), format!("{access}, {path}{why}{}", since.unwrap_or_default()));
+        sheet.row(
+            node.node.as_str(),
+            format!("{leads}{access}, {path}{why}{}", since.unwrap_or_default()),
+        );
     }
 }
 

@@ -50,6 +50,7 @@ fn seen(fences: bool) -> LunSeen {
         size: Bytes::gib(1),
         read_only: false,
         fences,
+        attached: false,
         contents: LunContents::Empty,
     }
 }
@@ -178,8 +179,11 @@ fn nothing_lies_on_it_before_it_is_ready_and_none_of_it_while_it_goes() {
     world.propose(Command::VolumePrepared { volume: ON_LUN, epoch: 1, by }).unwrap();
     world.run(request);
     world.run(OpRequest::VmStart { vm: vm_id(10) });
-    let refused = world.propose(Command::VolumeMove { volume: ON_LUN, to: OTHER });
+    let maintenance = Command::VolumeMaintenance { volume: ON_LUN, on: true };
+    let refused = world.propose(maintenance);
     assert!(matches!(refused, Err(Refused::InUse { .. })), "{refused:?}");
+    // Another coordinator is a pause, and no more.
+    world.propose(Command::VolumeMove { volume: ON_LUN, to: OTHER }).unwrap();
     let leave = Command::VolumeLeave { volume: ON_LUN, wipe: true };
     assert!(matches!(world.propose(leave), Err(Refused::InUse { .. })));
     let delete = Command::VolumeDelete { volume: ON_LUN };
@@ -204,10 +208,8 @@ fn files_come_to_it_only_while_it_is_in_use_and_keep_it_so() {
         assert!(matches!(refused, Err(Refused::Invalid(_))), "{comes:?}: {refused:?}");
         world.propose(keep(false)).unwrap();
         world.begin(comes).unwrap();
-        for command in [keep(true), Command::VolumeMove { volume: ON_LUN, to: OTHER }] {
-            let refused = world.propose(command);
-            assert!(matches!(refused, Err(Refused::InUse { .. })), "{refused:?}");
-        }
+        let refused = world.propose(keep(true));
+        assert!(matches!(refused, Err(Refused::InUse { .. })), "{refused:?}");
     }
 }
 
@@ -265,6 +267,35 @@ fn maintenance_keeps_everybody_off_and_a_node_with_volumes_does_not_go() {
     let by = speaker(&world, OTHER);
     world.propose(Command::VolumeGone { volume: ON_LUN, epoch: 2, by }).unwrap();
     assert!(!world.state.volumes.contains_key(&ON_LUN));
+}
+
+/// Whose data plane may still write is not to find the LUN another's.
+#[test]
+fn a_lun_is_let_go_when_no_other_node_may_write_to_it_any_more() {
+    let attach = |world: &mut World, attached| {
+        let luns = [(lun(0), LunSeen { attached, ..seen(true) })].into();
+        world.propose(Command::NodeLunsSet { node: OTHER, luns }).unwrap();
+    };
+    for power in [None, Some(false), Some(true)] {
+        let mut world = ready(true);
+        attach(&mut world, true);
+        world.propose(Command::VolumeLeave { volume: ON_LUN, wipe: false }).unwrap();
+        let by = speaker(&world, NODE);
+        let gone = Command::VolumeGone { volume: ON_LUN, epoch: 1, by };
+        let refused = world.propose(gone.clone());
+        assert!(matches!(refused, Err(Refused::InUse { .. })), "{refused:?}");
+        match power {
+            None => attach(&mut world, false),
+            Some(power) => {
+                let terms = Some(crate::LeaseTerms { lease_ms: 1, watchdog_ms: 0 });
+                world.propose(Command::NodeTerms { node: OTHER, reign: 0, terms }).unwrap();
+                let over = FenceProof::LeaseOver { waited: Millis::from_secs(60) };
+                fence(&mut world, OTHER, if power { device() } else { over }).unwrap();
+            }
+        }
+        // The end of a lease ends machines, not what is on its way to a LUN that is open to everybody.
+        assert_eq!(world.propose(gone).is_ok(), power != Some(false), "{power:?}");
+    }
 }
 
 /// One step of anybody: which, of which node, and with which epoch behind the present one.
