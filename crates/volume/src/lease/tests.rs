@@ -302,3 +302,81 @@ fn of_two_that_take_over_the_higher_epoch_wins() {
     given_up.step(TakeoverInput::Refused);
     assert_eq!(given_up.step(keys(&[own])), []);
 }
+
+/// Asks of a client for its coordinator.
+fn asks(effects: &[ClientEffect]) -> Vec<Ask> {
+    let ask = |effect: &ClientEffect| match effect {
+        ClientEffect::Send { message: ToCoordinator::Ask { ask, .. }, .. } => Some(ask.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(ask).collect()
+}
+
+#[test]
+fn a_close_that_was_on_its_way_is_claimed_and_closed_at_the_next_coordinator() {
+    let mut client = Client::new(node(1), Limits::default(), 0);
+    let (first, next) = (node(2), node(3));
+    let session = |epoch| SessionId { epoch: Epoch(epoch), number: 4 };
+    let answer =
+        |epoch, number, answer| ToClient::Answer { session: session(epoch), number, answer };
+    client.step(ms(1), ClientInput::View { epoch: Epoch(1), coordinator: first });
+    let hear = |from, message| ClientInput::Message { from, message };
+    client.step(ms(1), hear(first, ToClient::Welcome { nonce: 1, session: session(1) }));
+    client.step(ms(1), ClientInput::Open { handle: 1, file: FILE, access: Access::Write });
+    let open = OpenId { epoch: Epoch(1), number: 1 };
+    client.step(ms(1), hear(first, answer(1, 2, Answer::Opened { open, blocks: 0 })));
+    let what = Io { handle: 1, span: Span::new(0, 1), mode: IoMode::Write([7; 4096].into()) };
+    let effects = client.step(ms(1), ClientInput::Submit { io: 1, what });
+    assert!(matches!(asks(&effects)[..], [Ask::Write { .. }]), "{effects:?}");
+    client.step(ms(1), hear(first, answer(1, 3, Answer::Done)));
+    // Nobody could write it again afterwards, so it is flushed first.
+    let effects = client.step(ms(1), ClientInput::Close { handle: 1 });
+    assert_eq!(asks(&effects), [Ask::Flush { open }]);
+    assert_eq!(client.unflushed_blocks(), 1);
+    let effects = client.step(ms(1), hear(first, answer(1, 4, Answer::Done)));
+    assert_eq!(client.unflushed_blocks(), 0);
+    assert_eq!(asks(&effects), [Ask::Close { open }]);
+    // The coordinator ends before it has answered.
+    client.step(ms(1), ClientInput::View { epoch: Epoch(2), coordinator: next });
+    assert!(client.is_closing_writer(FILE));
+    let welcome = ToClient::Welcome { nonce: 2, session: session(2) };
+    let effects = client.step(ms(1), hear(next, welcome));
+    assert_eq!(asks(&effects), [Ask::Claim { file: FILE, open, access: Access::Write }]);
+    // A new open waits until that is over.
+    let effects =
+        client.step(ms(1), ClientInput::Open { handle: 2, file: FILE, access: Access::Write });
+    assert_eq!(asks(&effects), []);
+    let effects = client.step(ms(1), hear(next, answer(2, 1, Answer::Opened { open, blocks: 1 })));
+    assert!(asks(&effects).contains(&Ask::Close { open }), "{effects:?}");
+}
+
+#[test]
+fn what_was_not_flushed_is_written_again_before_a_flush_is_answered() {
+    let mut client = Client::new(node(1), Limits::default(), 0);
+    let coordinator = node(2);
+    let hear = |message| ClientInput::Message { from: coordinator, message };
+    let session = |number| SessionId { epoch: Epoch(1), number };
+    let answer = |of, number, answer| ToClient::Answer { session: session(of), number, answer };
+    client.step(ms(1), ClientInput::View { epoch: Epoch(1), coordinator });
+    client.step(ms(1), hear(ToClient::Welcome { nonce: 1, session: session(1) }));
+    client.step(ms(1), ClientInput::Open { handle: 1, file: FILE, access: Access::Write });
+    let open = OpenId { epoch: Epoch(1), number: 1 };
+    client.step(ms(1), hear(answer(1, 2, Answer::Opened { open, blocks: 0 })));
+    let data: Payload = [7; 4096].into();
+    let span = Span::new(3, 1);
+    let what = Io { handle: 1, span, mode: IoMode::Write(data.clone()) };
+    client.step(ms(1), ClientInput::Submit { io: 1, what });
+    client.step(ms(1), hear(answer(1, 3, Answer::Done)));
+    let what = Io { handle: 1, span: Span::new(0, 0), mode: IoMode::Flush };
+    let effects = client.step(ms(1), ClientInput::Submit { io: 2, what });
+    assert_eq!(asks(&effects), [Ask::Flush { open }]);
+    // No answer comes; the session has ended, and with it perhaps the LUN's cache.
+    client.step(ms(1), hear(ToClient::Gone { session: session(1) }));
+    client.step(ms(1), hear(ToClient::Welcome { nonce: 2, session: session(2) }));
+    let effects = client.step(ms(1), hear(answer(2, 1, Answer::Opened { open, blocks: 4 })));
+    let again: Vec<Ask> = asks(&effects).into_iter().filter(|ask| *ask != Ask::Claimed).collect();
+    assert_eq!(again, [Ask::Write { open, span, data }]);
+    let number = if asks(&effects).len() == 2 { 3 } else { 2 };
+    let effects = client.step(ms(1), hear(answer(2, number, Answer::Done)));
+    assert_eq!(asks(&effects), [Ask::Flush { open }]);
+}

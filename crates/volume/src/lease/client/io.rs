@@ -295,8 +295,15 @@ impl Client {
         read.push((at, data));
         if left.is_empty() {
             read.sort_by_key(|(at, _)| *at);
-            let parts: Vec<u8> = read.iter().flat_map(|(_, data)| data.iter().copied()).collect();
-            self.complete(io, Ok(parts.into()));
+            let data = match &read[..] {
+                // Nearly always, and up to a MiB: not copied.
+                [(_, whole)] => whole.clone(),
+                parts => {
+                    let parts: Vec<&[u8]> = parts.iter().map(|(_, data)| &data[..]).collect();
+                    parts.concat().into()
+                }
+            };
+            self.complete(io, Ok(data));
         }
     }
 }
