@@ -16,6 +16,9 @@ use utoipa::ToSchema;
 pub struct NodeModeBody {
     /// `active`: it takes VMs; `drain`: its VMs leave; `standby`: it keeps them and takes no more.
     pub mode: NodeMode,
+    /// For `drain`: VMs on its own disks leave, too, with their files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_storage: bool,
 }
 
 /// What is to be planned for a node.
@@ -37,6 +40,9 @@ pub struct PlanQuery {
     #[serde(default, rename = "for")]
     #[schema(inline)]
     pub plan: PlanFor,
+    /// For a drain: with VMs on its own disks, and their files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_storage: bool,
 }
 
 /// Where VMs go. Nothing is done by asking.
@@ -48,7 +54,8 @@ pub struct PlanView {
     pub steps: Vec<PlanStepView>,
     /// VMs that no other node can take.
     pub unplaced: Vec<UnplacedView>,
-    /// VMs on the node's own disks: they stay there, and are down when it is.
+    /// VMs on the node's own disks that do not leave with their files: they stay there, and are down
+    /// when it is.
     pub local: Vec<Name>,
     /// VMs that are on their way from the node now.
     pub moving: Vec<Name>,

@@ -364,6 +364,9 @@ pub enum Command {
         node: NodeId,
         /// What.
         mode: NodeMode,
+        /// For `drain`: VMs on its own disks leave, too, with their files.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        with_storage: bool,
     },
     /// Give a VM of a fenced node to another one.
     VmTakeOver {
@@ -378,7 +381,8 @@ pub enum Command {
         /// Whether it is started there if it ran; without, it is left off.
         start: bool,
     },
-    /// Move a VM to another node, or stop doing so.
+    /// Move a VM to another node, or stop doing so. One on its node's own disks goes only while that
+    /// node is drained with its files, to the other node's own disks.
     VmMove {
         /// Which.
         vm: VmId,

@@ -36,6 +36,10 @@ pub struct MigratePolicy {
     pub throttle: bool,
     /// What to do when even that pause is not enough.
     pub at_limit: AtLimit,
+    /// Most that a migration sends, in bytes per second, memory, disks and files together: at least
+    /// 1 MiB; none is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bytes>,
 }
 
 /// A change of [`MigratePolicy`]; what is absent stays as it is.
@@ -51,6 +55,9 @@ pub struct MigrateChange {
     /// What to do at the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_limit: Option<AtLimit>,
+    /// Most bytes per second; 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bytes>,
 }
 
 /// What is expected of a live migration, from what was measured before its first byte.
@@ -112,9 +119,17 @@ pub struct Arrival {
 /// Limits of [`MigratePolicy::max_pause`], in milliseconds.
 const PAUSE_MS: std::ops::RangeInclusive<u64> = 50..=60_000;
 
+/// Least [`MigratePolicy::bandwidth`]: with less, connections would look broken.
+const BANDWIDTH_MIN: Bytes = Bytes::mib(1);
+
 impl Default for MigratePolicy {
     fn default() -> Self {
-        Self { max_pause: Millis::new(2_000), throttle: true, at_limit: AtLimit::default() }
+        Self {
+            max_pause: Millis::new(2_000),
+            throttle: true,
+            at_limit: AtLimit::default(),
+            bandwidth: None,
+        }
     }
 }
 
@@ -129,9 +144,14 @@ impl MigratePolicy {
     /// # Errors
     /// A sentence on the first limit that does not hold.
     pub fn validate(&self) -> Result<(), String> {
-        match PAUSE_MS.contains(&self.max_pause.get()) {
-            true => Ok(()),
-            false => Err("the longest pause must be 50 ms to 60 s".to_owned()),
+        if !PAUSE_MS.contains(&self.max_pause.get()) {
+            return Err("the longest pause must be 50 ms to 60 s".to_owned());
+        }
+        match self.bandwidth {
+            Some(limit) if limit < BANDWIDTH_MIN => {
+                Err("a migration may be limited to 1 MiB per second or more".to_owned())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -142,6 +162,10 @@ impl MigratePolicy {
             max_pause: change.max_pause.unwrap_or(self.max_pause),
             throttle: change.throttle.unwrap_or(self.throttle),
             at_limit: change.at_limit.unwrap_or(self.at_limit),
+            bandwidth: match change.bandwidth {
+                Some(Bytes::ZERO) => None,
+                other => other.or(self.bandwidth),
+            },
         }
     }
 }
@@ -150,5 +174,27 @@ impl MigrateChange {
     /// Whether nothing would change.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_the_speed_is_set_and_taken_away() {
+        let change =
+            |mib| MigrateChange { bandwidth: Some(Bytes::mib(mib)), ..MigrateChange::default() };
+        let limited = MigratePolicy::default().changed(&change(20));
+        assert_eq!(limited.bandwidth, Some(Bytes::mib(20)));
+        assert!(limited.validate().is_ok());
+        assert_eq!(limited.changed(&MigrateChange::default()), limited);
+        assert!(limited.changed(&change(0)).is_default());
+        let slow = MigratePolicy { bandwidth: Some(Bytes::new(1_000)), ..limited };
+        assert!(slow.validate().is_err());
+        let before = r#"{"max_pause":2000,"throttle":true,"at_limit":"cancel"}"#;
+        let read: MigratePolicy = serde_json::from_str(before).unwrap();
+        assert!(read.is_default());
+        assert_eq!(serde_json::to_string(&read).unwrap(), before, "older nodes can read it");
     }
 }

@@ -151,6 +151,9 @@ pub struct NodeRecord {
     /// What an administrator wants of it.
     #[serde(default)]
     pub mode: NodeMode,
+    /// Whether VMs on its own disks leave, too, with their files, while it is drained.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drains_files: bool,
     /// What it has to give, as it said last.
     #[serde(default)]
     pub capacity: NodeCapacity,
@@ -201,6 +204,7 @@ impl NodeRecord {
             losses: Vec::new(),
             quarantine: None,
             mode: NodeMode::default(),
+            drains_files: false,
             capacity: NodeCapacity::default(),
             fence: NodeFence::default(),
             rebuild: None,

@@ -104,21 +104,35 @@ pub fn fail_over(
     })
 }
 
-/// Where the VMs of a node go that shall be empty.
-pub fn drain(state: &ClusterState, alive: &BTreeSet<NodeId>, node: NodeId) -> Plan {
+/// Where the VMs of a node go that shall be empty; `with_files` says whether those on its own disks
+/// leave, too, to the other nodes' own disks.
+pub fn drain(
+    state: &ClusterState,
+    alive: &BTreeSet<NodeId>,
+    node: NodeId,
+    with_files: bool,
+) -> Plan {
     let mut board = Board::new(state, alive);
     board.close(node);
     let mut vms: Vec<&VmRecord> = vms_of(state, node)
         .into_iter()
-        .filter(|vm| can_leave(state, vm) && vm.deleted.is_none() && vm.moving.is_none())
+        .filter(|vm| vm.deleted.is_none() && vm.moving.is_none() && !half_made(state, vm))
+        .filter(|vm| vm.volume.is_some() || with_files)
         .collect();
     in_order(&mut vms);
     for vm in vms.iter().filter(|vm| needs_room(vm)) {
         board.take(vm, node);
     }
-    place_all(state, &mut board, &vms, |vm| {
+    let stays: Vec<&VmRecord> = vms.extract_if(.., |vm| cannot_take_along(vm)).collect();
+    for vm in stays.iter().filter(|vm| needs_room(vm)) {
+        board.put(vm, node);
+    }
+    let mut plan = place_all(state, &mut board, &vms, |vm| {
         (vm.power != Power::Running).then_some("it does not run")
-    })
+    });
+    let problem = Problem::ReadOnly;
+    plan.unplaced.extend(stays.iter().map(|vm| Unplaced { vm: vm.id, problem }));
+    plan
 }
 
 /// VMs that shall go back to a preferred node that is better than where they are.
@@ -174,11 +188,20 @@ pub fn capacity(state: &ClusterState, alive: &BTreeSet<NodeId>, now: UnixMillis)
 
 /// Whether another node could have it: it lies on a volume and is not half made.
 fn can_leave(state: &ClusterState, vm: &VmRecord) -> bool {
-    let half_made = vm.busy().and_then(|op| state.ops.get(&op)).is_some_and(|op| {
+    vm.volume.is_some() && !half_made(state, vm)
+}
+
+/// Whether its files would have to come along, and one of them cannot while it has a process.
+fn cannot_take_along(vm: &VmRecord) -> bool {
+    let has_process = matches!(vm.power, Power::Running | Power::Paused);
+    vm.volume.is_none() && has_process && vm.spec.disks.iter().any(|disk| disk.read_only)
+}
+
+fn half_made(state: &ClusterState, vm: &VmRecord) -> bool {
+    vm.busy().and_then(|op| state.ops.get(&op)).is_some_and(|op| {
         // A directory under removal is nothing to start from; its owner goes on when it is back.
         matches!(op.request, OpRequest::VmPurge { .. })
-    });
-    vm.volume.is_some() && !half_made
+    })
 }
 
 fn why_not_started(vm: &VmRecord, now: UnixMillis) -> Option<&'static str> {

@@ -198,8 +198,16 @@ fn preferred_and_possible_nodes() {
     let possible = HaSpec { possible: vec![name("N1")], ..HaSpec::default() };
     let b = world.add(2, Vm { ha: possible, ..vm(0, 512) });
     assert_eq!(places(&world.lose(0)), [(a, node(3)), (b, node(1))]);
-    world.propose(Command::NodeSetMode { node: node(1), mode: NodeMode::Standby });
-    world.propose(Command::NodeSetMode { node: node(3), mode: NodeMode::Drain });
+    world.propose(Command::NodeSetMode {
+        node: node(1),
+        mode: NodeMode::Standby,
+        with_storage: false,
+    });
+    world.propose(Command::NodeSetMode {
+        node: node(3),
+        mode: NodeMode::Drain,
+        with_storage: false,
+    });
     let plan = world.lose(0);
     assert_eq!(places(&plan), [(a, node(2))]);
     assert_eq!(plan.unplaced, [Unplaced { vm: b, problem: Problem::NotPossible }]);
@@ -271,9 +279,30 @@ fn a_drained_node_gives_all_and_takes_none() {
     for n in 0..3 {
         world.add(n, vm(0, 256));
     }
-    let plan = drain(&world.state, &world.alive(), node(0));
+    let plan = drain(&world.state, &world.alive(), node(0), false);
     assert_eq!(plan.steps.len(), 3);
     assert!(plan.steps.iter().all(|step| step.to != node(0)));
+}
+
+#[test]
+fn a_drain_takes_local_vms_along_only_where_it_is_told_to() {
+    let mut world = World::new(2, 4_096);
+    let shared = world.add(1, vm(0, 256));
+    let local = world.add(2, Vm { local: true, ..vm(0, 512) });
+    let off = world.add(3, Vm { local: true, ..vm(0, 9_000) });
+    world.run(OpRequest::VmOff { vm: off }, node(0));
+    let large = world.add(4, Vm { local: true, ..vm(0, 3_500) });
+    let plain = drain(&world.state, &world.alive(), node(0), false);
+    assert_eq!(places(&plain), [(shared, node(1))]);
+    let plan = drain(&world.state, &world.alive(), node(0), true);
+    let moved: BTreeSet<VmId> = plan.steps.iter().map(|step| step.vm).collect();
+    assert_eq!(moved, BTreeSet::from([shared, off, large]), "one that is off takes no room");
+    for step in &plan.steps {
+        assert_eq!((step.from, step.to), (node(0), node(1)));
+        assert_eq!(step.start, step.vm != off);
+    }
+    // The largest goes first, and leaves no room for this one.
+    assert_eq!(plan.unplaced, [Unplaced { vm: local, problem: Problem::Memory }]);
 }
 
 #[test]
@@ -324,7 +353,7 @@ proptest! {
         }
         world.rule(kind, hard);
         if let Some(n) = closed.filter(|n| *n > 0 && *n < nodes) {
-            world.propose(Command::NodeSetMode { node: node(n), mode: NodeMode::Standby });
+            world.propose(Command::NodeSetMode { node: node(n), mode: NodeMode::Standby, with_storage: false });
         }
         let plan = world.lose(0);
         prop_assert_eq!(&plan, &world.lose(0));
@@ -415,11 +444,11 @@ fn a_guest_goes_only_where_its_processors_are_and_a_restart_anywhere() {
     world.propose(Command::NodePlatform { node: node(0), platform: all.clone() });
     let id = world.add(1, vm(0, 512));
     world.propose(Command::NodePlatform { node: node(1), platform: platform(&["aes"], "10.0") });
-    let drained = drain(&world.state, &world.alive(), node(0));
+    let drained = drain(&world.state, &world.alive(), node(0), false);
     assert_eq!(drained.unplaced, [Unplaced { vm: id, problem: Problem::Platform }]);
     assert_eq!(places(&world.lose(0)), [(id, node(1))], "it boots anew");
     world.propose(Command::NodePlatform { node: node(1), platform: all });
-    assert_eq!(places(&drain(&world.state, &world.alive(), node(0))), [(id, node(1))]);
+    assert_eq!(places(&drain(&world.state, &world.alive(), node(0), false)), [(id, node(1))]);
     // No host can start a machine that its QEMU does not know.
     let older = platform(&["aes", "avx"], "9.2");
     world.propose(Command::NodePlatform { node: node(1), platform: older });

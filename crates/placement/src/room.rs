@@ -69,6 +69,9 @@ struct Cost {
 /// Why a VM gets no node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Problem {
+    /// It runs from its node's own disks, and one of them cannot be written: such a one goes along only
+    /// when it does not run.
+    ReadOnly,
     /// No node is there that takes VMs.
     NoNode,
     /// Nodes are there, but none of those it may run on.
@@ -88,6 +91,9 @@ impl Problem {
     /// In words, for people.
     pub const fn words(self) -> &'static str {
         match self {
+            Self::ReadOnly => {
+                "a disk of it cannot be written, and goes along only while it is off or saved"
+            }
             Self::NoNode => "no node is left that takes VMs",
             Self::NotPossible => "none of its possible nodes takes VMs",
             Self::Volume => "no node that is left has its volume mounted",

@@ -125,12 +125,13 @@ async fn a_guest_takes_its_disks_along_and_loses_nothing_whatever_dies() {
     let thin = unique("thin");
     lab.muster("n1", &["vm", "create", &thin, "--image", "tiny", "--memory", "128M"]).await.ok();
     for vm in [&vm, &thin] {
-        let told = lab
-            .muster("n2", &["vm", "migrate", vm, "--to", "n2", "--with-storage", "--json"])
-            .await
-            .ok()
-            .json();
+        let go = ["vm", "migrate", vm, "--to", "n2", "--with-storage", "--json"];
+        let limited = [&go[..], &["--bandwidth", "40M"]].concat();
+        let told = lab.muster("n2", &limited).await.ok().json();
         eprintln!("off: {} {}", told["measured"], told["predicted"]);
+        let measured = |what: &str| told["measured"][what].as_u64().unwrap();
+        let least = measured("bytes") * 1000 / (40 << 20);
+        assert!(measured("total_ms") + 50 >= least, "no quicker than it may: {told}");
         let view = show(&lab, "n1", vm).await.unwrap();
         assert_eq!((&view["node"], &view["phase"]), (&"n2".into(), &"off".into()));
     }
@@ -155,4 +156,10 @@ async fn a_guest_takes_its_disks_along_and_loses_nothing_whatever_dies() {
     lab.muster("n1", &["vm", "off", &vm]).await.ok();
     lab.muster("n1", &["vm", "start", &thin]).await.ok();
     answers_on(&lab, "n1", &thin, "n2").await;
+
+    // A drain takes along what lies on the node's own disks, if it is told to.
+    let plan = lab.muster("n1", &["node", "drain", "n2", "--dry-run", "--json"]).await.ok().json();
+    assert_eq!(plan["local"], serde_json::json!([&thin]), "{plan}");
+    lab.muster("n1", &["node", "drain", "n2", "--with-storage"]).await.ok();
+    answers_on(&lab, "n1", &thin, "n1").await;
 }

@@ -67,7 +67,7 @@ impl Movers {
                 let mode = self.rng.pick(&[NodeMode::Standby, NodeMode::Drain]);
                 let mode = mode.unwrap_or(NodeMode::Standby);
                 self.closed = Some((node, self.ground.now() + self.rng.between(300, 6_000)));
-                self.propose(host, Command::NodeSetMode { node, mode });
+                self.propose(host, Command::NodeSetMode { node, mode, with_storage: false });
             }
             _ => self.begin(host, &state, hosts),
         }
@@ -104,7 +104,10 @@ impl Movers {
         for node in state.nodes.values().filter(|node| Some(node.id) != closed) {
             if node.mode != NodeMode::Active {
                 let mode = NodeMode::Active;
-                self.propose(host, Command::NodeSetMode { node: node.id, mode });
+                self.propose(
+                    host,
+                    Command::NodeSetMode { node: node.id, mode, with_storage: false },
+                );
             }
         }
     }

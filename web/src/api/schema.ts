@@ -2344,6 +2344,7 @@ export interface components {
         /** @description A change of [`MigratePolicy`]; what is absent stays as it is. */
         MigrateChange: {
             at_limit?: components["schemas"]["AtLimit"] | null;
+            bandwidth?: components["schemas"]["Bytes"] | null;
             max_pause?: components["schemas"]["Millis"] | null;
             /** @description Whether processors may be slowed. */
             throttle?: boolean | null;
@@ -2532,6 +2533,8 @@ export interface components {
         NodeModeBody: {
             /** @description `active`: it takes VMs; `drain`: its VMs leave; `standby`: it keeps them and takes no more. */
             mode: components["schemas"]["NodeMode"];
+            /** @description For `drain`: VMs on its own disks leave, too, with their files. */
+            with_storage?: boolean;
         };
         /** @description A node. */
         NodeView: {
@@ -2688,7 +2691,8 @@ export interface components {
         };
         /** @description Where VMs go. Nothing is done by asking. */
         PlanView: {
-            /** @description VMs on the node's own disks: they stay there, and are down when it is. */
+            /** @description VMs on the node's own disks that do not leave with their files: they stay there, and are down
+             *     when it is. */
             local: components["schemas"]["Name"][];
             /** @description VMs that are on their way from the node now. */
             moving: components["schemas"]["Name"][];
@@ -5314,6 +5318,8 @@ export interface operations {
             query?: {
                 /** @description null */
                 for?: ("drain" | "loss") & Record<string, never>;
+                /** @description For a drain: with VMs on its own disks, and their files. */
+                with_storage?: boolean;
                 /** @description Answer as this node knows it: perhaps old, but also without a majority */
                 stale?: boolean;
             };

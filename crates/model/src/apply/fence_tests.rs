@@ -267,7 +267,7 @@ fn a_node_that_is_lost_too_often_is_in_quarantine() {
         lose(&mut world, at, FenceProof::Statement);
     }
     assert!(quarantine(&world).is_some());
-    world.ok(Command::NodeSetMode { node: A, mode: NodeMode::Active });
+    world.ok(Command::NodeSetMode { node: A, mode: NodeMode::Active, with_storage: false });
     assert_eq!(quarantine(&world), None);
     lose(&mut world, 303, FenceProof::Statement);
     assert_eq!(quarantine(&world), None, "it begins anew");

@@ -28,13 +28,16 @@ use crate::RuleId;
 use crate::RuleRecord;
 use crate::Severity;
 use crate::Speaker;
+use crate::StorageTarget;
 use crate::Subject;
 use crate::UnixMillis;
 use crate::VmId;
+use crate::VmPlace;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::fence;
 use crate::apply::platform;
+use crate::apply::storage;
 use crate::apply::vm_mut;
 use crate::apply::vm_subject;
 
@@ -186,8 +189,13 @@ pub(crate) fn node_set_mode(
     cx: &mut Context<'_>,
     id: NodeId,
     mode: NodeMode,
+    with_storage: bool,
 ) -> Result<(), Refused> {
+    if with_storage && mode != NodeMode::Drain {
+        return Err(Refused::Invalid("only a drain takes files along".to_owned()));
+    }
     let node = node_mut(state, id)?;
+    node.drains_files = with_storage;
     // Whoever resumes it knows why it was lost.
     if mode == NodeMode::Active {
         trust(node, cx);
@@ -319,10 +327,7 @@ pub(crate) fn vm_move(
         return Err(Refused::Deleted(vm.name.clone()));
     }
     if vm.volume.is_none() {
-        return Err(Refused::Invalid(format!(
-            "{} lies on its node's own disks; only VMs on a volume can be moved",
-            vm.name
-        )));
+        admit_local(state, vm, to, quick)?;
     }
     if vm.moving.is_some() {
         return Err(Refused::Invalid(format!("{} is being moved already", vm.name)));
@@ -341,6 +346,24 @@ pub(crate) fn vm_move(
     Ok(())
 }
 
+/// Checks that a VM on its node's own disks may be moved: with its files, by a migration.
+fn admit_local(
+    state: &ClusterState,
+    vm: &VmRecord,
+    to: NodeId,
+    quick: bool,
+) -> Result<(), Refused> {
+    let node = state.node(vm.owner)?;
+    if quick || node.mode != NodeMode::Drain || !node.drains_files {
+        return Err(Refused::Invalid(format!(
+            "{} lies on its node's own disks; only VMs on a volume can be moved",
+            vm.name
+        )));
+    }
+    let target = StorageTarget { place: VmPlace::Node { node: to }, whole: Vec::new() };
+    storage::admit_with(state, vm, to, &target)
+}
+
 pub(crate) fn rehome(
     state: &mut ClusterState,
     cx: &mut Context<'_>,
@@ -348,7 +371,8 @@ pub(crate) fn rehome(
     to: NodeId,
 ) -> Result<(), Refused> {
     let vm = state.vm(id)?;
-    if vm.moving.is_none_or(|moving| moving.to != to) {
+    // Its files would not be there.
+    if vm.volume.is_none() || vm.moving.is_none_or(|moving| moving.to != to) {
         return Err(Refused::Invalid(format!("{} is not being moved there", vm.name)));
     }
     if let Some(op) = vm.busy() {

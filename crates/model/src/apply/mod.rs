@@ -152,7 +152,9 @@ fn apply_cluster(
             ha::node_fenced(state, cx, *node, *epoch, *reign, proof)
         }
         Command::NodeBack { node, epoch } => ha::node_back(state, cx, *node, *epoch),
-        Command::NodeSetMode { node, mode } => ha::node_set_mode(state, cx, *node, *mode),
+        Command::NodeSetMode { node, mode, with_storage } => {
+            ha::node_set_mode(state, cx, *node, *mode, *with_storage)
+        }
         Command::VmTakeOver { vm, from, generation, to, start } => {
             ha::take_over(state, cx, *vm, *from, *generation, *to, *start)
         }

@@ -6,7 +6,8 @@
 //!   isolated, self-fencing: it ends itself+--> FenceBegin --> (fencer) --> NodeFenced
 //!   isolated, proof: its time is over ---+                                    |
 //!                                                  VmTakeOver for each of its VMs, by the plan
-//!   mode drain ----> VmMove, a few at a time        (its owner carries it out: `moves`)
+//!   mode drain ----> VmMove, a few at a time        (its owner carries it out: `moves`; with their
+//!                                                    files, if the drain says so)
 //!   preferred node is back ----> VmMove
 //! ```
 //!
@@ -90,7 +91,7 @@ pub(super) fn next(state: &ClusterState, seen: &Seen<'_>) -> Vec<Command> {
             let reason = FenceReason::Suspected { what };
             commands.push(Command::FenceBegin { node: node.id, reason });
         } else if node.mode == NodeMode::Drain {
-            let plan = placement::drain(state, &fit, node.id);
+            let plan = placement::drain(state, &fit, node.id, node.drains_files);
             moves(state, node.id, plan, &mut commands);
         }
     }

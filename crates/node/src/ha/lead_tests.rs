@@ -151,7 +151,7 @@ fn a_node_that_is_drained_gives_its_vms_away_two_at_a_time() {
     for n in 1..=5 {
         world.add(n, node(2), HaSpec::default());
     }
-    world.ok(Command::NodeSetMode { node: node(2), mode: NodeMode::Drain });
+    world.ok(Command::NodeSetMode { node: node(2), mode: NodeMode::Drain, with_storage: false });
     let commands = next_with(&world, Verdict::Alive, Certainty::Proof);
     assert_eq!(commands.len(), 2);
     for command in commands {
@@ -194,7 +194,7 @@ fn a_vm_goes_back_when_its_preferred_node_has_been_there_for_a_while() {
 fn a_host_by_itself_does_nothing() {
     let mut world = World::new(1);
     world.add(1, node(1), HaSpec::default());
-    world.ok(Command::NodeSetMode { node: node(1), mode: NodeMode::Drain });
+    world.ok(Command::NodeSetMode { node: node(1), mode: NodeMode::Drain, with_storage: false });
     let verdicts = BTreeMap::new();
     let certainty = |_| Some(Certainty::Alone);
     let seen = Seen { me: node(1), verdicts: &verdicts, certainty: &certainty, now: world.now };

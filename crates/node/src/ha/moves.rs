@@ -5,6 +5,9 @@
 //!                               that fails, or the move is a quick one:
 //!                               running -> save -> saved -> VmRehome(B)
 //!   owner B, moving to B        saved -> resume -> running, and the move is over
+//!
+//!   owner A, on its own disks   running, off or saved -> migrate with its files, and the move is over,
+//!                               done or not; paused -> save -> saved
 //! ```
 //!
 //! Level-triggered: each pass looks at the state alone, so a restart of the daemon in between changes
@@ -16,7 +19,9 @@ use model::MigratePolicy;
 use model::NodeId;
 use model::OpRequest;
 use model::Power;
+use model::StorageTarget;
 use model::VmId;
+use model::VmPlace;
 use model::VmRecord;
 
 /// What a node has to do for a VM that is being moved.
@@ -48,6 +53,9 @@ fn step(vm: &VmRecord, me: NodeId) -> Option<Next> {
         let resumes = vm.power == Power::Saved;
         return resumes.then_some(Next::Begin(OpRequest::VmResume { vm: id }));
     }
+    if vm.volume.is_none() {
+        return Some(Next::Begin(with_files(vm, moving.to)));
+    }
     match vm.power {
         Power::Running if !moving.quick => {
             // It has to go: that its guest stands longer than it would like is the smaller evil.
@@ -57,6 +65,16 @@ fn step(vm: &VmRecord, me: NodeId) -> Option<Next> {
         Power::Running | Power::Paused => Some(Next::Begin(OpRequest::VmSave { vm: id })),
         Power::Off | Power::Saved => Some(Next::Rehome { vm: id, to: moving.to }),
     }
+}
+
+/// The next step of a VM on its node's own disks.
+fn with_files(vm: &VmRecord, to: NodeId) -> OpRequest {
+    if vm.power == Power::Paused {
+        return OpRequest::VmSave { vm: vm.id };
+    }
+    let policy = MigratePolicy { at_limit: AtLimit::Force, ..vm.spec.migration };
+    let storage = StorageTarget { place: VmPlace::Node { node: to }, whole: Vec::new() };
+    OpRequest::VmMigrate { vm: vm.id, to, policy, storage: Some(Box::new(storage)) }
 }
 
 #[cfg(test)]

@@ -107,3 +107,54 @@ fn a_running_vm_is_migrated_and_saved_only_if_that_fails() {
     let save = Next::Begin(OpRequest::VmSave { vm: vm(1) });
     assert_eq!(only(&world, 1), Some(save), "the other way");
 }
+
+/// A VM on the own disks of the first node, on its way from there.
+fn leaves_with_its_files() -> World {
+    let mut world = World::new(2);
+    world.add_in(1, node(1), HaSpec::default(), None);
+    let mode = model::NodeMode::Drain;
+    world.ok(Command::NodeSetMode { node: node(1), mode, with_storage: true });
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: false });
+    world
+}
+
+fn is_with_files(next: Option<Next>) -> bool {
+    let Some(Next::Begin(OpRequest::VmMigrate { to, storage: Some(target), .. })) = next else {
+        return false;
+    };
+    to == node(2) && target.place == VmPlace::Node { node: node(2) }
+}
+
+#[test]
+fn one_on_its_nodes_own_disks_takes_them_along_whatever_it_does() {
+    let mut world = leaves_with_its_files();
+    assert!(is_with_files(only(&world, 1)), "it runs");
+    world.run(OpRequest::VmPause { vm: vm(1) }, node(1));
+    let save = begin(&mut world, 1);
+    let outcome = saved(&world);
+    world.finish(save, node(1), outcome);
+    assert_eq!(world.vm(1).power, Power::Saved);
+    assert!(is_with_files(only(&world, 1)), "it is not given away without its files");
+    let mut world = leaves_with_its_files();
+    world.run(OpRequest::VmOff { vm: vm(1) }, node(1));
+    let op = begin(&mut world, 1);
+    let generation = world.vm(1).generation;
+    let by = model::Speaker { node: node(1), epoch: 0 };
+    world.ok(Command::VmHandover { op, generation, report: Box::default(), by });
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+    let measured = model::MigrateResult::default();
+    world.finish(op, node(2), OpOutcome::Migrated { measured });
+    assert_eq!((world.vm(1).owner, world.vm(1).moving), (node(2), None));
+    assert_eq!((only(&world, 1), only(&world, 2)), (None, None));
+}
+
+#[test]
+fn one_whose_files_did_not_come_along_is_where_it_was_and_not_saved() {
+    let mut world = leaves_with_its_files();
+    let op = begin(&mut world, 1);
+    let failure = model::OpFailure { code: "copy".into(), message: "no".into(), hint: "x".into() };
+    world.finish(op, node(1), OpOutcome::Failed { failure, power: None });
+    let vm = world.vm(1);
+    assert_eq!((vm.owner, vm.power, vm.moving), (node(1), Power::Running, None));
+    assert_eq!(only(&world, 1), None, "until the leader says it again");
+}

@@ -100,6 +100,11 @@ impl World {
 
     /// Makes VM `n`, named `v<n>`, and starts it on a node.
     pub(crate) fn add(&mut self, n: u128, on: NodeId, ha: HaSpec) {
+        self.add_in(n, on, ha, Some(VOLUME));
+    }
+
+    /// The same, on a volume or on that node's own disks.
+    pub(crate) fn add_in(&mut self, n: u128, on: NodeId, ha: HaSpec, volume: Option<VolumeId>) {
         let mut spec = VmSpec::new(1, Bytes::mib(128));
         spec.ha = ha;
         let request = OpRequest::VmCreate {
@@ -108,7 +113,7 @@ impl World {
             spec: Box::new(spec),
             pinned: pinned(),
             owner: on,
-            volume: Some(VOLUME),
+            volume,
         };
         self.run(request, on);
         self.run(OpRequest::VmStart { vm: vm(n) }, on);

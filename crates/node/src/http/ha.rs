@@ -10,6 +10,7 @@ use api::endpoint::Endpoint;
 use api::endpoint::Nothing;
 use api::ha::LossView;
 use api::ha::PlanFor;
+use api::ha::PlanQuery;
 use api::ha::PlanStepView;
 use api::ha::PlanView;
 use api::ha::RuleView;
@@ -56,16 +57,18 @@ pub(crate) fn mount(mounts: &mut Mounts) {
 
 async fn set_mode(call: Call<ep::NodeSetMode>) -> Result<PlanView, ApiError> {
     let node = call.app.truth.state().find_node(call.param(0))?.id;
-    let command = Command::NodeSetMode { node, mode: call.body.mode };
+    let (mode, with_storage) = (call.body.mode, call.body.with_storage);
+    let command = Command::NodeSetMode { node, mode, with_storage };
     call.app.propose(&call.caller.actor, command).await?;
     let state = call.app.truth.state();
-    Ok(plan_view(&state, &fit(&call, &state), state.node(node)?, PlanFor::Drain))
+    let query = PlanQuery { plan: PlanFor::Drain, with_storage };
+    Ok(plan_view(&state, &fit(&call, &state), state.node(node)?, query))
 }
 
 async fn plan(call: Call<ep::NodePlan>) -> Result<PlanView, ApiError> {
     let state = call.app.truth.state();
     let node = state.find_node(call.param(0))?;
-    Ok(plan_view(&state, &fit(&call, &state), node, call.query.plan))
+    Ok(plan_view(&state, &fit(&call, &state), node, call.query))
 }
 
 async fn capacity(call: Call<ep::Capacity>) -> Result<Vec<LossView>, ApiError> {
@@ -275,10 +278,11 @@ fn plan_view(
     state: &ClusterState,
     fit: &BTreeSet<NodeId>,
     node: &NodeRecord,
-    plan: PlanFor,
+    query: PlanQuery,
 ) -> PlanView {
-    let Plan { steps, unplaced: rest } = match plan {
-        PlanFor::Drain => placement::drain(state, fit, node.id),
+    let with_files = query.plan == PlanFor::Drain && (query.with_storage || node.drains_files);
+    let Plan { steps, unplaced: rest } = match query.plan {
+        PlanFor::Drain => placement::drain(state, fit, node.id, with_files),
         PlanFor::Loss => placement::fail_over(state, fit, node.id, now()),
     };
     let of_node = |vm: &&Arc<VmRecord>| vm.owner == node.id && vm.deleted.is_none();
@@ -302,7 +306,7 @@ fn plan_view(
             })
             .collect(),
         unplaced: unplaced(state, &rest),
-        local: named(&|vm| vm.volume.is_none()),
+        local: named(&|vm| vm.volume.is_none() && !with_files),
         moving: named(&|vm| vm.moving.is_some()),
     }
 }

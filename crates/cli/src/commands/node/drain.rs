@@ -30,35 +30,41 @@ const ROOM_AFTER: Duration = Duration::from_secs(10);
 /// Empty a node for maintenance: its machines move to other nodes, and it gets no new ones.
 ///
 /// Machines on a volume are migrated while they run, two at a time; what cannot be is saved, moved and
-/// resumed. Machines on the node's own disks stay, and are named. The node stays empty until `muster node resume`. Ctrl-C leaves the
-/// drain to itself.
+/// resumed. Machines on the node's own disks stay, and are named; with `--with-storage` they leave, too,
+/// with their files, to the own disks of other nodes. The node stays empty until `muster node resume`.
+/// Ctrl-C leaves the drain to itself.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   muster node drain host-2 --dry-run
   muster node drain host-2
+  muster node drain host-2 --with-storage
   muster node resume host-2")]
 pub(crate) struct Args {
     /// Name or id of the node.
     #[arg(value_name = "NAME", add = complete::nodes())]
     node: String,
+    /// Let machines on its own disks leave, too, with their files.
+    #[arg(long)]
+    with_storage: bool,
     /// Only show where the machines would go.
     #[arg(long)]
     dry_run: bool,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
+    let with_storage = args.with_storage;
     if args.dry_run {
-        let query = PlanQuery { plan: PlanFor::Drain };
+        let query = PlanQuery { plan: PlanFor::Drain, with_storage };
         let plan = context.call::<NodePlan>(&[&args.node], &query, &Nothing {}).await?;
         return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
     }
     if !context.wait {
-        let body = NodeModeBody { mode: NodeMode::Drain };
+        let body = NodeModeBody { mode: NodeMode::Drain, with_storage };
         let plan = context.send::<NodeSetMode>(&[&args.node], &body).await?;
         return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
     }
-    let plan = empty(context, &args.node, None).await?;
+    let plan = empty(context, &args.node, with_storage, None).await?;
     if context.out.json {
         context.out.raw_json(&plan.raw)?;
     }
@@ -73,10 +79,11 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
 pub(crate) async fn empty(
     context: &Context,
     node: &str,
+    with_storage: bool,
     deadline: Option<Instant>,
 ) -> Result<Reply<PlanView>, CliError> {
-    let query = PlanQuery { plan: PlanFor::Drain };
-    let body = NodeModeBody { mode: NodeMode::Drain };
+    let query = PlanQuery { plan: PlanFor::Drain, with_storage };
+    let body = NodeModeBody { mode: NodeMode::Drain, with_storage };
     let mut plan = context.send::<NodeSetMode>(&[node], &body).await?;
     let (total, began) = (left(&plan.value), Instant::now());
     let mut progress = Progress::new(&context.out, &format!("drain {}", plan.value.node));
@@ -114,7 +121,7 @@ fn ended(plan: &PlanView) -> Result<(), CliError> {
     }
     if !plan.local.is_empty() {
         let names = plan.local.iter().map(ToString::to_string).collect();
-        return Err(stays(names, "they are on its own disks"));
+        return Err(stays(names, "they are on its own disks (--with-storage takes them along)"));
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let body = NodeModeBody { mode: NodeMode::Active };
+    let body = NodeModeBody { mode: NodeMode::Active, with_storage: false };
     let plan = context.send::<NodeSetMode>(&[&args.node], &body).await?;
     if context.out.json {
         return context.out.raw_json(&plan.raw);

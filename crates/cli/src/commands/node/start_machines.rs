@@ -51,7 +51,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     }
     let node = persist(until, async || remembered::node_here(context).await).await?;
     if remembered.drained && node.mode == NodeMode::Drain {
-        let body = NodeModeBody { mode: NodeMode::Active };
+        let body = NodeModeBody { mode: NodeMode::Active, with_storage: false };
         let here = node.id.to_string();
         persist(until, async || context.send::<NodeSetMode>(&[&here], &body).await).await?;
     }

@@ -75,7 +75,8 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     if others && !args.stay {
         let deadline = Instant::now() + Duration::from_secs(args.patience);
         // What cannot go is stopped all the same: its host goes.
-        if let Err(error) = drain::empty(context, &node.id.to_string(), Some(deadline)).await {
+        if let Err(error) = drain::empty(context, &node.id.to_string(), false, Some(deadline)).await
+        {
             if error.exit_code() == 130 {
                 return Err(error);
             }

@@ -7,6 +7,7 @@ use api::migrate::CheckView;
 use api::migrate::VmMigrateBody;
 use api::migrate::VmMigrateView;
 use api::model::AtLimit;
+use api::model::Bytes;
 use api::model::MigrateChange;
 use api::model::MigrateReport;
 use api::model::MigrateResult;
@@ -40,7 +41,7 @@ use crate::parse;
 Examples:
   muster vm migrate web-1 --to host-2
   muster vm migrate web-1 --dry-run
-  muster vm migrate web-1 --to host-2 --with-storage
+  muster vm migrate web-1 --to host-2 --with-storage --bandwidth 100M
   muster vm migrate db-1 --to host-2 --max-pause 5s --at-limit force")]
 pub(crate) struct Args {
     /// Name or id of the machine.
@@ -75,6 +76,9 @@ struct PolicyArgs {
     /// What to do when that pause is not enough.
     #[arg(long, value_name = "WHAT")]
     at_limit: Option<AtLimitWord>,
+    /// Most that is sent in a second, memory and disks together: 100M; 0 is no limit.
+    #[arg(long, value_name = "SIZE")]
+    bandwidth: Option<Bytes>,
 }
 
 /// The same as a property of a machine.
@@ -90,6 +94,9 @@ pub(crate) struct PolicyOfVm {
     /// What to do when that pause is not enough.
     #[arg(long, value_name = "WHAT")]
     migrate_at_limit: Option<AtLimitWord>,
+    /// Most that its migrations send in a second, memory and disks together: 100M; 0 is no limit.
+    #[arg(long, value_name = "SIZE")]
+    migrate_bandwidth: Option<Bytes>,
 }
 
 /// What to do at the limit, as a word of the command line.
@@ -120,6 +127,7 @@ impl PolicyOfVm {
             max_pause: self.migrate_max_pause.map(Millis::new),
             throttle: self.migrate_throttle,
             at_limit: self.migrate_at_limit.map(AtLimit::from),
+            bandwidth: self.migrate_bandwidth,
         }
     }
 }
@@ -145,6 +153,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
             max_pause: args.policy.max_pause.map(Millis::new),
             throttle: args.policy.throttle,
             at_limit: args.policy.at_limit.map(AtLimit::from),
+            bandwidth: args.policy.bandwidth,
         },
     };
     let begun = context.send::<VmMigrate>(&[&args.vm], &body).await?;
@@ -235,7 +244,6 @@ fn files_words(vm: &Name, to: &Name, measured: MigrateResult, report: &MigrateRe
 
 #[cfg(test)]
 mod tests {
-    use api::model::Bytes;
     use api::model::MigrateForecast;
 
     use super::*;

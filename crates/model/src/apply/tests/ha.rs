@@ -79,7 +79,11 @@ pub(super) fn command(world: &World, step: &Step) -> Command {
         Step::Rehome(n, to) => Command::VmRehome { vm: vm(n), to: node(to) },
         Step::Mode(n, mode) => {
             let modes = [NodeMode::Active, NodeMode::Drain, NodeMode::Standby];
-            Command::NodeSetMode { node: node(n), mode: modes[usize::from(mode)] }
+            Command::NodeSetMode {
+                node: node(n),
+                mode: modes[usize::from(mode)],
+                with_storage: false,
+            }
         }
         _ => unreachable!("the other steps are not about nodes"),
     }
@@ -192,9 +196,13 @@ fn a_takeover_goes_only_where_vms_may_go() {
     fence(&mut world, NODE);
     assert!(take_over(&mut world, vm, THIRD).is_err());
     assert!(take_over(&mut world, vm, NODE).is_err());
-    world.propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Standby }).unwrap();
+    world
+        .propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Standby, with_storage: false })
+        .unwrap();
     assert!(take_over(&mut world, vm, OTHER).is_err());
-    world.propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Active }).unwrap();
+    world
+        .propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Active, with_storage: false })
+        .unwrap();
     take_over(&mut world, vm, OTHER).unwrap();
 }
 

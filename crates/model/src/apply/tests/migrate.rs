@@ -128,9 +128,13 @@ fn a_takeover_and_a_handover_exclude_each_other() {
 #[test]
 fn a_target_that_is_lost_or_drained_meanwhile_gets_nothing() {
     let (mut world, _, op) = under_way();
-    world.propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Drain }).unwrap();
+    world
+        .propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Drain, with_storage: false })
+        .unwrap();
     assert!(hand_over(&mut world, op).is_err());
-    world.propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Active }).unwrap();
+    world
+        .propose(Command::NodeSetMode { node: OTHER, mode: NodeMode::Active, with_storage: false })
+        .unwrap();
     let proof = FenceProof::Statement;
     world.propose(Command::NodeFenced { node: OTHER, epoch: 0, reign: 0, proof }).unwrap();
     assert!(hand_over(&mut world, op).is_err());

@@ -263,6 +263,42 @@ fn one_without_a_process_goes_with_its_files_and_only_with_them() {
 }
 
 #[test]
+fn a_local_machine_is_moved_only_with_its_files_and_only_by_a_drain_that_takes_them() {
+    let mut world = cluster();
+    let vm = thin_and_local(&mut world);
+    let go = |quick| Command::VmMove { vm, to: Some(OTHER), quick };
+    let drain = |with_storage| Command::NodeSetMode {
+        node: NODE,
+        mode: crate::NodeMode::Drain,
+        with_storage,
+    };
+    assert!(world.propose(go(false)).is_err());
+    world.propose(drain(false)).unwrap();
+    assert!(world.propose(go(false)).is_err(), "its files stay");
+    let active =
+        Command::NodeSetMode { node: NODE, mode: crate::NodeMode::Active, with_storage: true };
+    assert!(world.propose(active).is_err());
+    world.propose(drain(true)).unwrap();
+    assert!(world.propose(go(true)).is_err(), "one that was saved could not be resumed there");
+    world.propose(go(false)).unwrap();
+    let rehome = Command::VmRehome { vm, to: OTHER };
+    world.run(OpRequest::VmOff { vm });
+    assert!(world.propose(rehome).is_err(), "its files are not there");
+    assert!(world.begin(with_migration(vm, THIRD, local(THIRD))).is_err(), "it goes elsewhere");
+    let op = world.begin(with_migration(vm, OTHER, local(OTHER))).unwrap();
+    let command = migrate::handover(&world, op);
+    world.propose(command).unwrap();
+    let measured = crate::MigrateResult::default();
+    world.finish(op, OpOutcome::Migrated { measured }).unwrap();
+    let record = world.state.vm(vm).unwrap();
+    assert_eq!((record.owner, record.moving), (OTHER, None));
+    let back =
+        Command::NodeSetMode { node: NODE, mode: crate::NodeMode::Active, with_storage: false };
+    world.propose(back).unwrap();
+    assert!(!world.state.node(NODE).unwrap().drains_files);
+}
+
+#[test]
 fn a_migration_with_files_that_ended_early_leaves_them_where_they_were() {
     let mut world = cluster();
     let vm = thin_and_local(&mut world);

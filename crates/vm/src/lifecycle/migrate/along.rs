@@ -19,6 +19,7 @@ use super::Lane;
 use super::OfferedFiles;
 use super::carry::Carriers;
 use super::landing;
+use super::pace::Pace;
 use crate::engine::Extent;
 use crate::engine::ImageSlot;
 use crate::engine::Machine;
@@ -125,11 +126,12 @@ impl Driver {
         task: &Task<'_>,
         (to, target): (NodeId, &StorageTarget),
         machine: &Arc<dyn Machine>,
+        pace: Arc<Pace>,
     ) -> Step<Along> {
         let slots = landing::slots(record);
         let way = machine.send_way(slots.len()).await?;
         let lane = (task.op.id, Lane::Disks);
-        let carriers = Carriers::start(self.host.mover.clone(), to, lane, way.connections);
+        let carriers = Carriers::start(self.host.mover.clone(), to, lane, way.connections, pace);
         let copying = async {
             for slot in &slots {
                 machine.send_disk(*slot, extent(*slot, target)).await?;
@@ -173,11 +175,18 @@ impl Driver {
         machine: &Arc<dyn Machine>,
         along: &Along,
     ) -> Step<()> {
+        let begun = Instant::now();
         let held = self.hold_copies(task, machine, along.count).await;
         held.map_err(|stop| broken(stop, &along.carriers))?;
+        let hold = begun.elapsed();
         machine.mirror_cancel().await?;
+        let closed = begun.elapsed();
         let mover = self.host.mover.clone();
         let settled = race(&mut self.wanted, task, mover.settle(along.to, task.op.id)).await?;
+        tracing::info!(
+            vm = %self.vm, ?hold, close = ?closed - hold, settle = ?begun.elapsed() - closed,
+            rehearsed = ?along.flush, "its disks are closed"
+        );
         settled.map_err(|failure| Stop::Failed {
             code: "target",
             message: failure.message,

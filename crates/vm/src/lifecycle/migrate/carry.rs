@@ -22,6 +22,7 @@ use super::Lane;
 use super::Mover;
 use super::Shared;
 use super::Wire;
+use super::pace::Pace;
 
 /// Bytes that are on the way at once, in each direction of a connection: a page run of QEMU's, and
 /// the few bytes that come back.
@@ -45,6 +46,7 @@ impl Carriers {
         to: NodeId,
         (op, lane): (OpId, Lane),
         mut connections: mpsc::Receiver<UnixStream>,
+        pace: Arc<Pace>,
     ) -> Self {
         let problem: Shared<Option<String>> = Arc::default();
         let note = problem.clone();
@@ -52,9 +54,9 @@ impl Carriers {
         task.spawn(async move {
             let mut all = JoinSet::new();
             while let Some(stream) = connections.recv().await {
-                let (mover, note) = (mover.clone(), note.clone());
+                let (mover, note, pace) = (mover.clone(), note.clone(), pace.clone());
                 all.spawn(async move {
-                    if let Err(error) = carry(&*mover, to, (op, lane), stream).await {
+                    if let Err(error) = carry(&*mover, to, (op, lane), stream, &pace).await {
                         tracing::info!(%op, error, "a connection of a migration has ended");
                         let mut note = note.lock().unwrap_or_else(PoisonError::into_inner);
                         note.get_or_insert(error);
@@ -77,17 +79,19 @@ async fn carry(
     to: NodeId,
     (op, lane): (OpId, Lane),
     mut ours: UnixStream,
+    pace: &Pace,
 ) -> Result<(), String> {
     // When it fails, the engine sees the end of its connection, and the guest goes on.
     let mut theirs = mover.connect(to, op, lane).await?;
     let copied = match lane {
+        Lane::Memory if pace.is_limited() => carry_paced(ours, theirs, pace).await,
         Lane::Memory => {
             tokio::io::copy_bidirectional_with_sizes(&mut ours, &mut theirs, FORTH, BACK)
                 .await
                 .map(drop)
         }
         // No engine sends files.
-        Lane::Disks | Lane::Files => carry_answered(ours, theirs).await,
+        Lane::Disks | Lane::Files => carry_answered(ours, theirs, pace).await,
     };
     copied.map_err(|error| format!("the connection broke: {error}"))
 }
@@ -128,22 +132,23 @@ impl Heard {
 
 /// Carries a connection on which each request is answered. A target that stands still must not let
 /// the guest stand still: its writes wait for both disks in the end, and come back when this ends.
-async fn carry_answered(ours: UnixStream, theirs: Box<dyn Wire>) -> io::Result<()> {
+async fn carry_answered(ours: UnixStream, theirs: Box<dyn Wire>, pace: &Pace) -> io::Result<()> {
     let (mut from_us, mut to_us) = ours.into_split();
     let (mut from_them, mut to_them) = tokio::io::split(theirs);
+    let free = Pace::new(None);
     let heard = Heard {
         begun: Instant::now(),
         // The first word is the other side's.
         sent_ms: AtomicU64::new(1),
         answered_ms: AtomicU64::new(0),
     };
-    let forth = pump(&mut from_us, &mut to_them, FORTH, |done| {
+    let forth = pump(&mut from_us, &mut to_them, FORTH, pace, |done| {
         // A write that is not taken counts from its begin.
         if !done {
             heard.sent_ms.store(heard.now().max(1), Ordering::Relaxed);
         }
     });
-    let back = pump(&mut from_them, &mut to_us, BACK, |done| {
+    let back = pump(&mut from_them, &mut to_us, BACK, &free, |done| {
         if done {
             heard.answered_ms.store(heard.now().max(1), Ordering::Relaxed);
         }
@@ -156,11 +161,22 @@ async fn carry_answered(ours: UnixStream, theirs: Box<dyn Wire>) -> io::Result<(
     }
 }
 
+/// Carries a connection no quicker than is allowed. Each direction ends by itself.
+async fn carry_paced(ours: UnixStream, theirs: Box<dyn Wire>, pace: &Pace) -> io::Result<()> {
+    let (mut from_us, mut to_us) = ours.into_split();
+    let (mut from_them, mut to_them) = tokio::io::split(theirs);
+    let free = Pace::new(None);
+    let forth = pump(&mut from_us, &mut to_them, FORTH, pace, |_| ());
+    let back = pump(&mut from_them, &mut to_us, BACK, &free, |_| ());
+    tokio::try_join!(forth, back).map(drop)
+}
+
 /// Copies until the end, and tells before and after each piece is written.
 async fn pump(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
     size: usize,
+    pace: &Pace,
     tell: impl Fn(bool),
 ) -> io::Result<()> {
     let mut buffer = vec![0; size];
@@ -169,6 +185,7 @@ async fn pump(
         if read == 0 {
             return to.shutdown().await;
         }
+        pace.take(read).await;
         tell(false);
         to.write_all(&buffer[..read]).await?;
         to.flush().await?;
@@ -196,7 +213,10 @@ mod tests {
         let (near, far) = tokio::io::duplex(64);
         let (mut engine, ours) = UnixStream::pair().unwrap();
         let target = tokio::spawn(answers(far, 2));
-        let carrier = tokio::spawn(carry_answered(ours, Box::new(near)));
+        let carrier =
+            tokio::spawn(
+                async move { carry_answered(ours, Box::new(near), &Pace::new(None)).await },
+            );
         let mut byte = [0];
         for _ in 0..2 {
             engine.write_all(&[7]).await.unwrap();

@@ -247,6 +247,7 @@ mod tests {
             max_pause: Millis::new(100),
             throttle: false,
             at_limit: AtLimit::Cancel,
+            bandwidth: None,
         };
         for (_, measure) in budgets(policy, |_| 150) {
             match measure {

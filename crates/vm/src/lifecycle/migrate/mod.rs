@@ -54,6 +54,7 @@ mod forecast;
 mod handover;
 mod ladder;
 mod landing;
+mod pace;
 mod parcel;
 mod source;
 mod still;

@@ -33,6 +33,7 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
 
+use super::pace::Pace;
 use crate::lifecycle::storage::data_from;
 
 const MAGIC: &[u8; 8] = b"MUSTPCL1";
@@ -80,6 +81,7 @@ pub(super) async fn send(
     wire: &mut (impl AsyncRead + AsyncWrite + Unpin + ?Sized),
     pieces: &[Piece],
     done: &AtomicU64,
+    pace: &Pace,
 ) -> io::Result<()> {
     let mut hash = Sha256::new();
     put(wire, &mut hash, MAGIC).await?;
@@ -94,7 +96,7 @@ pub(super) async fn send(
         head.extend(piece.name.as_bytes());
         head.extend(size.to_be_bytes());
         put(wire, &mut hash, &head).await?;
-        send_data(wire, &mut hash, Arc::new(file), size, done).await?;
+        send_data(wire, &mut hash, (Arc::new(file), size), done, pace).await?;
     }
     let count = u32::try_from(pieces.len()).map_err(io::Error::other)?;
     let mut end = vec![END];
@@ -114,9 +116,9 @@ pub(super) async fn send(
 async fn send_data(
     wire: &mut (impl AsyncWrite + Unpin + ?Sized),
     hash: &mut Sha256,
-    file: Arc<File>,
-    size: u64,
+    (file, size): (Arc<File>, u64),
     done: &AtomicU64,
+    pace: &Pace,
 ) -> io::Result<()> {
     let mut at = 0;
     loop {
@@ -130,6 +132,7 @@ async fn send_data(
         };
         let Some((begin, bytes)) = blocking(read).await? else { return Ok(()) };
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        pace.take(bytes.len()).await;
         let mut head = vec![DATA];
         head.extend(begin.to_be_bytes());
         head.extend(length.to_be_bytes());
@@ -149,11 +152,29 @@ async fn put(
     wire.write_all(bytes).await
 }
 
-/// Takes files into a directory, makes them durable and says so.
+/// Files that have come, and are durable; who sent them is still to be told.
+pub(super) struct Received {
+    digest: [u8; 32],
+}
+
+impl Received {
+    /// Says so. What this side has to note of it is noted before: the next question may follow at once.
+    pub(super) async fn tell(
+        self,
+        wire: &mut (impl AsyncWrite + Unpin + ?Sized),
+    ) -> io::Result<()> {
+        let mut answer = vec![RECEIVED];
+        answer.extend(self.digest);
+        wire.write_all(&answer).await?;
+        wire.flush().await
+    }
+}
+
+/// Takes files into a directory, and makes them durable.
 pub(super) async fn receive(
-    wire: &mut (impl AsyncRead + AsyncWrite + Unpin + ?Sized),
+    wire: &mut (impl AsyncRead + Unpin + ?Sized),
     dir: Arc<OwnedFd>,
-) -> io::Result<()> {
+) -> io::Result<Received> {
     let mut hash = Sha256::new();
     if get::<8>(wire, &mut hash).await? != *MAGIC {
         return Err(bad("it is not a machine's files, or another version of them"));
@@ -191,10 +212,7 @@ pub(super) async fn receive(
     }
     let synced = dir.clone();
     blocking(move || sync_names(&synced)).await?;
-    let mut answer = vec![RECEIVED];
-    answer.extend(digest);
-    wire.write_all(&answer).await?;
-    wire.flush().await
+    Ok(Received { digest })
 }
 
 async fn make(
@@ -276,6 +294,10 @@ mod tests {
 
     use super::*;
 
+    async fn take(wire: &mut tokio::io::DuplexStream, dir: Arc<OwnedFd>) -> io::Result<()> {
+        receive(wire, dir).await?.tell(wire).await
+    }
+
     fn target(at: &Path) -> Arc<OwnedFd> {
         std::fs::create_dir_all(at.join("disks")).unwrap();
         Arc::new(File::open(at).unwrap().into())
@@ -298,8 +320,9 @@ mod tests {
             [named("disks/x.raw", &disk), named("vm.json", &small), named("empty", &empty)];
         let there = dir.path().join("there");
         let (to, (mut near, mut far)) = (target(&there), tokio::io::duplex(1000));
-        let done = AtomicU64::new(0);
-        let (sent, received) = tokio::join!(send(&mut near, &pieces, &done), receive(&mut far, to));
+        let (done, pace) = (AtomicU64::new(0), Pace::new(None));
+        let (sent, received) =
+            tokio::join!(send(&mut near, &pieces, &done, &pace), take(&mut far, to));
         sent.unwrap();
         received.unwrap();
         for (piece, name) in pieces.iter().zip(["disks/x.raw", "vm.json", "empty"]) {
@@ -318,7 +341,7 @@ mod tests {
         let (to, (mut near, mut far)) = (target(dir.path()), tokio::io::duplex(1 << 16));
         near.write_all(bytes).await.unwrap();
         near.shutdown().await.unwrap();
-        receive(&mut far, to).await.unwrap_err().kind()
+        take(&mut far, to).await.unwrap_err().kind()
     }
 
     fn begun(name: &[u8], size: u64) -> Vec<u8> {
@@ -360,7 +383,7 @@ mod tests {
         let _new = target(&at);
         near.write_all(&begun(b"disks/x.raw", 10)).await.unwrap();
         near.shutdown().await.unwrap();
-        assert!(receive(&mut far, old).await.is_err());
+        assert!(take(&mut far, old).await.is_err());
         assert_eq!(std::fs::read_dir(at.join("disks")).unwrap().count(), 0);
     }
 }

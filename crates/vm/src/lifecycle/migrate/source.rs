@@ -30,6 +30,7 @@ use super::forecast;
 use super::ladder::Ladder;
 use super::ladder::Measure;
 use super::millis;
+use super::pace::Pace;
 use crate::engine::Machine;
 use crate::engine::MachineEvent;
 use crate::engine::MigratePhase;
@@ -85,7 +86,7 @@ impl Driver {
             };
         }
         if matches!(record.power, Power::Off | Power::Saved) {
-            return self.migrate_still(record, task, to, storage).await;
+            return self.migrate_still(record, task, (to, storage), policy).await;
         }
         let machine = self.machine()?;
         self.end_old_migration(task, &machine).await?;
@@ -95,8 +96,11 @@ impl Driver {
         let (known, fallback) = prepared;
         self.publisher.phase(Phase::Migrating);
         let begun = Instant::now();
+        let pace = Arc::new(Pace::new(policy.bandwidth));
         let along = match storage {
-            Some(target) => Some(self.send_disks(record, task, (to, target), &machine).await?),
+            Some(target) => {
+                Some(self.send_disks(record, task, (to, target), &machine, pace.clone()).await?)
+            }
             None => None,
         };
         let flush = along.as_ref().map(|along| along.flush.unwrap_or(forecast::FLUSH_UNKNOWN));
@@ -105,7 +109,8 @@ impl Driver {
         let switch = if along.is_some() { Switch::OnWord } else { Switch::AtOnce };
         let outgoing = machine.migrate(ladder.first(), switch).await?;
         let lane = (task.op.id, Lane::Memory);
-        let carriers = Carriers::start(self.host.mover.clone(), to, lane, outgoing.connections);
+        let carriers =
+            Carriers::start(self.host.mover.clone(), to, lane, outgoing.connections, pace);
         let sent = self.send(task, &machine, &mut ladder, &carriers, along.as_ref()).await;
         let (seen, stopped) = sent.map_err(|stop| explain(stop, &carriers))?;
         let copied = along.as_ref().map_or(Bytes::ZERO, |along| along.copied);

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use model::Bytes;
 use model::DiskSource;
+use model::MigratePolicy;
 use model::MigrateReport;
 use model::MigrateResult;
 use model::NodeId;
@@ -28,6 +29,7 @@ use super::OfferedFiles;
 use super::Wire;
 use super::forecast;
 use super::millis;
+use super::pace::Pace;
 use super::parcel;
 use super::parcel::Piece;
 use super::source::BANDWIDTH_UNKNOWN;
@@ -59,8 +61,8 @@ impl Driver {
         &mut self,
         record: &VmRecord,
         task: &Task<'_>,
-        to: NodeId,
-        target: Option<&StorageTarget>,
+        (to, target): (NodeId, Option<&StorageTarget>),
+        policy: MigratePolicy,
     ) -> Step<OpOutcome> {
         let Some(target) = target else {
             return Err(failed(
@@ -87,12 +89,12 @@ impl Driver {
         let ready = race(&mut self.wanted, task, mover.prepare(to, offer)).await?;
         let ready = ready.map_err(of_target)?;
         let bandwidth = ready.bandwidth.unwrap_or(BANDWIDTH_UNKNOWN);
-        let predicted = forecast::still(needed, bandwidth);
+        let predicted = forecast::still(needed, bandwidth, policy);
         let sent = match ready.whole {
             // An earlier daemon has got as far as that, and may have sent the decision: what is there
             // must stay there.
             true => Bytes::ZERO,
-            false => self.send_files(record, task, (to, target), needed).await?,
+            false => self.send_files(record, task, (to, target), (needed, policy)).await?,
         };
         let measured = MigrateResult {
             total_ms: millis(begun.elapsed()),
@@ -135,13 +137,14 @@ impl Driver {
         record: &VmRecord,
         task: &Task<'_>,
         (to, target): (NodeId, &StorageTarget),
-        needed: Bytes,
+        (needed, policy): (Bytes, MigratePolicy),
     ) -> Step<Bytes> {
         let parcel = self.pack(record, task, target).await?;
         let (mover, done) = (self.host.mover.clone(), AtomicU64::new(0));
+        let pace = Pace::new(policy.bandwidth);
         let sending = async {
             let mut wire = mover.connect(to, task.op.id, Lane::Files).await?;
-            let sent = parcel::send(&mut *wire, &parcel.pieces, &done).await;
+            let sent = parcel::send(&mut *wire, &parcel.pieces, &done, &pace).await;
             sent.map_err(|error| error.to_string())
         };
         tokio::pin!(sending);
@@ -219,9 +222,9 @@ pub async fn receive_files(host: &Host, op: OpId, wire: &mut dyn Wire) -> std::i
     let Some(incoming) = host.arrivals.incoming_files(op) else {
         return Err(std::io::Error::other("no files of it come here, or they have come already"));
     };
-    parcel::receive(wire, incoming.dir.clone()).await?;
+    let received = parcel::receive(wire, incoming.dir.clone()).await?;
     incoming.received();
-    Ok(())
+    received.tell(wire).await
 }
 
 /// The right to fill a directory: given once.

@@ -558,7 +558,7 @@ async fn a_handover_that_the_state_does_not_take_leaves_the_guest_where_it_was()
     // The target is drained in the middle.
     tokio::time::sleep(Duration::from_millis(150)).await;
     let mode = model::NodeMode::Drain;
-    pair.truth.propose(Command::NodeSetMode { node: NODES[1], mode }).unwrap();
+    pair.truth.propose(Command::NodeSetMode { node: NODES[1], mode, with_storage: false }).unwrap();
     assert_eq!(pair.failed(op).await, "handover");
     assert_eq!(pair.vm().owner, NODES[0]);
     pair.check("refused").await;

@@ -214,7 +214,7 @@ async fn a_target_that_is_closed_meanwhile_gets_nothing() {
     assert!(pair.truth.propose(command).is_err(), "without its files it is moved, not migrated");
     let op = pair.move_with_files();
     let mode = model::NodeMode::Standby;
-    pair.truth.propose(Command::NodeSetMode { node: to, mode }).unwrap();
+    pair.truth.propose(Command::NodeSetMode { node: to, mode, with_storage: false }).unwrap();
     assert_eq!(pair.failed(op).await, "handover");
     pair.check_still(Power::Off, &before, "closed");
 }
