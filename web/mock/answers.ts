@@ -58,6 +58,19 @@ const HANDLERS: Record<string, Handler> = {
   NodeList: ({ world }) => world.nodes,
   NodeShow: ({ world, parts }) =>
     world.nodes.find((node) => node.name === parts[0] || node.id === parts[0]) ?? nothing("node", parts[0]),
+  ClusterNetworkList: ({ world }) => world.hostNetworks,
+  ClusterNetworkSet: ({ world, body }) => {
+    const { network, name, migration } = body as Schemas["ClusterNetworkSetBody"];
+    const found = world.hostNetworks.networks.find((it) => it.subnet === network || it.name === network);
+    if (!found) return nothing("network of hosts", network);
+    if (name != null) found.name = name;
+    if (migration != null) found.migration = migration === 0 ? null : migration;
+    return world.hostNetworks;
+  },
+  MigrationStrict: ({ world, body }) => {
+    world.hostNetworks.strict = body.strict === true;
+    return world.hostNetworks;
+  },
   VolumeList: ({ world }) => world.volumes,
   NetworkList: ({ world }) => world.networks,
   ImageList: ({ world }) => world.images,

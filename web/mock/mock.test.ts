@@ -47,7 +47,8 @@ describe("the mock", () => {
     for (const operation of operations) {
       if (WITHOUT_ANSWER.has(operation.id)) continue;
       const made = operation.body && (make(operation.body, new Lot(operation.id)) as object);
-      const fresh = operation.id === "VmCreate" ? { name: "of-this-test" } : {};
+      // What must be new, and what must be there.
+      const fresh = { VmCreate: { name: "of-this-test" }, ClusterNetworkSet: { network: "10.1.0.0/24" } }[operation.id];
       const body = made && JSON.stringify({ ...made, ...fresh });
       const answer = await ask(pathOf(operation), { method: operation.method, ...(body ? { body } : {}) });
       const what = `${operation.id}: ${answer.status}`;

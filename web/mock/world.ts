@@ -53,6 +53,7 @@ export class World {
   readonly volumes: Schemas["VolumeView"][];
   readonly networks: Schemas["NetworkView"][];
   readonly images: Schemas["ImageView"][];
+  readonly hostNetworks: Schemas["ClusterNetworksView"];
   events: EventView[] = [];
   ops: OpView[] = [];
   signedIn = true;
@@ -69,6 +70,7 @@ export class World {
     this.nodes = Array.from({ length: nodes }, (_, n) => this.node(lot, n + 1));
     this.cluster = this.clusterOf(lot);
     this.networks = this.networksOf(lot);
+    this.hostNetworks = this.hostNetworksOf();
     this.images = SYSTEMS.map((_, n) => this.image(lot, n));
     this.volumes = ["fast", "slow", "archive"].map((name, n) => this.volume(lot, name, n));
     for (let n = 0; n < vms; n++) {
@@ -150,6 +152,21 @@ export class World {
       { ...one("nat", {}), kind: "nat", subnet: "10.77.0.0/16" },
       { ...one("office", {}), kind: "bridge", bridge: "br-office" },
     ].map((network) => strip(network, network.kind === "nat" ? "bridge" : "subnet")) as Schemas["NetworkView"][];
+  }
+
+  private hostNetworksOf(): Schemas["ClusterNetworksView"] {
+    const one = (place: number, name: string | null, without: number) => {
+      const nodes = this.nodes.map((node, n) => ({ node: node.name, address: `10.${place}.0.${n + 1}` }));
+      return {
+        subnet: `10.${place}.0.0/24`,
+        name,
+        cluster: true,
+        migration: name === null ? null : place,
+        nodes: nodes.slice(0, nodes.length - without),
+        missing: nodes.slice(nodes.length - without).map(({ node }) => node),
+      };
+    };
+    return { strict: false, networks: [one(1, "management", 0), one(2, null, 1)] };
   }
 
   private image(lot: Lot, n: number): Schemas["ImageView"] {

@@ -173,4 +173,16 @@ async fn a_failover_is_seen_in_a_browser() {
         }
     })
     .await;
+
+    // Any node tells what any other used, and says whose part is missing.
+    let used = lab.muster("n2", &["node", "metrics", "n3", "--json"]).await.ok().json();
+    let series = used["series"].as_array().unwrap();
+    let memory = series.iter().find(|it| it["figure"] == "memory").unwrap();
+    let most =
+        memory["peak"].as_array().unwrap().iter().filter_map(Value::as_f64).fold(0.0, f64::max);
+    assert!(most > 1e6, "{used}");
+    let moved = lab.muster("n2", &["vm", "metrics", "web-1", "--json"]).await.ok().json();
+    assert_eq!(moved["silent"], json!(["n1"]), "{moved}");
+    let lost = lab.muster("n2", &["node", "metrics", "n1"]).await;
+    assert!(lost.code != 0 && lost.err.contains("muster cluster status"), "{lost:?}");
 }

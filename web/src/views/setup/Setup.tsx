@@ -1,9 +1,11 @@
-// What a cluster is made of, beside its machines: nodes that join, the witness, volumes, networks and
-// rules, each with the dialog that makes or removes one.
+// What a cluster is made of, beside its machines: nodes that join, the witness, fence devices, volumes,
+// networks and rules, each with the dialog that makes or removes one.
 
 import { createLazyRoute, Link } from "@tanstack/react-router";
 import { mayDo } from "../../parts/format";
 import { useRole } from "../../session";
+import { FenceDevices } from "./FenceDevices";
+import { HostNetworks } from "./HostNetworks";
 import { Join } from "./Join";
 import { Networks } from "./Networks";
 import { Rules } from "./Rules";
@@ -23,7 +25,9 @@ function Setup() {
       </div>
       <Join why={why} />
       <Witness why={why} />
+      <FenceDevices why={why} />
       <Volumes why={why} />
+      <HostNetworks why={why} />
       <Networks why={why} />
       <Rules why={why} />
     </>
