@@ -330,8 +330,9 @@ async fn guests_on_one_lun_meet_no_error_and_come_back_elsewhere() {
     refused(&migrate, "LUN");
 
     lab.run(&["san", "cut", "n3"]).await.ok();
-    everywhere(&lab, "block_redirected", &["n3"]).await;
+    // A path is found to be lost by whoever uses it.
     disk(&mut serials[1], 1).await;
+    everywhere(&lab, "block_redirected", &["n3"]).await;
     lab.run(&["san", "mend", "n3"]).await.ok();
     everywhere(&lab, "direct", &["n3"]).await;
     disk(&mut serials[1], 2).await;
