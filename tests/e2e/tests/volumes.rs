@@ -73,6 +73,17 @@ async fn lun(lab: &TestLab, nodes: usize) -> String {
     .await
 }
 
+/// The process that serves a node's volumes.
+async fn volume_process(lab: &TestLab, node: &str) -> Option<String> {
+    let tag = lab.status().await["tag"].as_str()?.to_owned();
+    let tops = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter();
+    let groups = tops.filter_map(|top| fs::read_dir(format!("{top}/muster-lab-{tag}/{node}")).ok());
+    let ours = groups.flatten().flatten();
+    let ours = ours.filter(|it| it.file_name().to_string_lossy().ends_with("-volumes"));
+    let procs = ours.filter_map(|it| fs::read_to_string(it.path().join("cgroup.procs")).ok());
+    procs.filter_map(|it| it.lines().next().map(str::to_owned)).next()
+}
+
 /// Loop devices of a lab.
 fn loops(tag: &str) -> Vec<String> {
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
@@ -137,6 +148,21 @@ async fn a_lun_has_one_coordinator_through_moves_and_loss_of_power_and_is_a_plai
     lab.run(&["power-on", "n2"]).await.ok();
     everywhere(&lab, "direct", &["n1", "n2", "n3"]).await;
     assert_eq!(shell(&lab, "n2", &format!("cat {AT}/one")).await.ok().out, "one\n");
+
+    // The process that serves the files dies, where they are coordinated and elsewhere: what was open fails,
+    // the mount point is made anew, and nothing that was written is lost.
+    for node in ["n1", "n3"] {
+        let before = volume_process(&lab, node).await.unwrap();
+        let killed = std::process::Command::new("kill").args(["-9", &before]).status();
+        assert!(killed.unwrap().success());
+        eventually("another one serves them", TAKEOVER, async || {
+            volume_process(&lab, node).await.filter(|now| *now != before).map(drop)
+        })
+        .await;
+        everywhere(&lab, "direct", &["n1", "n2", "n3"]).await;
+        let read = shell(&lab, node, &format!("cat {AT}/one {AT}/two")).await;
+        assert_eq!(read.ok().out, "one\ntwo\n", "{node}");
+    }
 
     refused(&lab.muster("n1", &["volume", "check", "fast"]).await, "mounted");
     lab.muster("n1", &["volume", "maintenance", "fast", "on"]).await.ok();
@@ -304,8 +330,9 @@ async fn guests_on_one_lun_meet_no_error_and_come_back_elsewhere() {
     refused(&migrate, "LUN");
 
     lab.run(&["san", "cut", "n3"]).await.ok();
-    everywhere(&lab, "block_redirected", &["n3"]).await;
+    // A path is found to be lost by whoever uses it.
     disk(&mut serials[1], 1).await;
+    everywhere(&lab, "block_redirected", &["n3"]).await;
     lab.run(&["san", "mend", "n3"]).await.ok();
     everywhere(&lab, "direct", &["n3"]).await;
     disk(&mut serials[1], 2).await;

@@ -3504,7 +3504,7 @@ export interface components {
          * @description How a node reaches a volume's files.
          * @enum {string}
          */
-        VolumeAccess: "coordinator" | "none";
+        VolumeAccess: "direct" | "block_redirected" | "file_redirected" | "waiting" | "none" | "unknown";
         /** @description What a check of a file system has found. */
         VolumeCheckView: {
             /** @description Whether all is well. */

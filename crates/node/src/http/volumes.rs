@@ -155,8 +155,10 @@ async fn create_on_lun(
     let by = Speaker { node: app.node, epoch };
     let command = Command::VolumeCreateOnLun { volume, name, lun, fs, uuid, adopt, by };
     app.propose(actor, command).await?;
+    // And its files are shown here: whoever made it goes on with them.
     let ready = |it: Option<&VolumeRecord>| {
-        it.and_then(|it| it.coordination.as_ref()).is_none_or(|it| it.phase == LunPhase::Ready)
+        let phase = it.and_then(|it| it.coordination.as_ref()).map(|it| it.phase);
+        it.is_none_or(|it| phase == Some(LunPhase::Ready) && volumes::check(it).is_ok())
     };
     settle(app, volume, "prepared", ready).await?;
     view_of(app, volume).await
