@@ -182,7 +182,7 @@ pub(crate) fn volume_on_lun() -> Value {
             "phase": "ready", "nodes": [
                 { "node": "host-1", "access": "none", "path": true, "why": "it is not mounted",
                   "since": null },
-                { "node": "host-2", "access": "coordinator", "path": true, "why": null,
+                { "node": "host-2", "access": "direct", "path": true, "why": null,
                   "since": null }
             ]
         }
