@@ -341,8 +341,7 @@ pub(crate) async fn assemble(
         let out = peers.dir().is_out();
         Fencing::new(config, node, &name, &truth, Arc::new(peers.clone()), out)?
     };
-    let switch = start_switch(config)?;
-    let ports = Arc::new(SwitchPorts::new(node, truth.clone(), switch));
+    let ports = Arc::new(SwitchPorts::new(node, truth.clone(), start_switch(config)?));
     if let Err(error) = ports.reconcile().await {
         tracing::warn!(%error, "the host's network is not as it should be");
     }

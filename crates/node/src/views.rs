@@ -147,7 +147,7 @@ impl App {
                 id: disk.id,
                 name: disk.name.clone(),
                 size: disk.size,
-                allocated: vm::image::allocated_bytes(&files.disk(disk)).ok().map(Bytes::new),
+                allocated: self.volumes.allocated(vm, files.disk(disk)).map(Bytes::new),
                 image: match disk.source {
                     DiskSource::Blank => None,
                     DiskSource::Image { image } => {

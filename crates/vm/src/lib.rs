@@ -5,3 +5,4 @@ pub mod engine;
 pub mod guest;
 pub mod image;
 pub mod lifecycle;
+pub mod wait;

@@ -173,7 +173,9 @@ async fn a_witness_on_a_lun_decides_and_its_loss_is_said() {
     let set =
         async |path: &str| lab.muster("n1", &["cluster", "witness", "set", "--block", path]).await;
     // Neither a file nor a device that holds something is taken.
-    for (path, word) in [("/muster/etc/config.toml", "below /dev"), ("/muster/san/lun0", "zeros")] {
+    for (path, word) in
+        [("/muster/etc/config.toml", "below /dev"), ("/muster/san/lun0", "holds something")]
+    {
         let scribble = "echo mine | dd of=/muster/san/lun0 conv=fsync";
         lab.run(&["exec", "n1", "--", "sh", "-c", scribble]).await.ok();
         let said = set(path).await;

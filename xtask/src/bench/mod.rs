@@ -11,8 +11,8 @@ mod http;
 mod migrate;
 mod process;
 mod report;
-mod volume;
 mod ui;
+mod volume;
 
 use anyhow::Result;
 use clap::Subcommand;

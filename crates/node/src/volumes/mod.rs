@@ -8,6 +8,7 @@
 //! ```
 
 mod forced;
+mod sizes;
 
 use std::collections::HashMap;
 use std::fs;
@@ -79,6 +80,7 @@ pub(crate) struct Volumes {
     truth: Arc<dyn Truth>,
     local_images: ImageStore,
     images: Mutex<HashMap<VolumeId, ImageStore>>,
+    sizes: sizes::Sizes,
 }
 
 impl Volumes {
@@ -90,7 +92,14 @@ impl Volumes {
         truth: Arc<dyn Truth>,
     ) -> Result<Self, VolumeError> {
         let local_images = open_images(&data_dir)?;
-        Ok(Self { me, data_dir, truth, local_images, images: Mutex::default() })
+        Ok(Self {
+            me,
+            data_dir,
+            truth,
+            local_images,
+            images: Mutex::default(),
+            sizes: Default::default(),
+        })
     }
 
     fn record(&self, volume: VolumeId) -> Result<Arc<VolumeRecord>, VolumeError> {
@@ -107,6 +116,15 @@ impl Volumes {
             Some(Err(_)) => PathBuf::from("/nonexistent"),
         };
         top.join("vms")
+    }
+
+    /// Bytes that a file of a VM takes up; of one on a LUN what the last look has found, if there was one.
+    pub(crate) fn allocated(&self, vm: &VmRecord, path: PathBuf) -> Option<u64> {
+        let record = vm.volume.map(|volume| self.record(volume));
+        match record {
+            Some(Ok(record)) if record.coordination.is_some() => self.sizes.last(path),
+            _ => vm::image::allocated_bytes(&path).ok(),
+        }
     }
 
     /// Whether a VM's volume is there and is the right one.
@@ -140,12 +158,13 @@ impl Volumes {
         };
         let record = self.record(volume)?;
         check(&record)?;
-        let mut stores = self.images.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = stores.get(&volume) {
+        let stores = || self.images.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = stores().get(&volume) {
             return Ok(store.clone());
         }
+        // Not under the lock: it may wait for the volume.
         let store = open_images(Path::new(record.kind.path()))?;
-        stores.insert(volume, store.clone());
+        stores().insert(volume, store.clone());
         Ok(store)
     }
 

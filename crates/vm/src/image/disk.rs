@@ -28,6 +28,7 @@ use super::qemu_img::SandboxUser;
 use super::stage;
 use super::stage::wrap;
 use super::store;
+use crate::wait::on_disk;
 
 /// Smallest disk: 1 MiB. Less holds no partition table and file system.
 const SIZE_BYTES_MIN: u64 = 1 << 20;
@@ -346,7 +347,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Err(error) = stage::remove(&self.dir) {
+        if let Err(error) = on_disk(|| stage::remove(&self.dir)) {
             tracing::warn!(dir = %self.dir.display(), %error, "directory was not removed");
         }
     }
@@ -360,14 +361,16 @@ struct HandedOver {
 
 impl HandedOver {
     fn new(path: &Path, user: Option<SandboxUser>) -> Result<Self, ImageError> {
-        let mut handed = Self { path: path.to_owned(), before: None };
-        if let Some(user) = user {
-            let metadata = fs::symlink_metadata(path).map_err(wrap("looking at", path))?;
-            handed.before = Some((metadata.uid(), metadata.gid()));
-            std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
-                .map_err(wrap("handing over", path))?;
-        }
-        Ok(handed)
+        on_disk(|| {
+            let mut handed = Self { path: path.to_owned(), before: None };
+            if let Some(user) = user {
+                let metadata = fs::symlink_metadata(path).map_err(wrap("looking at", path))?;
+                handed.before = Some((metadata.uid(), metadata.gid()));
+                std::os::unix::fs::lchown(path, Some(user.uid), Some(user.gid))
+                    .map_err(wrap("handing over", path))?;
+            }
+            Ok(handed)
+        })
     }
 
     fn take_back(mut self) -> Result<(), ImageError> {
@@ -385,7 +388,7 @@ impl HandedOver {
 impl Drop for HandedOver {
     fn drop(&mut self) {
         // Only when the future was dropped half-way; the child dies with it.
-        if let Err(error) = self.restore() {
+        if let Err(error) = on_disk(|| self.restore()) {
             tracing::warn!(path = %self.path.display(), %error, "disk was not taken back");
         }
     }

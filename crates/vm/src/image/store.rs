@@ -46,6 +46,7 @@ use super::qemu_img::QemuImg;
 use super::qemu_img::SandboxUser;
 use super::stage;
 use super::stage::wrap;
+use crate::wait::on_disk;
 
 /// Imports that run at once; more wait. Each keeps a disk and a core busy.
 const IMPORTS_AT_ONCE_MAX: usize = 2;
@@ -183,7 +184,7 @@ impl ImageStore {
     /// The directory cannot be made.
     pub fn open(config: ImageStoreConfig) -> Result<Self, ImageError> {
         let dir = &config.dir;
-        fs::create_dir_all(dir).map_err(wrap("making the directory", dir))?;
+        on_disk(|| fs::create_dir_all(dir)).map_err(wrap("making the directory", dir))?;
         let qemu_img = QemuImg {
             program: config.qemu_img.clone(),
             user: config.sandbox_user,
@@ -205,7 +206,7 @@ impl ImageStore {
     /// # Errors
     /// The file is there and is not sound.
     pub async fn look(&self, id: ImageId) -> Result<Option<Imported>, ImageError> {
-        if !self.path(id).exists() {
+        if !on_disk(|| self.path(id).exists()) {
             return Ok(None);
         }
         pipeline::finished(&self.shared, id, SourceFormat::Qcow2).await.map(Some)
@@ -230,17 +231,19 @@ impl ImageStore {
     /// # Errors
     /// `Busy` while it is being imported; host errors.
     pub fn remove(&self, id: ImageId) -> Result<(), ImageError> {
-        let _claim = Claim::take(&self.shared, id)?;
-        stage::remove(&self.shared.stage_dir(id))?;
-        for path in [self.shared.image_path(id), self.shared.hash_path(id)] {
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(wrap("removing", &path)(error));
+        on_disk(|| {
+            let _claim = Claim::take(&self.shared, id)?;
+            stage::remove(&self.shared.stage_dir(id))?;
+            for path in [self.shared.image_path(id), self.shared.hash_path(id)] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        return Err(wrap("removing", &path)(error));
+                    }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
-        sync_dir(&self.shared.config.dir)
+            sync_dir(&self.shared.config.dir)
+        })
     }
 
     /// Keeps what an import has fetched that failed in a way that may pass, for the next import of
@@ -251,7 +254,7 @@ impl ImageStore {
     /// `Busy` while it is being imported; host errors.
     pub fn keep(&self, request: &ImportRequest) -> Result<bool, ImageError> {
         let _claim = Claim::take(&self.shared, request.id)?;
-        self.shared.keep(request)
+        on_disk(|| self.shared.keep(request))
     }
 
     /// Removes staging directories whose id is not in `known`, except those that are being imported
@@ -262,28 +265,30 @@ impl ImageStore {
     /// # Errors
     /// The directory cannot be read.
     pub fn sweep(&self, known: &HashSet<ImageId>) -> Result<Swept, ImageError> {
-        let dir = &self.shared.config.dir;
-        let mut swept = Swept::default();
-        for entry in fs::read_dir(dir).map_err(wrap("reading", dir))? {
-            let path = entry.map_err(wrap("reading", dir))?.path();
-            let Some(id) = owner_of(&path) else { continue };
-            if known.contains(&id) {
-                continue;
-            }
-            if path.extension().is_some_and(|it| it != "part") {
-                if path.extension().is_some_and(|it| it == "qcow2") {
-                    swept.unknown.push(path);
+        on_disk(|| {
+            let dir = &self.shared.config.dir;
+            let mut swept = Swept::default();
+            for entry in fs::read_dir(dir).map_err(wrap("reading", dir))? {
+                let path = entry.map_err(wrap("reading", dir))?.path();
+                let Some(id) = owner_of(&path) else { continue };
+                if known.contains(&id) {
+                    continue;
                 }
-                continue;
+                if path.extension().is_some_and(|it| it != "part") {
+                    if path.extension().is_some_and(|it| it == "qcow2") {
+                        swept.unknown.push(path);
+                    }
+                    continue;
+                }
+                match self.remove(id) {
+                    Ok(()) => swept.removed.push(path),
+                    Err(ImageError::Busy) => {}
+                    Err(error) => swept.failed.push((path, error.to_string())),
+                }
             }
-            match self.remove(id) {
-                Ok(()) => swept.removed.push(path),
-                Err(ImageError::Busy) => {}
-                Err(error) => swept.failed.push((path, error.to_string())),
-            }
-        }
-        self.shared.prune_kept();
-        Ok(swept)
+            self.shared.prune_kept();
+            Ok(swept)
+        })
     }
 }
 

@@ -30,6 +30,7 @@ use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::file;
 use crate::lifecycle::ops::race;
 use crate::lifecycle::plan;
+use crate::wait::on_disk;
 
 /// How often the guest's part of a change is looked at when no event tells.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -151,7 +152,7 @@ impl Driver {
     }
 
     fn remove_file(&self, path: &std::path::Path) {
-        if let Err(error) = std::fs::remove_file(path)
+        if let Err(error) = on_disk(|| std::fs::remove_file(path))
             && error.kind() != std::io::ErrorKind::NotFound
         {
             tracing::warn!(vm = %self.vm, path = %path.display(), %error, "a disk file is left");

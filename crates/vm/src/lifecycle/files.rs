@@ -19,7 +19,8 @@
 //! A directory that comes to a place is `<vm id>.part-<run>` until it is whole; one that is being removed
 //! is `<vm id>.old-<run>` (see `storage`).
 //!
-//! Files appear whole: written beside their place, made durable, then renamed.
+//! Files appear whole: written beside their place, made durable, then renamed. They may lie on a volume that
+//! makes whoever looks at them wait: see `on_disk`.
 
 use std::fs;
 use std::fs::File;
@@ -41,6 +42,7 @@ use model::VmRecord;
 use uuid::Uuid;
 
 use crate::engine::Layout;
+use crate::wait::on_disk;
 
 /// End of the name of a disk that leaves its VM.
 const ASIDE: &str = ".removed";
@@ -72,10 +74,12 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub(crate) fn publish(&self, own: &Self) -> io::Result<()> {
-        if self.dir.exists() || !own.dir.exists() {
-            fs::rename(&self.dir, &own.dir)?;
-        }
-        own.dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+        on_disk(|| {
+            if self.dir.exists() || !own.dir.exists() {
+                fs::rename(&self.dir, &own.dir)?;
+            }
+            own.dir.parent().map_or(Ok(()), |above| File::open(above)?.sync_all())
+        })
     }
 
     /// Notes for which move of storage this directory was made, durably.
@@ -83,17 +87,19 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub(crate) fn mark_coming(&self, op: OpId) -> io::Result<()> {
-        self.write(&self.dir.join("coming"), op.to_string().as_bytes())
+        on_disk(|| self.write(&self.dir.join("coming"), op.to_string().as_bytes()))
     }
 
     /// Whether it was made for that move.
     pub(crate) fn is_coming(&self, op: OpId) -> bool {
-        fs::read_to_string(self.dir.join("coming")).is_ok_and(|of| of == op.to_string())
+        on_disk(|| fs::read_to_string(self.dir.join("coming")).is_ok_and(|of| of == op.to_string()))
     }
 
     /// It is the VM's: the note means nothing any more.
     pub(crate) fn arrived(&self) {
-        remove_quietly(&self.dir.join("coming"));
+        on_disk(|| {
+            remove_quietly(&self.dir.join("coming"));
+        })
     }
 
     /// The directory itself.
@@ -106,7 +112,7 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn make(&self) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir.join("disks"))
+        on_disk(|| fs::DirBuilder::new().recursive(true).mode(0o700).create(self.dir.join("disks")))
     }
 
     /// Removes the directory with all disks. Nothing there is fine.
@@ -114,10 +120,10 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.dir) {
+        on_disk(|| match fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
-        }
+        })
     }
 
     /// The file of a disk.
@@ -154,13 +160,15 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn begin_save(&self) -> io::Result<File> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(self.save_part())
+        on_disk(|| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(self.save_part())
+        })
     }
 
     /// Makes a written save durable and gives it its place, together with the layout it needs.
@@ -168,18 +176,20 @@ impl VmFiles {
     /// # Errors
     /// What the system said; the place is as it was.
     pub fn commit_save(&self, run: Generation, layout: &Layout) -> io::Result<u64> {
-        let part = File::open(self.save_part())?;
-        part.sync_all()?;
-        let size = part.metadata()?.len();
-        self.write_json(&self.memory_layout(run), layout)?;
-        fs::rename(self.save_part(), self.memory(run))?;
-        self.sync_dir()?;
-        Ok(size)
+        on_disk(|| {
+            let part = File::open(self.save_part())?;
+            part.sync_all()?;
+            let size = part.metadata()?.len();
+            self.write_json(&self.memory_layout(run), layout)?;
+            fs::rename(self.save_part(), self.memory(run))?;
+            self.sync_dir()?;
+            Ok(size)
+        })
     }
 
     /// Whether a save has written something that has not got its place yet.
     pub fn has_part(&self) -> bool {
-        fs::metadata(self.save_part()).is_ok_and(|part| part.len() > 0)
+        on_disk(|| fs::metadata(self.save_part()).is_ok_and(|part| part.len() > 0))
     }
 
     /// Removes everything of a save of that run, for good.
@@ -187,15 +197,17 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn abandon_save(&self, run: Generation) -> io::Result<()> {
-        let mut removed = false;
-        for path in [self.save_part(), self.memory(run), self.memory_layout(run)] {
-            match fs::remove_file(&path) {
-                Ok(()) => removed = true,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+        on_disk(|| {
+            let mut removed = false;
+            for path in [self.save_part(), self.memory(run), self.memory_layout(run)] {
+                match fs::remove_file(&path) {
+                    Ok(()) => removed = true,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
             }
-        }
-        if removed { self.sync_dir() } else { Ok(()) }
+            if removed { self.sync_dir() } else { Ok(()) }
+        })
     }
 
     /// Opens a saved memory and moves it out of its place for good: once the guest goes on from
@@ -204,8 +216,10 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn consume_memory(&self, run: Generation) -> io::Result<()> {
-        fs::rename(self.memory(run), self.dir.join("memory.used"))?;
-        self.sync_dir()
+        on_disk(|| {
+            fs::rename(self.memory(run), self.dir.join("memory.used"))?;
+            self.sync_dir()
+        })
     }
 
     /// Puts the file of a disk that leaves the VM aside: it is removed once the state knows that.
@@ -214,10 +228,10 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn put_aside(&self, disk: &DiskSpec) -> io::Result<()> {
-        match fs::rename(self.disk(disk), self.aside(disk)) {
+        on_disk(|| match fs::rename(self.disk(disk), self.aside(disk)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
-        }
+        })
     }
 
     /// Where the file of a disk stands that leaves the VM.
@@ -230,49 +244,53 @@ impl VmFiles {
     /// Removes what the VM, as the record has it, does not need: disks put aside and memory of
     /// saves that are over. Disks that were never put aside stay, whatever the record says.
     pub fn tidy(&self, record: &VmRecord, in_use: &[DiskId]) {
-        for disk in &record.spec.disks {
-            let aside = self.aside(disk);
-            if aside.exists()
-                && let Err(error) = fs::rename(&aside, self.disk(disk))
-            {
-                tracing::warn!(path = %aside.display(), %error, "a disk cannot be put back");
-            }
-        }
-        for entry in entries(&self.dir.join("disks")) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let used = in_use.iter().any(|disk| name.starts_with(&disk.to_string()));
-            if name.ends_with(ASIDE) && !used {
-                remove_quietly(&entry.path());
-            }
-            // Nobody makes a disk now: this was being made when an earlier daemon died.
-            if name.ends_with(".new")
-                && let Err(error) = fs::remove_dir_all(entry.path())
-            {
-                tracing::warn!(path = %entry.path().display(), %error, "half a disk is left over");
-            }
-        }
-        for entry in entries(&self.dir) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let over = match run_of(&name) {
-                Some(run) => {
-                    run <= record.generation
-                        && record.saved.is_none_or(|saved| saved.generation != run)
+        on_disk(|| {
+            for disk in &record.spec.disks {
+                let aside = self.aside(disk);
+                if aside.exists()
+                    && let Err(error) = fs::rename(&aside, self.disk(disk))
+                {
+                    tracing::warn!(path = %aside.display(), %error, "a disk cannot be put back");
                 }
-                None => name == "memory.part" || name == "memory.used",
-            };
-            if over {
-                remove_quietly(&entry.path());
             }
-        }
+            for entry in entries(&self.dir.join("disks")) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let used = in_use.iter().any(|disk| name.starts_with(&disk.to_string()));
+                if name.ends_with(ASIDE) && !used {
+                    remove_quietly(&entry.path());
+                }
+                // Nobody makes a disk now: this was being made when an earlier daemon died.
+                if name.ends_with(".new")
+                    && let Err(error) = fs::remove_dir_all(entry.path())
+                {
+                    tracing::warn!(path = %entry.path().display(), %error, "half a disk is left over");
+                }
+            }
+            for entry in entries(&self.dir) {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let over = match run_of(&name) {
+                    Some(run) => {
+                        run <= record.generation
+                            && record.saved.is_none_or(|saved| saved.generation != run)
+                    }
+                    None => name == "memory.part" || name == "memory.used",
+                };
+                if over {
+                    remove_quietly(&entry.path());
+                }
+            }
+        })
     }
 
     /// Removes all memory files; the saves they hold are over.
     pub fn drop_memory(&self) {
-        for entry in entries(&self.dir) {
-            if entry.file_name().to_string_lossy().starts_with("memory") {
-                remove_quietly(&entry.path());
+        on_disk(|| {
+            for entry in entries(&self.dir) {
+                if entry.file_name().to_string_lossy().starts_with("memory") {
+                    remove_quietly(&entry.path());
+                }
             }
-        }
+        })
     }
 
     /// The layout that belongs to a saved memory.
@@ -280,7 +298,7 @@ impl VmFiles {
     /// # Errors
     /// What the system said, or that the file is damaged.
     pub fn read_memory_layout(&self, run: Generation) -> io::Result<Layout> {
-        read_json(&self.memory_layout(run))
+        on_disk(|| read_json(&self.memory_layout(run)))
     }
 
     /// The layout of the last run; a new one where there is none.
@@ -288,10 +306,10 @@ impl VmFiles {
     /// # Errors
     /// What the system said, or that the file is damaged.
     pub fn read_layout(&self) -> io::Result<Layout> {
-        match read_json(&self.dir.join("layout.json")) {
+        on_disk(|| match read_json(&self.dir.join("layout.json")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Layout::default()),
             other => other,
-        }
+        })
     }
 
     /// Keeps the layout for the next run, if it is not the one that is kept.
@@ -299,10 +317,12 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn write_layout(&self, layout: &Layout) -> io::Result<()> {
-        if self.read_layout().is_ok_and(|kept| kept == *layout) {
-            return Ok(());
-        }
-        self.write_json(&self.dir.join("layout.json"), layout)
+        on_disk(|| {
+            if self.read_layout().is_ok_and(|kept| kept == *layout) {
+                return Ok(());
+            }
+            self.write_json(&self.dir.join("layout.json"), layout)
+        })
     }
 
     /// Writes the copy of the record, if it is not the one that is there. Operations under way are
@@ -311,13 +331,15 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn write_record(&self, record: &VmRecord) -> io::Result<()> {
-        let path = self.dir.join("vm.json");
-        let settled = VmRecord { ops: Vec::new(), ..record.clone() };
-        let fresh = serde_json::to_vec_pretty(&settled).map_err(io::Error::other)?;
-        if fs::read(&path).is_ok_and(|old| old == fresh) {
-            return Ok(());
-        }
-        self.write(&path, &fresh)
+        on_disk(|| {
+            let path = self.dir.join("vm.json");
+            let settled = VmRecord { ops: Vec::new(), ..record.clone() };
+            let fresh = serde_json::to_vec_pretty(&settled).map_err(io::Error::other)?;
+            if fs::read(&path).is_ok_and(|old| old == fresh) {
+                return Ok(());
+            }
+            self.write(&path, &fresh)
+        })
     }
 
     /// Writes down that this run uses the disks from here on, durably, unless a newer one has done so:
@@ -326,15 +348,17 @@ impl VmFiles {
     /// # Errors
     /// What the system said, or that the file is damaged; the run must not begin then.
     pub fn claim(&self, run: Generation) -> io::Result<Option<Generation>> {
-        let path = self.dir.join("run");
-        let there = newest_run(&self.dir)?;
-        if there > run {
-            return Ok(Some(there));
-        }
-        if there < run {
-            self.write(&path, format!("{run}\n").as_bytes())?;
-        }
-        Ok(None)
+        on_disk(|| {
+            let path = self.dir.join("run");
+            let there = newest_run(&self.dir)?;
+            if there > run {
+                return Ok(Some(there));
+            }
+            if there < run {
+                self.write(&path, format!("{run}\n").as_bytes())?;
+            }
+            Ok(None)
+        })
     }
 
     /// What the guest sees as VM generation id; made at the first start.
@@ -342,15 +366,17 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub fn generation_id(&self) -> io::Result<Uuid> {
-        let path = self.dir.join("generation-id");
-        if let Ok(text) = fs::read_to_string(&path)
-            && let Ok(id) = text.trim().parse()
-        {
-            return Ok(id);
-        }
-        let id = Uuid::new_v4();
-        self.write(&path, id.to_string().as_bytes())?;
-        Ok(id)
+        on_disk(|| {
+            let path = self.dir.join("generation-id");
+            if let Ok(text) = fs::read_to_string(&path)
+                && let Ok(id) = text.trim().parse()
+            {
+                return Ok(id);
+            }
+            let id = Uuid::new_v4();
+            self.write(&path, id.to_string().as_bytes())?;
+            Ok(id)
+        })
     }
 
     /// Keeps what came with a guest from another node: its generation id, and its cloud-init disc.
@@ -358,8 +384,10 @@ impl VmFiles {
     /// # Errors
     /// What the system said.
     pub(crate) fn put(&self, generation_id: Uuid, seed: Option<&[u8]>) -> io::Result<()> {
-        self.write(&self.dir.join("generation-id"), generation_id.to_string().as_bytes())?;
-        seed.map_or(Ok(()), |seed| self.write(&self.seed(), seed))
+        on_disk(|| {
+            self.write(&self.dir.join("generation-id"), generation_id.to_string().as_bytes())?;
+            seed.map_or(Ok(()), |seed| self.write(&self.seed(), seed))
+        })
     }
 
     fn save_part(&self) -> PathBuf {
@@ -392,15 +420,17 @@ impl VmFiles {
 impl VmFiles {
     /// The latest run of which something is in the directory; 0 where there is nothing.
     pub(crate) fn latest_run(&self) -> Generation {
-        let runs = entries(&self.dir)
-            .into_iter()
-            .filter_map(|entry| run_of(&entry.file_name().to_string_lossy()));
-        runs.max().unwrap_or_default()
+        on_disk(|| {
+            let runs = entries(&self.dir)
+                .into_iter()
+                .filter_map(|entry| run_of(&entry.file_name().to_string_lossy()));
+            runs.max().unwrap_or_default()
+        })
     }
 
     /// Whether a saved memory of that run is there as a whole, which says that it was not used.
     pub(crate) fn has_memory(&self, run: Generation) -> bool {
-        self.memory(run).is_file() && self.read_memory_layout(run).is_ok()
+        on_disk(|| self.memory(run).is_file() && self.read_memory_layout(run).is_ok())
     }
 }
 

@@ -18,6 +18,7 @@ use crate::guest::GuestConfig;
 use crate::guest::Heartbeat;
 use crate::lifecycle::Phase;
 use crate::lifecycle::driver::Driver;
+use crate::wait::on_disk;
 
 /// How often a guest is looked at that is to be started again when it hangs.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -108,6 +109,7 @@ impl Driver {
         let Some(run) = &self.run else { return Err("it is gone".to_owned()) };
         let taken = tokio::time::timeout(PICTURE_LIMIT, run.machine.screenshot()).await;
         let png = taken.map_err(|_| "it took too long")?.map_err(|error| error.to_string())?;
-        std::fs::write(self.files.hung_picture(), png).map_err(|error| error.to_string())
+        on_disk(|| std::fs::write(self.files.hung_picture(), png))
+            .map_err(|error| error.to_string())
     }
 }

@@ -22,6 +22,7 @@ use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::file;
 use crate::lifecycle::ops::race;
 use crate::lifecycle::plan;
+use crate::wait::on_disk;
 
 /// How often the progress of a save is looked at.
 const SAVE_LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -56,8 +57,9 @@ impl Driver {
                 // An earlier daemon got this far. It puts the memory away before the guest goes on,
                 // so memory that is still in its place is what this machine was made from.
                 self.publisher.phase(Phase::Starting);
-                let restored =
-                    record.saved.is_some_and(|saved| self.files.memory(saved.generation).exists());
+                let restored = record
+                    .saved
+                    .is_some_and(|saved| on_disk(|| self.files.memory(saved.generation).exists()));
                 self.make_ready(record, restored).await?;
                 return Ok(OpOutcome::Done);
             }
@@ -168,7 +170,7 @@ impl Driver {
     /// The saved memory, if there is one that may be used.
     fn open_memory(&self, record: &VmRecord) -> Step<Option<RestorePlan>> {
         let Some(saved) = &record.saved else { return Ok(None) };
-        match std::fs::File::open(self.files.memory(saved.generation)) {
+        match on_disk(|| std::fs::File::open(self.files.memory(saved.generation))) {
             Ok(file) => Ok(Some(RestorePlan::File(file))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let text = "its saved memory was used once already, and it is started from its \
@@ -197,7 +199,7 @@ impl Driver {
         // What does not go away is looked for again, and has no right to run.
         let _ = self.end_machine().await;
         match &record.saved {
-            Some(saved) if self.files.memory(saved.generation).exists() => Power::Saved,
+            Some(saved) if on_disk(|| self.files.memory(saved.generation).exists()) => Power::Saved,
             _ => Power::Off,
         }
     }
@@ -316,7 +318,7 @@ impl Driver {
         // An earlier daemon may have got some of the way. A file counts only while the machine stands
         // where that file was written: once the guest goes on, it is of the past.
         let stands = machine.query_status().await? == RunState::Saved;
-        if stands && let Ok(written) = std::fs::metadata(self.files.memory(run)) {
+        if stands && let Ok(written) = on_disk(|| std::fs::metadata(self.files.memory(run))) {
             return Ok(OpOutcome::Saved { saved: saved(written.len(), self.host.ledger.now()) });
         }
         let under_way = machine.save_progress().await?.phase == SavePhase::Running;

@@ -32,6 +32,7 @@ use crate::lifecycle::ops::file;
 use crate::lifecycle::ops::race;
 use crate::lifecycle::plan;
 use crate::lifecycle::storage;
+use crate::wait::on_disk;
 
 /// Largest cloud-init disc that goes along in a message: some twenty times what one takes.
 const SEED_MAX: u64 = 2 << 20;
@@ -92,7 +93,8 @@ impl Driver {
                 below.push((self.host.image_path)(image));
             }
         }
-        let length = |path| std::fs::metadata(path).map(|found| Bytes::new(found.len()));
+        let length =
+            |path| on_disk(|| std::fs::metadata(path)).map(|found| Bytes::new(found.len()));
         let firmware = match record.spec.firmware {
             Firmware::Uefi => Some(length(self.files.uefi_vars()).map_err(file("its firmware"))?),
             Firmware::Bios => None,
@@ -113,7 +115,7 @@ impl Driver {
             return Ok(None);
         }
         let unread = || file("its cloud-init disc cannot be read");
-        if std::fs::metadata(&path).map_err(unread())?.len() > SEED_MAX {
+        if on_disk(|| std::fs::metadata(&path)).map_err(unread())?.len() > SEED_MAX {
             return Err(failed("seed", "its cloud-init disc is too large", "report this"));
         }
         Ok(Some(BASE64_STANDARD.encode(std::fs::read(path).map_err(unread())?)))

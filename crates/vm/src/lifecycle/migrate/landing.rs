@@ -28,6 +28,7 @@ use crate::lifecycle::ops::Stop;
 use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::file;
 use crate::lifecycle::storage;
+use crate::wait::on_disk;
 
 /// A directory that a VM comes to.
 pub(super) struct Landing {
@@ -68,7 +69,7 @@ pub(super) async fn make(
     let cannot = || file("the new files cannot be made");
     match (there.spec.firmware, offered.firmware) {
         (Firmware::Uefi, Some(size)) => {
-            let vars = std::fs::File::create(staged.uefi_vars()).map_err(cannot())?;
+            let vars = on_disk(|| std::fs::File::create(staged.uefi_vars())).map_err(cannot())?;
             vars.set_len(size.get()).map_err(cannot())?;
         }
         (Firmware::Bios, None) => {}
@@ -88,7 +89,7 @@ pub(super) async fn make_still(
     offered: &OfferedFiles,
 ) -> Step<Landing> {
     let landing = directory(host, there, op, offered).await?;
-    let opened = std::fs::File::open(landing.staged.dir());
+    let opened = on_disk(|| std::fs::File::open(landing.staged.dir()));
     let dir = opened.map_err(file("the new directory cannot be opened"))?;
     let (dir, whole) = (Arc::new(dir.into()), Arc::default());
     Ok(Landing { files: Some(Files { dir, taken: false, whole }), ..landing })
@@ -135,7 +136,8 @@ async fn blank(host: &Host, staged: &VmFiles, disk: &DiskSpec, offered: &Offered
         }
         (DiskFormat::Raw, _) => {
             // As long as the source's file, which need not be a whole number of anything.
-            let made = std::fs::File::create(&path).and_then(|made| made.set_len(size.get()));
+            let make = || std::fs::File::create(&path).and_then(|made| made.set_len(size.get()));
+            let made = on_disk(make);
             made.map_err(file("the new disk cannot be made"))
         }
     }
