@@ -222,6 +222,11 @@ impl Reconcilers {
     ) {
         loop {
             let result = match engine.strays().await {
+                // What this node knows may be older than a machine that has come here, above all after a
+                // restart: only a state that is surely the newest says that a machine is of no VM.
+                Ok(strays) if !strays.is_empty() && truth.barrier().await.is_err() => {
+                    Err("there is no majority to ask for machines of no VM".to_owned())
+                }
                 Ok(strays) => {
                     let state = truth.state();
                     let mut result = Ok(());

@@ -92,6 +92,8 @@ pub(crate) struct Clock {
 pub(crate) struct Process {
     runtime: Runtime,
     daemon: Arc<OnceLock<Arc<Daemon>>>,
+    /// Set when its state is surely as new as its start: what it had on its disk is older.
+    known: Arc<OnceLock<()>>,
     /// Set when its log is served: before the rest of it is up.
     serves: Arc<OnceLock<()>>,
     inbox: mpsc::Sender<Letter>,
@@ -192,6 +194,11 @@ impl Host {
         self.process.as_ref()?.daemon.get().cloned()
     }
 
+    /// Whether its daemon has asked a majority since its start.
+    pub(crate) fn knows_the_newest(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| process.known.get().is_some())
+    }
+
     /// Which process of the daemon it is.
     pub(crate) fn incarnation(&self) -> Option<u64> {
         self.process.as_ref().map(|process| process.incarnation)
@@ -248,6 +255,8 @@ impl Host {
         let (ground, name) = (self.ground.clone(), self.name.clone());
         let serves = Arc::new(OnceLock::new());
         let (up, inside) = (serves.clone(), daemon.clone());
+        let known = Arc::new(OnceLock::new());
+        let newest = known.clone();
         let serve = Box::new(move |truth| {
             let _ = up.set(());
             tokio::spawn(serve_all(index, inside, truth, letters, wire));
@@ -259,12 +268,14 @@ impl Host {
                     let daemon = Arc::new(daemon);
                     let _ = slot.set(daemon.clone());
                     announce(&daemon, start.node, &name).await;
+                    let _ = newest.set(());
                 }
                 Err(error) => ground.trace(name.as_str(), &format!("daemon fails: {error:#}")),
             }
         });
         let incarnation = EPOCH_MS + self.ground.now();
-        let process = Process { runtime, daemon, serves, inbox, behind: 0, pulses: 0, incarnation };
+        let process =
+            Process { runtime, daemon, known, serves, inbox, behind: 0, pulses: 0, incarnation };
         self.process = Some(process);
     }
 

@@ -113,7 +113,7 @@ fn each_node_has_a_slot_of_its_own_on_a_device_and_none_is_given_twice() {
     };
     let mut world = cluster_test::lab();
     for bad in [
-        device("/srv/file", &[(0, 0)]),
+        device("srv/file", &[(0, 0)]),
         device("/dev/../srv", &[(0, 0)]),
         device("/dev/sdx", &[(0, 3), (1, 3)]),
         device("/dev/sdx", &[(0, 64)]),

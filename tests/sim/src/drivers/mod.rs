@@ -118,7 +118,9 @@ impl Host {
         let mut body = crate::ground::lock(&body);
         let scene = &mut Scene { daemon: &daemon, state: &state, body: &mut body, volume, wire };
         self.receive(scene);
-        self.end_strays(scene);
+        if self.knows_the_newest() {
+            self.end_strays(scene);
+        }
         self.migrations.forget(&state, self.id);
         let me = self.id;
         for record in state.vms.values().filter(|vm| vm.owner == me) {
