@@ -11,6 +11,9 @@ import { Button, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { CHARTS, type ChartOf, grown, heightOf, inWords, type Metrics, pathOf, SPANS, type Span, timeOf, told, valuesOf } from "./chart";
 
 const WIDTH = 600;
+
+/** How many points the newest one that is measured may lie behind the end of the chart. */
+const LATE_POINTS_MAX = 10;
 const TALL = 120;
 
 /** Points that a table shows: more would be a wall of numbers. */
@@ -116,7 +119,10 @@ function Picture({ chart, metrics, at, onAt }: {
   const height = heightOf(lines.map(({ values }) => values), chart.unit);
   const last = metrics.points - 1;
   const step = metrics.resolution_s * 1_000;
-  const point = at === null ? last : Math.min(last, Math.max(0, Math.round((at - metrics.from) / step)));
+  // A second is known when it has been measured, on a busy node some seconds later.
+  const newest = Array.from({ length: LATE_POINTS_MAX }, (_, late) => last - late)
+    .find((point) => lines.some(({ values }) => typeof values[point] === "number")) ?? last;
+  const point = at === null ? newest : Math.min(last, Math.max(0, Math.round((at - metrics.from) / step)));
   const words = (point: number) => lines.map(({ name, values }) => `${name} ${told(values[point], chart.unit)}`).join(", ");
   const keys = (event: KeyboardEvent) => {
     const to = { ArrowLeft: point - 1, ArrowRight: point + 1, PageUp: point + 60, PageDown: point - 60, Home: 0, End: last }[event.key];
