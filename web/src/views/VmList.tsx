@@ -1,7 +1,7 @@
 // All machines: search, filters, tags, and what can be done to those that are chosen.
 
 import { useQuery } from "@tanstack/react-query";
-import { Link, getRouteApi } from "@tanstack/react-router";
+import { Link, getRouteApi, useRouter } from "@tanstack/react-router";
 import { useDeferredValue, useEffect, useMemo, useRef, useState } from "react";
 import { vms } from "../api/queries";
 import { mayDo } from "../parts/format";
@@ -30,6 +30,7 @@ export function VmList() {
   const [chosen, setChosen] = useState<Set<string>>(new Set());
   const [wanted, setWanted] = useState<boolean | null>(null);
   const box = useRef<HTMLInputElement>(null);
+  const router = useRouter();
 
   // Typing goes first; the list follows.
   const words = useDeferredValue(find);
@@ -54,10 +55,12 @@ export function VmList() {
     const kept = find || undefined;
     if (kept === search.find) return;
     const timer = setTimeout(() => {
+      // Whoever is on the way to another page stays on it: this would call them back.
+      if (router.latestLocation.pathname !== "/vms") return;
       void navigate({ search: (old: ListSearch) => ({ ...old, find: kept }), replace: true });
     }, ADDRESS_FOLLOWS_MS);
     return () => clearTimeout(timer);
-  }, [find, search.find, navigate]);
+  }, [find, search.find, navigate, router]);
 
   useEffect(() => {
     const onKey = (event: KeyboardEvent) => {
