@@ -149,7 +149,7 @@ fn control(version: &str, libc: &str, kib: u64) -> String {
         "Package: muster\nVersion: {version}\nArchitecture: amd64\nSection: admin\n\
          Priority: optional\nMaintainer: Muster maintainers <muster@localhost>\n\
          Installed-Size: {kib}\nDepends: libc6 (>= {libc}), {DEPENDS}\n\
-         Suggests: fence-agents\n\
+         Suggests: fence-agents, xfsprogs\n\
          Description: virtual machines that keep running\n \
          Muster runs virtual machines on Linux hosts with QEMU: their disks, networks, consoles\n \
          and guest services, by one daemon, one API and one command.\n"

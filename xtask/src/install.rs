@@ -58,6 +58,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("openssh-client", "logs in to guests in tests"),
     ("fence-agents", "programs that switch hosts off"),
     ("busybox", "plays guests of networks in tests (udhcpc, ping, nslookup)"),
+    ("python3", "writes to shared volumes and verifies, in tests"),
     ("curl", "asks the web console's server as a browser does, in tests"),
     ("chromium", "the browser that the web console is tested with"),
     ("qemu-guest-agent", "the real agent that our client is tested against"),

@@ -114,14 +114,14 @@ fn tests(filter: Option<&str>) -> Result<Vec<String>> {
             cmd("cargo", ["nextest", "run", "--workspace", "--locked", "--no-fail-fast"]);
         // One more than processors: tests with guests wait most of their time, for those and for clocks.
         let threads = thread::available_parallelism().map_or(2, NonZero::get) + 1;
-        command.arg(format!("--test-threads={threads}")).args(filter);
+        command.arg(format!("--test-threads={threads}")).args(filter).env("MUSTER_SUITES", "1");
         return totals(command);
     }
     let others =
         ["test", "--workspace", "--exclude=e2e", "--locked", "--no-fail-fast", "--all-targets"];
     let mut all = Vec::new();
     let mut command = cmd("cargo", others);
-    command.args(filter);
+    command.args(filter).env("MUSTER_SUITES", "1");
     let first = totals(command);
     let mut command =
         cmd("cargo", ["test", "--package=e2e", "--locked", "--no-fail-fast", "--all-targets"]);

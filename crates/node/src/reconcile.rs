@@ -16,6 +16,7 @@ use model::NodeId;
 use model::OpId;
 use model::OpRequest;
 use model::UnixMillis;
+use model::VmId;
 use model::VmPlace;
 use model::VmRecord;
 
@@ -28,6 +29,7 @@ use crate::truth::Truth;
 use tokio::sync::watch;
 use vm::engine::Ability;
 use vm::engine::Engine;
+use vm::engine::Stray;
 use vm::lifecycle::Arrivals;
 use vm::lifecycle::remove_copy;
 
@@ -48,6 +50,28 @@ const ENGINE_EVERY: Duration = Duration::from_secs(10);
 
 /// A purge that takes longer has hung.
 const PURGE_LIMIT: Millis = Millis::from_secs(300);
+
+/// Machines that are of no VM here, by a state that is surely the newest: what this node knows may be older
+/// than a machine that has come here, above all after a restart. Without a majority there are none; the
+/// lease ends what has no right to run.
+async fn surely_strays(
+    found: Vec<Stray>,
+    state: impl Fn() -> Arc<ClusterState>,
+    asked: impl Future<Output = Result<(), String>>,
+    ours: impl Fn(&ClusterState, VmId) -> bool,
+) -> (Arc<ClusterState>, Vec<Stray>) {
+    let known = state();
+    if found.iter().all(|stray| ours(&known, stray.vm)) {
+        return (known, Vec::new());
+    }
+    if let Err(error) = asked.await {
+        tracing::info!(%error, "machines of no VM are left alone: nobody says whose they are");
+        return (known, Vec::new());
+    }
+    let newest = state();
+    let strays = found.into_iter().filter(|stray| !ours(&newest, stray.vm)).collect();
+    (newest, strays)
+}
 
 /// Results of the last passes.
 #[derive(Clone, Default)]
@@ -222,18 +246,15 @@ impl Reconcilers {
     ) {
         loop {
             let result = match engine.strays().await {
-                // What this node knows may be older than a machine that has come here, above all after a
-                // restart: only a state that is surely the newest says that a machine is of no VM.
-                Ok(strays) if !strays.is_empty() && truth.barrier().await.is_err() => {
-                    Err("there is no majority to ask for machines of no VM".to_owned())
-                }
                 Ok(strays) => {
-                    let state = truth.state();
-                    let mut result = Ok(());
-                    let ours = |vm| {
+                    let ours = |state: &ClusterState, vm| {
                         arrivals.has(vm) || state.vms.get(&vm).is_some_and(|vm| vm.owner == node)
                     };
-                    for stray in strays.iter().filter(|stray| !ours(stray.vm)) {
+                    let asked = async { truth.barrier().await.map_err(|error| error.to_string()) };
+                    let (state, strays) =
+                        surely_strays(strays, || truth.state(), asked, ours).await;
+                    let mut result = Ok(());
+                    for stray in &strays {
                         let known = state.vms.contains_key(&stray.vm);
                         if !known && vms_dir.join(stray.vm.to_string()).exists() {
                             result = Err(format!(
@@ -255,5 +276,31 @@ impl Reconcilers {
             self.record("strays", &result);
             tokio::time::sleep(STRAYS_EVERY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_newest_state_says_that_a_machine_is_of_no_vm() {
+        let vm = |n| VmId::new(uuid::Uuid::from_u128(n));
+        let stray = |n| Stray { vm: vm(n), alive: true, generation: None, traces: Vec::new() };
+        let found = || vec![stray(1), stray(2)];
+        // By what was on the disk neither is ours; by what a majority knows the first one is.
+        let newest = Cell::new(false);
+        let state = || Arc::<ClusterState>::default();
+        let ours = |_: &ClusterState, it| newest.get() && it == vm(1);
+        let nobody = async { Err("no majority".to_owned()) };
+        assert!(surely_strays(found(), state, nobody, ours).await.1.is_empty());
+        let asked = async {
+            newest.set(true);
+            Ok(())
+        };
+        let (_, strays) = surely_strays(found(), state, asked, ours).await;
+        assert_eq!(strays.iter().map(|it| it.vm).collect::<Vec<_>>(), [vm(2)]);
     }
 }

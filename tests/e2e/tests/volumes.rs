@@ -286,6 +286,29 @@ async fn all_nodes_write_whatever_ends(fs: &str) {
     lab.run(&["power-on", "n1"]).await.ok();
     everywhere(&lab, "direct", &["n1", "n2", "n3"]).await;
     assert_eq!(shell(&lab, "n1", &sum).await.ok().out, right);
+    if fs == "ext4" {
+        its_coordinator_loses_its_path(&lab).await;
+    }
+}
+
+/// Of all nodes the one that coordinates the volume cannot reach the LUN any more: it gives it up by
+/// itself, and nobody meets an error, not on that node either.
+async fn its_coordinator_loses_its_path(lab: &TestLab) {
+    let before = coordination(lab, "n2").await.unwrap();
+    let holder = before["coordinator"].as_str().unwrap().to_owned();
+    let writers = ["n1", "n2", "n3"].map(|node| (node, writer(lab, node, 30)));
+    lab.run(&["san", "cut", &holder]).await.ok();
+    eventually("another node coordinates it", TAKEOVER, async || {
+        let now = coordination(lab, "n2").await?["coordinator"].clone();
+        (now.is_string() && now != holder.as_str()).then_some(())
+    })
+    .await;
+    everywhere(lab, "block_redirected", &[&holder]).await;
+    lab.run(&["san", "mend", &holder]).await.ok();
+    everywhere(lab, "direct", &["n1", "n2", "n3"]).await;
+    for (node, writer) in writers {
+        wrote(node, writer).await;
+    }
 }
 
 #[tokio::test]

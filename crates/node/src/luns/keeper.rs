@@ -66,6 +66,12 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Works until the daemon ends.
     pub(crate) async fn run(self) {
+        // What this node knows at its start may be older than what its volume process is doing by order of
+        // the daemon before this one: that goes on until the newest is known.
+        while let Err(error) = self.ledger.truth.barrier().await {
+            tracing::debug!(%error, "volumes are left as they are");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
         let mut states = self.ledger.truth.watch();
         loop {
             let told = tell(&self.luns, self.ledger.node, &self.ledger.actor, &self.ledger.truth);

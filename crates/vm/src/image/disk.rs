@@ -226,7 +226,7 @@ impl DiskTool {
     /// `DiskFull`, or what the tool said; nothing is left then.
     pub async fn flatten(&self, path: &Path, base: &Path) -> Result<FlatDisk, ImageError> {
         let place = Place::new(path);
-        place.prepare(self.user())?;
+        on_disk(|| place.prepare(self.user()))?;
         let (copy, image) = (place.dir.join("copy"), place.dir.join("image"));
         let (from, below, dir) = (path.to_owned(), base.to_owned(), place.dir.clone());
         let user = self.user();
