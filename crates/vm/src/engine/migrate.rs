@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use model::Bytes;
 use model::Millis;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+
+use super::Sending;
 
 /// What may be changed while a migration runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +44,7 @@ pub enum Switch {
 pub struct Outgoing {
     /// Connections that the engine opens, in their order. Each must reach the target as one of
     /// [`super::Machine::incoming_connect`].
-    pub connections: mpsc::Receiver<UnixStream>,
+    pub connections: mpsc::Receiver<Sending>,
 }
 
 /// Where a migration is.

@@ -29,6 +29,7 @@ mod migrate;
 mod mirror;
 mod plan;
 pub mod qemu;
+mod sending;
 mod state;
 
 use std::collections::BTreeMap;
@@ -77,6 +78,7 @@ pub use plan::NicModel;
 pub use plan::NicPlan;
 pub use plan::Profile;
 pub use plan::RestorePlan;
+pub use sending::Sending;
 pub use state::Ability;
 pub use state::Accel;
 pub use state::Adopted;

@@ -59,6 +59,7 @@ use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::engine::SavePhase;
 use crate::engine::SaveProgress;
+use crate::engine::Sending;
 use crate::engine::Switch;
 use crate::engine::VcpuState;
 use crate::engine::event::EventSink;
@@ -105,7 +106,7 @@ pub(super) struct FakeVm {
     firmware: Option<PathBuf>,
     pub(super) mirrors: BTreeMap<ImageSlot, Mirror>,
     /// Where copies of disks to another machine go out.
-    pub(super) disks_way: Option<mpsc::Sender<UnixStream>>,
+    pub(super) disks_way: Option<mpsc::Sender<Sending>>,
     /// Disks that another machine writes to.
     pub(super) receiving: BTreeSet<ImageSlot>,
     /// Files of those, held open as by a process: whoever renames them changes nothing.

@@ -101,7 +101,7 @@ pub(super) fn begin(
     let (ours, theirs) = UnixStream::pair().map_err(EngineError::io("make a socket"))?;
     let (tell, connections) = mpsc::channel(1);
     // There is room for one.
-    let _ = tell.try_send(theirs);
+    let _ = tell.try_send(theirs.into());
     let total = vm.present();
     vm.migration = Migration {
         progress: MigrateProgress {

@@ -63,7 +63,7 @@ impl Sender {
         };
         let (ours, theirs) = UnixStream::pair().map_err(EngineError::io("make a socket"))?;
         let way = vm.disks_way.as_ref().ok_or_else(|| refuse("there is no way out"))?;
-        way.try_send(theirs).map_err(|error| refuse(&error.to_string()))?;
+        way.try_send(theirs.into()).map_err(|error| refuse(&error.to_string()))?;
         let (frames, out) = mpsc::channel(FRAMES_MAX);
         let standing: Arc<Mutex<Standing>> = Arc::default();
         let seen = standing.clone();

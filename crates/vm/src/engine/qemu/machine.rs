@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::Weak;
 use std::time::Duration;
 
 use model::Bytes;
@@ -40,6 +41,7 @@ use crate::engine::Origin;
 use crate::engine::event::EventSink;
 use crate::engine::layout::Place;
 use crate::engine::layout::Ports;
+use crate::engine::sending::Cut;
 
 /// Pause between two pings.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -87,6 +89,8 @@ pub(super) struct Inner {
     pub(super) save: Save,
     /// Whether a live migration was begun, by this or an earlier daemon.
     pub(super) migrating: bool,
+    /// Its connections, while there are some.
+    pub(super) cut: Weak<Cut>,
     /// Where its copies of disks go out to, in its jail.
     pub(super) disks_way: Option<String>,
     /// When the state of another machine was all there.

@@ -17,6 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -37,7 +38,9 @@ use crate::engine::MigratePhase;
 use crate::engine::MigrateProgress;
 use crate::engine::MigrateTuning;
 use crate::engine::Outgoing;
+use crate::engine::Sending;
 use crate::engine::Switch;
+use crate::engine::sending::Cut;
 
 /// Name of the socket, in the machine's network namespace; in its `/tmp` a number follows.
 pub(super) const DOOR: &str = "muster-migrate";
@@ -46,7 +49,7 @@ pub(super) const DOOR: &str = "muster-migrate";
 const CONNECTIONS_MAX: usize = 8;
 
 /// How long QEMU may take to put away what an earlier migration has left, and how often to look.
-const PUT_AWAY_MAX: Duration = Duration::from_secs(2);
+const PUT_AWAY_MAX: Duration = Duration::from_secs(10);
 const PUT_AWAY_LOOK: Duration = Duration::from_millis(10);
 
 /// More than any link carries, in bytes per second: QEMU's own default is 1 Gb/s.
@@ -153,35 +156,46 @@ pub(super) async fn begin(
             why: LOSES_WRITES.to_owned(),
         });
     }
+    put_away(shared).await?;
     prepare(shared, false, switch).await?;
     tune(shared, tuning).await?;
     let pid = shared.lock().record.run.pid;
     let (listener, path, inside) =
         way_out(pid, DOOR).map_err(EngineError::io("open a way out of the machine"))?;
     let (tell, connections) = mpsc::channel(CONNECTIONS_MAX);
-    // One for the state, and one for each channel.
-    tokio::spawn(accept(listener, path, tell, STATE_CHANNELS as usize + 1));
-    shared.lock().migrating = true;
-    let begun = start(shared, channel(&inside, false)).await;
+    let cut = Arc::<Cut>::default();
+    {
+        let mut inner = shared.lock();
+        inner.migrating = true;
+        inner.cut = Arc::downgrade(&cut);
+    }
+    tokio::spawn(accept_all(listener, path, tell, cut));
+    let begun = shared.run("migrate", channel(&inside, false)).await;
     if begun.is_err() {
         shared.lock().migrating = false;
     }
-    begun.map(|()| Outgoing { connections })
+    begun.map(|_| Outgoing { connections })
 }
 
-/// Gives the `migrate` command, also for a file. QEMU tells the end of a migration before it has put
-/// away what belongs to it, and refuses the next one until then.
-pub(super) async fn start(shared: &Shared, arguments: Value) -> Result<(), EngineError> {
+/// Waits until QEMU has put away what belongs to an earlier migration or a save: it tells the end of one
+/// before that, while its threads still run. The next `migrate` must not be given until then, not even to be
+/// refused: it sets what those threads work with back to nothing before it looks (`migrate_init` of 10.0),
+/// and ends QEMU. What can be torn off (`query-yank`) is the last thing that goes.
+pub(super) async fn put_away(shared: &Shared) -> Result<(), EngineError> {
     let end = Instant::now() + PUT_AWAY_MAX;
     loop {
-        match shared.run("migrate", arguments.clone()).await {
-            Err(EngineError::Command { why, .. })
-                if why.contains("duplicate yank instance") && Instant::now() < end =>
-            {
-                tokio::time::sleep(PUT_AWAY_LOOK).await;
-            }
-            begun => return begun.map(drop),
+        let told = shared.run("query-yank", json!({})).await?;
+        let mut instances = told.as_array().into_iter().flatten();
+        if !instances.any(|instance| instance["type"] == "migration") {
+            return Ok(());
         }
+        if Instant::now() > end {
+            let why = "QEMU has not put away an earlier migration or save; try again, and if that \
+                       fails, shut the guest down and start it";
+            let command = "migrate".to_owned();
+            return Err(EngineError::Command { command, why: why.to_owned() });
+        }
+        tokio::time::sleep(PUT_AWAY_LOOK).await;
     }
 }
 
@@ -195,6 +209,12 @@ pub(super) async fn switch(shared: &Shared) -> Result<(), EngineError> {
 pub(super) async fn cancel(shared: &Shared) -> Result<(), EngineError> {
     shared.run("migrate_cancel", json!({})).await?;
     // That ends the first connection only: a channel would wait for as long as nobody reads from it.
+    let cut = shared.lock().cut.upgrade();
+    if let Some(cut) = cut {
+        cut.end();
+        return Ok(());
+    }
+    // Of an earlier daemon, whose end closed all connections.
     let all = json!({ "instances": [{ "type": "migration" }] });
     if let Err(error) = shared.run("yank", all).await {
         tracing::debug!(%error, "a migration had ended when it was stopped");
@@ -202,17 +222,42 @@ pub(super) async fn cancel(shared: &Shared) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Takes the connections that QEMU opens, which it does at the beginning only.
+/// Takes the connections of a migration: one that leads, and one for each channel. Also when nobody carries
+/// them any more, since QEMU must not see a channel break ([`crate::engine::Sending`]).
+async fn accept_all(
+    listener: UnixListener,
+    path: PathBuf,
+    tell: mpsc::Sender<Sending>,
+    cut: Arc<Cut>,
+) {
+    let all = async {
+        for _ in 0..=STATE_CHANNELS {
+            let (stream, _) = listener.accept().await?;
+            // One that nobody takes is dropped, which ends the migration.
+            let _ = tell.send(Sending::of(stream, &cut)?).await;
+        }
+        std::io::Result::Ok(())
+    };
+    // One that does not come is missed by the migration itself.
+    if let Ok(Err(error)) = tokio::time::timeout(CONNECT_LIMIT, all).await {
+        tracing::warn!(%error, "a connection of a migration could not be taken");
+        cut.end();
+    }
+    // It goes with the machine otherwise.
+    let _ = std::fs::remove_file(path);
+}
+
+/// Takes the connections that QEMU opens for disks, which it does at the beginning only.
 pub(super) async fn accept(
     listener: UnixListener,
     path: PathBuf,
-    tell: mpsc::Sender<UnixStream>,
+    tell: mpsc::Sender<Sending>,
     count: usize,
 ) {
     let all = async {
         for _ in 0..count {
             let Ok((stream, _)) = listener.accept().await else { return };
-            if tell.send(stream).await.is_err() {
+            if tell.send(stream.into()).await.is_err() {
                 return;
             }
         }

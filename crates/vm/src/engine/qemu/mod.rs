@@ -212,6 +212,7 @@ impl QemuEngine {
                 going_nics: std::collections::BTreeSet::new(),
                 save: Save::Idle,
                 migrating: false,
+                cut: std::sync::Weak::new(),
                 disks_way: None,
                 loaded_at: None,
                 agent: None,

@@ -278,6 +278,7 @@ impl Machine for QemuMachine {
     }
 
     async fn save(&self, dst: File) -> Result<(), EngineError> {
+        migrate::put_away(&self.shared).await?;
         self.shared.run("stop", json!({})).await?;
         prepare_state(&self.shared).await?;
         let set = json!({ "fdset-id": FDSET_STATE });
@@ -289,7 +290,7 @@ impl Machine for QemuMachine {
             inner.migrating = false;
         }
         let uri = json!({ "uri": format!("file:/dev/fdset/{FDSET_STATE}") });
-        let begun = migrate::start(&self.shared, uri).await;
+        let begun = self.shared.run("migrate", uri).await.map(drop);
         if let Err(error) = &begun {
             self.shared.lock().save = Save::Failed(error.to_string());
         }

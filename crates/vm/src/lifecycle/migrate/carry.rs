@@ -13,7 +13,6 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWrite;
 use tokio::io::AsyncWriteExt;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -23,6 +22,7 @@ use super::Mover;
 use super::Shared;
 use super::Wire;
 use super::pace::Pace;
+use crate::engine::Sending;
 
 /// Bytes that are on the way at once, in each direction of a connection: a page run of QEMU's, and
 /// the few bytes that come back.
@@ -45,7 +45,7 @@ impl Carriers {
         mover: Arc<dyn Mover>,
         to: NodeId,
         (op, lane): (OpId, Lane),
-        mut connections: mpsc::Receiver<UnixStream>,
+        mut connections: mpsc::Receiver<Sending>,
         pace: Arc<Pace>,
     ) -> Self {
         let problem: Shared<Option<String>> = Arc::default();
@@ -78,7 +78,7 @@ async fn carry(
     mover: &dyn Mover,
     to: NodeId,
     (op, lane): (OpId, Lane),
-    mut ours: UnixStream,
+    mut ours: Sending,
     pace: &Pace,
 ) -> Result<(), String> {
     // When it fails, the engine sees the end of its connection, and the guest goes on.
@@ -132,8 +132,8 @@ impl Heard {
 
 /// Carries a connection on which each request is answered. A target that stands still must not let
 /// the guest stand still: its writes wait for both disks in the end, and come back when this ends.
-async fn carry_answered(ours: UnixStream, theirs: Box<dyn Wire>, pace: &Pace) -> io::Result<()> {
-    let (mut from_us, mut to_us) = ours.into_split();
+async fn carry_answered(ours: Sending, theirs: Box<dyn Wire>, pace: &Pace) -> io::Result<()> {
+    let (mut from_us, mut to_us) = tokio::io::split(ours);
     let (mut from_them, mut to_them) = tokio::io::split(theirs);
     let free = Pace::new(None);
     let heard = Heard {
@@ -162,8 +162,8 @@ async fn carry_answered(ours: UnixStream, theirs: Box<dyn Wire>, pace: &Pace) ->
 }
 
 /// Carries a connection no quicker than is allowed. Each direction ends by itself.
-async fn carry_paced(ours: UnixStream, theirs: Box<dyn Wire>, pace: &Pace) -> io::Result<()> {
-    let (mut from_us, mut to_us) = ours.into_split();
+async fn carry_paced(ours: Sending, theirs: Box<dyn Wire>, pace: &Pace) -> io::Result<()> {
+    let (mut from_us, mut to_us) = tokio::io::split(ours);
     let (mut from_them, mut to_them) = tokio::io::split(theirs);
     let free = Pace::new(None);
     let forth = pump(&mut from_us, &mut to_them, FORTH, pace, |_| ());
@@ -195,6 +195,8 @@ async fn pump(
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::UnixStream;
+
     use super::*;
 
     /// A target that takes what comes, and answers as often as it is told to.
@@ -213,10 +215,9 @@ mod tests {
         let (near, far) = tokio::io::duplex(64);
         let (mut engine, ours) = UnixStream::pair().unwrap();
         let target = tokio::spawn(answers(far, 2));
-        let carrier =
-            tokio::spawn(
-                async move { carry_answered(ours, Box::new(near), &Pace::new(None)).await },
-            );
+        let carrier = tokio::spawn(async move {
+            carry_answered(ours.into(), Box::new(near), &Pace::new(None)).await
+        });
         let mut byte = [0];
         for _ in 0..2 {
             engine.write_all(&[7]).await.unwrap();
