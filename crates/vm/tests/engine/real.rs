@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -464,5 +465,33 @@ async fn a_copy_that_finds_its_volume_full_fails_and_the_machine_goes_on() {
     machine.mirror_cancel().await.unwrap();
     assert!(machine.mirrors().await.unwrap().is_empty());
     assert_eq!(machine.query_status().await.unwrap(), RunState::Running);
+    machine.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_save_that_finds_its_volume_full_fails_and_the_next_one_does_not() {
+    let rig = Rig::qemu();
+    let small = Small::mount(rig.dir.path().join("small"));
+    // Room for what describes the machine, and not for its memory.
+    std::fs::write(small.0.join("other"), vec![7; (2 << 20) - (400 << 10)]).unwrap();
+    let Launched { machine, mut events, .. } = rig.engine().launch(rig.plan().await).await.unwrap();
+    machine.cont().await.unwrap();
+    let mut saved = async |path: &Path| {
+        let file = File::options().read(true).write(true).create(true).open(path).unwrap();
+        machine.save(file).await.unwrap();
+        loop {
+            let heard = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap();
+            if let Some(MachineEvent::SaveEnded(end)) = heard {
+                return end;
+            }
+        }
+    };
+    // A machine that cannot be saved can be saved elsewhere, again and again.
+    let there = small.0.join("state");
+    for _ in 0..5 {
+        let full = saved(&there).await;
+        assert!(full.is_err(), "{full:?}");
+    }
+    saved(&rig.dir.path().join("state")).await.unwrap();
     machine.kill().await.unwrap();
 }
