@@ -48,6 +48,12 @@ const COPIES_EVERY: Duration = Duration::from_secs(60);
 /// How often an engine that cannot be used is asked again.
 const ENGINE_EVERY: Duration = Duration::from_secs(10);
 
+/// How long a view waits for the engine's first answer: a QEMU that is well has given it by then.
+const ENGINE_FIRST: Duration = Duration::from_secs(2);
+
+/// The name of what asks the engine.
+const ENGINE: &str = "engine";
+
 /// A purge that takes longer has hung.
 const PURGE_LIMIT: Millis = Millis::from_secs(300);
 
@@ -98,6 +104,16 @@ impl Reconcilers {
         self.ability.borrow().clone()
     }
 
+    /// The same; just after the start of the daemon it waits a moment for the first answer.
+    pub(crate) async fn ability_soon(&self) -> Option<Ability> {
+        let asked =
+            self.results.lock().unwrap_or_else(PoisonError::into_inner).contains_key(ENGINE);
+        if asked {
+            return self.ability();
+        }
+        tokio::time::timeout(ENGINE_FIRST, self.known_ability()).await.ok()?
+    }
+
     /// The same, once the engine can do something.
     pub(crate) async fn known_ability(&self) -> Option<Ability> {
         let mut seen = self.ability.subscribe();
@@ -112,9 +128,9 @@ impl Reconcilers {
                     self.ability.send_replace(Some(ability));
                     Ok(())
                 }
-                Err(error) => Err(error.to_string()),
+                Err(error) => Err(crate::ports::chain(&error)),
             };
-            self.record("engine", &result);
+            self.record(ENGINE, &result);
             if result.is_ok() {
                 return;
             }

@@ -232,21 +232,11 @@ impl App {
     pub(crate) async fn node_view(&self, state: &ClusterState) -> NodeView {
         let memory = host::memory();
         let (storage, storage_available) = host::space(&self.config.data_dir);
-        let mut problems = Vec::new();
-        let ability = match self.ability().await {
-            Ok(ability) => Some(ability),
-            Err(error) => {
-                problems.push(crate::ports::chain(&error));
-                None
-            }
-        };
+        // The engine itself is asked by one party only: a QEMU that does not answer holds up whoever asks it.
+        let ability = self.reconcilers.ability_soon().await;
         let reconcilers = self.reconcilers.views();
-        problems.extend(
-            reconcilers
-                .iter()
-                .filter(|view| view.result != "ok")
-                .map(|view| format!("{}: {}", view.name, view.result)),
-        );
+        let failed = reconcilers.iter().filter(|view| view.result != "ok");
+        let problems = failed.map(|view| format!("{}: {}", view.name, view.result)).collect();
         let record = state.nodes.get(&self.node);
         NodeView {
             id: self.node,

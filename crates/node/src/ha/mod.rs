@@ -202,14 +202,21 @@ async fn move_own(ledger: Arc<NodeLedger>) {
         let state = states.borrow_and_update().clone();
         let mut failed = false;
         for next in moves::next(&state, ledger.node) {
-            let command = match next {
+            let command = match next.clone() {
                 moves::Next::Begin(request) => {
                     let op = OpId::new(new_uuid());
                     Command::BeginOp { op, request: Box::new(request), limit: MOVE_LIMIT }
                 }
                 moves::Next::Rehome { vm, to } => Command::VmRehome { vm, to },
             };
-            match ledger.propose(command).await {
+            let mut proposed = ledger.propose(command).await;
+            if let Err(LedgerError::Refused(why)) = &proposed
+                && let Some(command) = moves::refused(&next, why)
+            {
+                tracing::warn!(%why, "a move ends before it begins");
+                proposed = ledger.propose(command).await;
+            }
+            match proposed {
                 Ok(()) | Err(LedgerError::Refused(_)) => {}
                 Err(LedgerError::Unavailable(why)) => {
                     tracing::warn!(why, "a move waits");

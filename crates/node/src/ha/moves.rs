@@ -15,10 +15,12 @@
 
 use model::AtLimit;
 use model::ClusterState;
+use model::Command;
 use model::MigratePolicy;
 use model::NodeId;
 use model::OpRequest;
 use model::Power;
+use model::Refused;
 use model::StorageTarget;
 use model::VmId;
 use model::VmPlace;
@@ -75,6 +77,15 @@ fn with_files(vm: &VmRecord, to: NodeId) -> OpRequest {
     let policy = MigratePolicy { at_limit: AtLimit::Force, ..vm.spec.migration };
     let storage = StorageTarget { place: VmPlace::Node { node: to }, whole: Vec::new() };
     OpRequest::VmMigrate { vm: vm.id, to, policy, storage: Some(Box::new(storage)) }
+}
+
+/// What follows when the state refuses a step: a migration that may not begin ends the move, which would be
+/// tried in vain for ever otherwise. Whoever wanted the VM moved sees it where it is, and a drain plans anew.
+pub(super) fn refused(next: &Next, why: &Refused) -> Option<Command> {
+    let Next::Begin(OpRequest::VmMigrate { vm, .. }) = next else { return None };
+    // Something has happened to it meanwhile: the next pass sees what.
+    let passes = matches!(why, Refused::Busy { .. } | Refused::WrongPower { .. });
+    (!passes).then_some(Command::VmMove { vm: *vm, to: None, quick: false })
 }
 
 #[cfg(test)]

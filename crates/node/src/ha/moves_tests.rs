@@ -158,3 +158,23 @@ fn one_whose_files_did_not_come_along_is_where_it_was_and_not_saved() {
     assert_eq!((vm.owner, vm.power, vm.moving), (node(1), Power::Running, None));
     assert_eq!(only(&world, 1), None, "until the leader says it again");
 }
+
+#[test]
+fn a_move_whose_migration_may_not_begin_is_over() {
+    let mut world = World::new(2);
+    world.add(1, node(1), HaSpec::default());
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: false });
+    let migrate = only(&world, 1).unwrap();
+    let busy = Refused::Busy {
+        target: world.vm(1).name.clone(),
+        op: model::OpId::new(uuid::Uuid::from_u128(1)),
+        verb: model::Verb::VmSave,
+    };
+    assert_eq!(refused(&migrate, &busy), None, "it is seen again when that is over");
+    let never = Refused::Invalid("it does not fit there".to_owned());
+    world.ok(refused(&migrate, &never).unwrap());
+    assert_eq!((only(&world, 1), world.vm(1).moving), (None, None));
+    // A save is not given up for it: what is saved goes on to its new node.
+    let save = Next::Begin(OpRequest::VmSave { vm: vm(1) });
+    assert_eq!(refused(&save, &never), None);
+}
