@@ -39,8 +39,9 @@ const FRAME_LIMIT: Duration = Duration::from_secs(10);
 /// Most volumes of a node.
 const VOLUMES_MAX: usize = 256;
 
-/// How long a process that is told to end waits for those who use its files.
-const END_LIMIT: Duration = Duration::from_secs(60);
+/// How long a process that is told to end waits for those who use its files: less than the service that it
+/// belongs to gives it (muster-machines.service), so that it says itself what kept it.
+const END_LIMIT: Duration = Duration::from_secs(45);
 
 /// Pause between two attempts to end.
 const END_AGAIN: Duration = Duration::from_millis(500);
