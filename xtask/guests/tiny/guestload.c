@@ -99,7 +99,13 @@ static int open_direct(const char *path, int flags) {
 }
 
 static int cmd_write(const char *dev, uint64_t blocks, uint64_t counter, uint64_t first) {
-    int fd = open_direct(dev, O_WRONLY | O_CREAT);
+    // A disk that was just plugged in is waited for. A file made in its place would take the pattern, too,
+    // and keep it in memory only.
+    int device = !strncmp(dev, "/dev/", 5);
+    for (int i = 0; device && access(dev, F_OK) && i < 600; i++) {
+        sleep_until_ms(now_ms(CLOCK_MONOTONIC) + 100);
+    }
+    int fd = open_direct(dev, device ? O_WRONLY : O_WRONLY | O_CREAT);
     uint64_t *words = aligned_alloc(BLOCK, BLOCK);
     for (uint64_t b = first; b < first + blocks; b++) {
         fill(words, b, counter);
