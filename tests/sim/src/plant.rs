@@ -34,11 +34,15 @@ pub(crate) enum Plant {
     AnyArrival,
     /// A node that has lost its log begins a new one at once, while the old one still counts.
     EagerRebuild,
+    /// A daemon that begins takes what was on its disk for the newest state.
+    ActOnOld,
+    /// The witness takes the condition of each write for fulfilled.
+    CarelessWitness,
 }
 
 impl Plant {
     /// All of them.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::CountFromAnswer,
         Self::NoBarrier,
         Self::StartWithoutLease,
@@ -54,11 +58,13 @@ impl Plant {
         Self::GoOnUnsure,
         Self::AnyArrival,
         Self::EagerRebuild,
+        Self::ActOnOld,
+        Self::CarelessWitness,
     ];
 
     /// Those that the tests look for: what is found soon. Of the other four it was not shown that they
     /// are found: the schedules seldom come to what they break.
-    pub(crate) const PROVEN: [Self; 11] = [
+    pub(crate) const PROVEN: [Self; 13] = [
         Self::StartWithoutLease,
         Self::KeepMachines,
         Self::ForgetfulGuard,
@@ -70,6 +76,8 @@ impl Plant {
         Self::NoTickets,
         Self::GoOnUnsure,
         Self::AnyArrival,
+        Self::ActOnOld,
+        Self::CarelessWitness,
     ];
 
     /// Its word on the command line.
