@@ -62,9 +62,10 @@ impl Plant {
         Self::CarelessWitness,
     ];
 
-    /// Those that the tests look for: what is found soon. Of the other four it was not shown that they
-    /// are found: the schedules seldom come to what they break.
-    pub(crate) const PROVEN: [Self; 13] = [
+    /// Those that the tests look for: what is found soon. `careless-witness` is found by seed 43, which
+    /// is a minute. Of the other four it was not shown that they are found: the schedules seldom come to
+    /// what they break.
+    pub(crate) const PROVEN: [Self; 12] = [
         Self::StartWithoutLease,
         Self::KeepMachines,
         Self::ForgetfulGuard,
@@ -77,7 +78,6 @@ impl Plant {
         Self::GoOnUnsure,
         Self::AnyArrival,
         Self::ActOnOld,
-        Self::CarelessWitness,
     ];
 
     /// Its word on the command line.
