@@ -224,7 +224,16 @@ impl Reconcilers {
                     && !hub.has(vm.id)
                     && !state.copy_in_use(vm, here)
             };
-            let state = ledger.truth.state();
+            let mut state = ledger.truth.state();
+            if state.vms.values().any(|vm| left(&state, vm)) {
+                // By what this node had on its disk they may be copies that are the VM's own by now.
+                if let Err(error) = ledger.truth.barrier().await {
+                    self.record("copies", &Err(error.to_string()));
+                    tokio::time::sleep(COPIES_EVERY).await;
+                    continue;
+                }
+                state = ledger.truth.state();
+            }
             for vm in state.vms.values().filter(|vm| left(&state, vm)) {
                 // Looked at again once no machine can be made of it here: it may be coming by now.
                 let Some(_kept_out) = arrivals.keep_out(vm.id) else { continue };

@@ -7,7 +7,6 @@
 //! the runtime in which it was started, and ends with it, as a process does.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -51,6 +50,8 @@ use crate::ledger::Progresses;
 use crate::truth::RaftTruth;
 use crate::truth::Truth;
 
+pub use crate::cluster::witness::Opener as WitnessOpener;
+
 /// What stands for the host, and the settings.
 pub struct Parts {
     /// Which node it is.
@@ -77,6 +78,8 @@ pub struct Parts {
     pub lost_after: Duration,
     /// Its log is a new one, for that loss: nothing else begins before it has come so far.
     pub lost: Option<Uuid>,
+    /// Opens the witness's store.
+    pub witness: WitnessOpener,
     /// Called when the log can be served, with what serves it.
     pub serve: Box<dyn FnOnce(Arc<RaftTruth>) + Send>,
     /// What leases and fencing see of the state instead of it itself: a planted fault.
@@ -129,6 +132,7 @@ impl Daemon {
             guard,
             lost_after,
             lost,
+            witness: open,
             serve,
             door: plant,
         } = parts;
@@ -136,11 +140,13 @@ impl Daemon {
         let events = Events::new();
         let sender = events.sender();
         let loaded = if lost.is_some() { loaded.quiet() } else { loaded };
-        let witness = Witness::new(node, transport.clone(), timing.heartbeat, PathBuf::new());
+        let (heartbeat, stores) = (timing.heartbeat, (None, open));
+        let witness = Witness::with_stores(node, transport.clone(), heartbeat, stores);
         let way = witness.transport();
         let truth = RaftTruth::with_store(store, loaded, way, timing, sender).await?;
         witness.attach(&truth.replica());
         serve(truth.clone());
+        tokio::spawn(witness.clone().follow(truth.watch()));
         if let Some(word) = lost {
             truth.watch().wait_for(|state| log_cleared(state, node, word).is_some()).await?;
             truth.replica().may_lead();

@@ -439,7 +439,7 @@ fn set_going(
     lease.go();
     let App { truth, engine, hub, ports, samples, reconcilers, volumes, .. } = app;
     let arrivals = vm_host.arrivals.clone();
-    tokio::spawn(hub.clone().follow(app.node, vm_host, truth.watch()));
+    tokio::spawn(hub.clone().follow(app.node, vm_host, truth.clone()));
     tokio::spawn(images::follow(volumes.clone(), ledger.clone(), truth.watch()));
     tokio::spawn(samples.clone().follow(hub.clone(), ports.clone(), ledger.clone()));
     tokio::spawn(crate::ha::answers::note(ledger.clone(), hub.clone()));

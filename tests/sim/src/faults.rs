@@ -3,6 +3,7 @@
 use sim::rng::Rng;
 
 use crate::fences::Mood;
+use crate::setup::Plan;
 
 /// A fault. Times are milliseconds; hosts are numbers from 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,8 +12,9 @@ pub(crate) enum Fault {
     Power { host: usize, back: u64, kept: usize },
     /// All hosts do.
     Blackout { back: u64 },
-    /// A daemon is killed.
-    Kill { host: usize, back: u64 },
+    /// A daemon is killed. Of so many entries of its log the next one does not know that they are
+    /// committed: its state is older than its machines.
+    Kill { host: usize, back: u64, behind: u64 },
     /// The daemon of whoever leads is killed.
     KillLeader { back: u64 },
     /// A guard is killed, and started again within its margin.
@@ -45,6 +47,10 @@ pub(crate) enum Fault {
     Damage { host: usize },
     /// An administrator has a node fenced that may be well.
     Fence { host: usize },
+    /// The witness answers nobody, or not that host.
+    WitnessAway { host: Option<usize>, length: u64 },
+    /// Of the next requests to the witness nobody knows what became: not done, done, done later.
+    WitnessUnsure { kinds: Vec<u64> },
     /// The same, of a node that is well, and its device only says that it has switched it off.
     Lie { host: usize },
 }
@@ -66,12 +72,18 @@ pub(crate) const AIM_MAX: u64 = 3_000;
 /// A fault, when it happens, and what it waits for then.
 pub(crate) type Timed = (u64, Fault, Aim);
 
+/// Kinds of faults, and of those that take a witness.
+const KINDS: u64 = 19;
+const WITNESS_KINDS: u64 = 8;
+
 /// The faults of a schedule: `count` of them between two moments.
-pub(crate) fn plan(rng: &mut Rng, hosts: usize, devices: bool, from: u64, to: u64) -> Vec<Timed> {
+pub(crate) fn plan(rng: &mut Rng, plan: Plan, from: u64, to: u64) -> Vec<Timed> {
+    let Plan { nodes: hosts, devices, witness, .. } = plan;
+    let of = if witness { KINDS + WITNESS_KINDS } else { KINDS };
     let count = rng.between(5, 14);
     let mut faults: Vec<Timed> = Vec::new();
     // Some schedules have many faults of a few kinds, others a few of many.
-    let kinds: Vec<u64> = (0..rng.between(3, 8)).map(|_| rng.below(19)).collect();
+    let kinds: Vec<u64> = (0..rng.between(3, 8)).map(|_| rng.below(of)).collect();
     for _ in 0..count {
         let kind = rng.pick(&kinds).unwrap_or(0);
         let at = rng.between(from, to);
@@ -105,7 +117,10 @@ fn one(rng: &mut Rng, kind: u64, hosts: usize, devices: bool) -> Fault {
     match kind {
         0 | 1 => Fault::Power { host, back: length, kept: rng.place(4) },
         2 => Fault::Blackout { back: rng.between(100, 4_000) },
-        3 => Fault::Kill { host, back: rng.between(50, 8_000) },
+        3 => {
+            let behind = if rng.permille(500) { rng.between(1, 120) } else { 0 };
+            Fault::Kill { host, back: rng.between(50, 8_000), behind }
+        }
         4 => Fault::KillLeader { back: rng.between(50, 8_000) },
         5 => Fault::KillGuard { host, back: rng.between(20, 1_500) },
         6 => Fault::Freeze { host, length },
@@ -125,6 +140,14 @@ fn one(rng: &mut Rng, kind: u64, hosts: usize, devices: bool) -> Fault {
         14 => Fault::Late { most: rng.between(50, 3_000), length },
         15 => Fault::SlowDisk { host, delay: rng.between(50, 3_000), length },
         16 | 17 => Fault::Damage { host },
+        KINDS.. if rng.permille(500) => {
+            let host = rng.permille(600).then_some(host);
+            Fault::WitnessAway { host, length }
+        }
+        KINDS.. => {
+            let count = rng.between(1, 12);
+            Fault::WitnessUnsure { kinds: (0..count).map(|_| rng.below(4)).collect() }
+        }
         _ if !devices => Fault::Wall { host, by: rng.between(0, 7_200_000) as i64 - 3_600_000 },
         _ if rng.permille(300) => Fault::Fence { host },
         _ if rng.permille(400) => Fault::Lie { host },

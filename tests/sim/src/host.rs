@@ -49,6 +49,7 @@ use crate::ground::lock;
 use crate::guard::Body;
 use crate::guard::Door;
 use crate::plant::Plant;
+use crate::vault::Vault;
 use crate::wire::Content;
 use crate::wire::Letter;
 use crate::wire::Way;
@@ -75,6 +76,7 @@ pub(crate) struct Settings {
     /// After how much silence a node's vote is taken away.
     pub(crate) lost_after: Duration,
     pub(crate) agents: Agents,
+    pub(crate) vault: Arc<Vault>,
 }
 
 /// A host's clocks.
@@ -131,6 +133,8 @@ pub(crate) struct Host {
     filling: Option<Uuid>,
     /// How many logs it has had.
     pub(crate) logs: u64,
+    /// Of how many entries its next daemon does not know that they are committed.
+    pub(crate) behind: u64,
 }
 
 /// What hosts share beside the network: the volume.
@@ -168,6 +172,7 @@ impl Host {
             lost: None,
             filling: None,
             logs: 0,
+            behind: 0,
         }
     }
 
@@ -194,8 +199,11 @@ impl Host {
         self.process.as_ref()?.daemon.get().cloned()
     }
 
-    /// Whether its daemon has asked a majority since its start.
+    /// Whether its daemon has asked a majority since its start: before it does nothing to machines.
     pub(crate) fn knows_the_newest(&self) -> bool {
+        if self.ground.has(Plant::ActOnOld) {
+            return true;
+        }
         self.process.as_ref().is_some_and(|process| process.known.get().is_some())
     }
 
@@ -247,7 +255,9 @@ impl Host {
             lease: settings.lease,
             lost_after: settings.lost_after,
             lost: self.filling,
+            behind: std::mem::take(&mut self.behind),
             agents: settings.agents.clone(),
+            vault: settings.vault.clone(),
             door: Arc::new(Door(self.body.clone())),
             ground: self.ground.clone(),
         };
@@ -455,7 +465,9 @@ struct Start {
     lease: LeaseSettings,
     lost_after: Duration,
     lost: Option<Uuid>,
+    behind: u64,
     agents: Agents,
+    vault: Arc<Vault>,
     door: Arc<Door>,
     ground: Arc<Ground>,
 }
@@ -463,6 +475,9 @@ struct Start {
 impl Start {
     async fn go(&self, serve: Serve) -> Result<Daemon, Box<dyn std::error::Error + Send + Sync>> {
         let (store, mut loaded) = Store::open_simulated(&self.disk, self.node)?;
+        if self.behind > 0 {
+            store.forget_commits(self.behind);
+        }
         if self.first {
             loaded = store.empty_for_join(self.node).await?;
         }
@@ -479,6 +494,7 @@ impl Start {
             guard: self.door.clone(),
             lost_after: self.lost_after,
             lost: self.lost,
+            witness: self.vault.opener(),
             serve,
             door: crate::setup::door(&self.ground),
         };

@@ -20,6 +20,7 @@ mod movers;
 mod plant;
 mod setup;
 mod suite;
+mod vault;
 mod wire;
 mod world;
 

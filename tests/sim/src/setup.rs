@@ -36,6 +36,7 @@ use model::VmId;
 use model::VmSpec;
 use model::VolumeId;
 use model::VolumeKind;
+use model::WitnessPlace;
 use node::simulation::Disguise;
 use node::truth::RaftTruth;
 use node::truth::Truth;
@@ -46,9 +47,13 @@ use crate::ground::Ground;
 use crate::host::id_of;
 use crate::host::proposal;
 use crate::plant::Plant;
+use crate::vault::Vault;
+use crate::vault::WITNESS;
 
 /// The shared volume.
 pub(crate) const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(9));
+
+const CLUSTER: ClusterId = ClusterId::new(Uuid::from_u128(77));
 
 /// A VM of the schedule.
 pub(crate) const fn vm_of(index: usize) -> VmId {
@@ -93,10 +98,12 @@ pub(crate) struct Plan {
     pub(crate) vms: usize,
     /// Whether there is a fence device for each node.
     pub(crate) devices: bool,
+    /// Whether there is a witness.
+    pub(crate) witness: bool,
 }
 
 /// Makes the cluster, on the first node.
-pub(crate) async fn found(truth: Arc<RaftTruth>, plan: Plan) {
+pub(crate) async fn found(truth: Arc<RaftTruth>, plan: Plan, vault: Arc<Vault>) {
     let capacity = NodeCapacity { cpus: 8, memory: Bytes::mib(16 * 1024) };
     for index in 0..plan.nodes {
         let (node, name) = (id_of(index), name(&format!("n{}", index + 1)));
@@ -109,6 +116,9 @@ pub(crate) async fn found(truth: Arc<RaftTruth>, plan: Plan) {
     let ids: BTreeSet<NodeId> = (0..plan.nodes).map(id_of).collect();
     while truth.metrics().borrow().members.members.voters != [ids.clone()] {
         tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    if plan.witness {
+        set_witness(&truth, &vault).await;
     }
     if plan.devices {
         let nodes = (0..plan.nodes).map(|at| (id_of(at), Some(at.to_string()))).collect();
@@ -132,11 +142,23 @@ pub(crate) async fn found(truth: Arc<RaftTruth>, plan: Plan) {
     }
 }
 
+/// The leader makes a voter of it by itself.
+async fn set_witness(truth: &RaftTruth, vault: &Vault) {
+    while cluster::witness::create(&*vault.way(0), CLUSTER, WITNESS).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let place = Box::new(WitnessPlace::Directory { path: "/simulated".to_owned() });
+    propose(truth, Command::WitnessSet { witness: WITNESS, place }).await;
+    while !truth.metrics().borrow().voters().contains(&WITNESS) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// The first node makes a cluster, and the others join it.
 async fn form(truth: &RaftTruth, nodes: usize) {
     let key = |index: usize| format!("{index:064x}");
     let create = Command::ClusterCreate {
-        cluster: ClusterId::new(Uuid::from_u128(77)),
+        cluster: CLUSTER,
         name: name("sim"),
         ca_certificate: "certificate".to_owned(),
         ca_key: SecretText::new("key"),

@@ -15,6 +15,7 @@ use cluster::fence::Agents;
 use cluster::lease::LeaseSettings;
 use cluster::raft::PeerMethod;
 use cluster::simulation::Loss;
+use cluster::witness::memory;
 use model::Command;
 use model::FenceReason;
 use model::NodeMode;
@@ -47,6 +48,7 @@ use crate::movers::Movers;
 use crate::plant::Plant;
 use crate::setup;
 use crate::setup::Plan;
+use crate::vault::Vault;
 use crate::wire::Content;
 use crate::wire::Letter;
 use crate::wire::Wire;
@@ -60,6 +62,9 @@ const FAULTS: u64 = 36_000;
 /// Everything is well again so long after the last fault, at most: a failed fence device is asked
 /// again after 30 s, then a lease is waited for, then machines start.
 const HEALING_MAX: u64 = 120_000;
+
+/// Of a thousand schedules so many are of two nodes and a witness.
+const WITNESSED: u64 = 150;
 
 /// Letters under way; more are lost.
 const FLIGHT_MAX: usize = 20_000;
@@ -114,6 +119,8 @@ pub(crate) struct World {
     daemon_at: BTreeMap<usize, u64>,
     guard_at: BTreeMap<usize, u64>,
     disk_at: BTreeMap<usize, u64>,
+    /// When which host reaches the witness again; all do, by the number that no host has.
+    vault_at: BTreeMap<usize, u64>,
     mood_until: u64,
     /// No fault before then.
     calm_until: u64,
@@ -155,9 +162,13 @@ pub(crate) fn run(options: &Options) -> Outcome {
 impl World {
     fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
-        let nodes = options.nodes.unwrap_or(if rng.permille(750) { 3 } else { 5 });
+        let usual = if rng.permille(750) { 3 } else { 5 };
+        // What is wrong with a witness shows where there is one.
+        let needed = options.plant == Some(Plant::CarelessWitness);
+        let witness = options.nodes.is_none() && (rng.permille(WITNESSED) || needed);
+        let nodes = options.nodes.unwrap_or(if witness { 2 } else { usual });
         let devices = rng.permille(400);
-        let plan = Plan { nodes, vms: 3, devices };
+        let plan = Plan { nodes, vms: 3, devices, witness };
         let ground = Arc::new(Ground::new(rng.fork(), options.plant, options.trace));
         let lease = LeaseSettings {
             lease: Duration::from_millis(rng.between(8_000, 10_000)),
@@ -178,10 +189,13 @@ impl World {
         let plugs = Arc::new(Mutex::new(plugs));
         let agents = Devices { ground: ground.clone(), plugs: plugs.clone() };
         let wire = Arc::new(Wire::new((0..nodes).map(id_of).collect()));
+        let vault = Arc::new(Vault::new(&ground, nodes));
+        let agents = Agents::instead(Arc::new(agents));
         Self {
             ground,
             plan,
-            settings: Settings { lease, lost_after, agents: Agents::instead(Arc::new(agents)) },
+            invariants: Invariants::new(witness.then_some(&vault)),
+            settings: Settings { lease, lost_after, agents, vault },
             hosts,
             wire,
             flight: BTreeMap::new(),
@@ -192,6 +206,7 @@ impl World {
             daemon_at: BTreeMap::new(),
             guard_at: BTreeMap::new(),
             disk_at: BTreeMap::new(),
+            vault_at: BTreeMap::new(),
             mood_until: 0,
             calm_until: 0,
             faults: Vec::new(),
@@ -199,18 +214,18 @@ impl World {
             volume: Volume::default(),
             clients: None,
             movers: None,
-            invariants: Invariants::new(plan),
             rng,
         }
     }
 
     fn go(&mut self) -> Result<(), String> {
-        let Plan { nodes, vms, devices } = self.plan;
+        let Plan { nodes, vms, devices, witness } = self.plan;
         let lease = self.settings.lease;
         self.ground.trace(
             "-",
             &format!(
-                "{nodes} nodes, {vms} VMs, devices {devices}, lease {} ms, margin {} ms",
+                "{nodes} nodes, {vms} VMs, devices {devices}, witness {witness}, lease {} ms, \
+                 margin {} ms",
                 lease.lease.as_millis(),
                 lease.guard_margin.as_millis()
             ),
@@ -218,7 +233,7 @@ impl World {
         self.found()?;
         let from = self.ground.now();
         self.ground.trace("-", "phase safety");
-        self.faults = faults::plan(&mut self.rng, nodes, devices, from + 500, from + FAULTS);
+        self.faults = faults::plan(&mut self.rng, self.plan, from + 500, from + FAULTS);
         self.clients = Some(Clients::new(self.rng.fork(), self.ground.clone()));
         self.movers = Some(Movers::new(self.rng.fork(), self.ground.clone()));
         while self.ground.now() < from + FAULTS + 2_000 {
@@ -240,8 +255,8 @@ impl World {
             self.turn()?;
             if !begun && let Some(daemon) = self.hosts[0].daemon() {
                 begun = true;
-                let plan = self.plan;
-                self.hosts[0].spawn(setup::found(daemon.truth().clone(), plan));
+                let (plan, vault) = (self.plan, self.settings.vault.clone());
+                self.hosts[0].spawn(setup::found(daemon.truth().clone(), plan, vault));
             }
             if self.unsettled().is_none() {
                 return Ok(());
@@ -275,6 +290,9 @@ impl World {
             }
         }
         self.disk_at.clear();
+        let hosts = self.hosts.len();
+        (0..=hosts).for_each(|at| self.reach_witness(at));
+        self.vault_at.clear();
         if let Some(clients) = &mut self.clients {
             clients.served.clear();
         }
@@ -308,8 +326,9 @@ impl World {
         if state.vms.len() < self.plan.vms {
             return Some("not all VMs are there".to_owned());
         }
+        let votes = self.plan.nodes + usize::from(self.plan.witness);
         let voters = self.leader().and_then(|leader| self.hosts[leader].metrics());
-        if voters.is_none_or(|metrics| metrics.voters().len() != self.plan.nodes) {
+        if voters.is_none_or(|metrics| metrics.voters().len() != votes) {
             return Some("not all nodes vote".to_owned());
         }
         for node in state.nodes.values() {
@@ -500,6 +519,9 @@ impl World {
         for host in due(&mut self.disk_at) {
             self.hosts[host].disk.set_delay(Duration::from_millis(5));
         }
+        for host in due(&mut self.vault_at) {
+            self.reach_witness(host);
+        }
         if self.mood_until != 0 && self.mood_until <= now {
             self.set_mood(Mood::Works);
         }
@@ -507,6 +529,14 @@ impl World {
 
     fn rng_back(&mut self) -> u64 {
         self.rng.between(2_000, 15_000)
+    }
+
+    /// A host reaches the witness again, or all do.
+    fn reach_witness(&self, host: usize) {
+        match host == self.hosts.len() {
+            true => self.settings.vault.down(false),
+            false => self.settings.vault.cut(host, false),
+        }
     }
 
     fn set_mood(&mut self, mood: Mood) {
@@ -559,7 +589,10 @@ impl World {
                     }
                 }
             }
-            Fault::Kill { host, back } => self.kill(*host, now + back),
+            Fault::Kill { host, back, behind } => {
+                self.kill(*host, now + back);
+                self.hosts[*host].behind = *behind;
+            }
             Fault::KillLeader { back } => {
                 if let Some(host) = leader {
                     self.kill(host, now + back);
@@ -601,6 +634,22 @@ impl World {
                 self.mood_until = now + length;
             }
             Fault::Damage { host } => self.damage(*host, now),
+            Fault::WitnessAway { host, length } => {
+                match host {
+                    Some(host) => self.settings.vault.cut(*host, true),
+                    None => self.settings.vault.down(true),
+                }
+                self.vault_at.insert(host.unwrap_or(self.hosts.len()), now + length);
+            }
+            Fault::WitnessUnsure { kinds } => {
+                let later = Duration::from_millis(self.rng.between(10, 3_000));
+                self.settings.vault.plan(kinds.iter().map(|kind| match kind {
+                    0 => memory::Fault::LoseRequest,
+                    1 => memory::Fault::LoseAnswer,
+                    2 => memory::Fault::DoLater(later),
+                    _ => memory::Fault::Slow(later),
+                }));
+            }
             Fault::Fence { host } => self.fence(*host),
             Fault::Lie { host } => self.lie(*host, now),
         }

@@ -377,6 +377,16 @@ impl Store {
         fill(&database, First::anew(node, count)).map_err(failed)
     }
 
+    /// Forgets of so many of the last entries that they are committed, as a daemon does whose last word
+    /// of it had not come to the disk: they are applied when the leader says so again. For a simulation,
+    /// before a replica runs on it.
+    pub fn forget_commits(&self, count: u64) {
+        let mut cache = lock(&self.files.cache);
+        let before = cache.committed.and_then(|at| at.index.checked_sub(count));
+        let entry = before.and_then(|at| cache.read(at..at + 1).1.into_iter().next());
+        cache.committed = entry.map(|entry| Position::of(entry.log_id()));
+    }
+
     fn open_database(
         path: &Path,
         database: Database,

@@ -121,6 +121,13 @@ impl MemoryStore {
         versions.map(|(bytes, _)| bytes.clone()).collect()
     }
 
+    /// The versions after the first `count`, oldest first.
+    pub fn history_after(&self, count: usize) -> Vec<Vec<u8>> {
+        let shared = self.shared();
+        let versions = shared.records.get(&self.name).into_iter().flatten();
+        versions.skip(count).map(|(bytes, _)| bytes.clone()).collect()
+    }
+
     /// Puts bytes there, as nobody of ours would.
     pub fn put(&self, bytes: Vec<u8>) {
         self.shared().store(&self.name, bytes);

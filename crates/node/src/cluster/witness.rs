@@ -71,11 +71,17 @@ pub(crate) enum Condition {
 #[derive(Clone)]
 pub(crate) struct Witness(Arc<Inner>);
 
+/// Opens the store of a witness's record, for a node.
+pub type Opener = Arc<
+    dyn Fn(&WitnessPlace, NodeId, NodeId) -> Result<Arc<dyn WitnessStore>, String> + Send + Sync,
+>;
+
 struct Inner {
     me: NodeId,
     transport: Arc<WitnessTransport>,
-    /// What was seen of the record last is kept here.
-    memory: PathBuf,
+    /// What was seen of the record last is kept here; a simulated node keeps nothing.
+    memory: Option<PathBuf>,
+    open: Opener,
     /// Why the witness of that id is not used here.
     unused: Mutex<Option<(NodeId, Condition)>>,
 }
@@ -129,8 +135,18 @@ impl Witness {
         heartbeat: Duration,
         memory: PathBuf,
     ) -> Self {
+        Self::with_stores(me, inner, heartbeat, (Some(memory), Arc::new(open)))
+    }
+
+    /// The same with other stores than those of the places.
+    pub(crate) fn with_stores(
+        me: NodeId,
+        inner: Arc<dyn RaftTransport>,
+        heartbeat: Duration,
+        (memory, open): (Option<PathBuf>, Opener),
+    ) -> Self {
         let transport = WitnessTransport::new(me, inner, heartbeat);
-        Self(Arc::new(Inner { me, transport, memory, unused: Mutex::default() }))
+        Self(Arc::new(Inner { me, transport, memory, open, unused: Mutex::default() }))
     }
 
     /// The way to the peers, for the log.
@@ -219,6 +235,7 @@ impl Witness {
     }
 
     async fn take(&self, cluster: ClusterId, record: &WitnessRecord) -> Result<(), Condition> {
+        let open = &self.0.open;
         let store = open(&record.place, record.id, self.0.me).map_err(Condition::Refused)?;
         match probe(&*store).await {
             Ok(()) => {}
@@ -232,7 +249,7 @@ impl Witness {
             witness: record.id,
             me: self.0.me,
             lease: HOLD_LEASE,
-            memory: Some(self.0.memory.clone()),
+            memory: self.0.memory.clone(),
         };
         let client = Client::new(store, terms);
         let _ = client.check().await;

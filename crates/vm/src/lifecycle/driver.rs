@@ -33,6 +33,7 @@ use crate::engine::Origin;
 use crate::engine::RunInfo;
 use crate::engine::RunState;
 use crate::guest::GuestServices;
+use crate::lifecycle::Freshness;
 use crate::lifecycle::Host;
 use crate::lifecycle::LedgerError;
 use crate::lifecycle::Phase;
@@ -88,6 +89,8 @@ pub(crate) struct Driver {
     pub(crate) services: watch::Sender<Option<GuestServices>>,
     /// A machine may be there and could not be asked: look again before anything else.
     pub(crate) unknown: bool,
+    /// The machine was found, and it was not looked yet whether it is of the present run.
+    found: bool,
     /// How a machine ended that nobody asked to end, until the state is told.
     pub(crate) lost: Option<(ExitKind, String)>,
     /// Something may be left over from an earlier daemon, operation or run.
@@ -124,6 +127,7 @@ impl Driver {
             consoles,
             services,
             unknown: true,
+            found: false,
             lost: None,
             untidy: true,
             retry_at: None,
@@ -149,6 +153,13 @@ impl Driver {
                 let _ = self.end_machine().await;
                 return;
             };
+            if wanted.freshness == Freshness::MayBeOld {
+                if !self.wait().await {
+                    return;
+                }
+                continue;
+            }
+            let known = known && self.end_other_run(&wanted.record).await;
             match &wanted.op {
                 Some(op) if ended == Some(op.id) => {}
                 Some(op) if known || self.needs_no_machine(op) => {
@@ -214,21 +225,16 @@ impl Driver {
         match self.host.engine.adopt(self.vm).await {
             Ok(Adopted::Running(launched)) => {
                 tracing::info!(vm = %self.vm, pid = launched.run.pid, "machine adopted");
-                let theirs = (launched.run.generation, launched.run.arrival);
                 self.take(launched);
+                self.found = true;
                 self.observe().await;
-                let (generation, arrival) = theirs;
-                let others =
-                    |record: &Arc<VmRecord>| !is_of_present_run(record, generation, arrival);
-                if self.record().is_some_and(|record| others(&record)) {
-                    tracing::warn!(vm = %self.vm, ?theirs, "a run without right is ended");
-                    if self.end_machine().await.is_err() {
-                        return false;
-                    }
-                }
             }
             Ok(Adopted::Gone(reason)) => {
                 self.publisher.phase(Phase::Off);
+                if self.may_be_old() {
+                    // What that means is to be told to the newest state: it is looked at again then.
+                    return false;
+                }
                 self.note_gone(reason).await;
             }
             Err(error) => {
@@ -239,6 +245,26 @@ impl Driver {
         }
         self.unknown = false;
         true
+    }
+
+    /// Whether the state has nothing yet that anything may be done by.
+    fn may_be_old(&self) -> bool {
+        let wanted = self.wanted.borrow();
+        wanted.as_ref().is_some_and(|wanted| wanted.freshness == Freshness::MayBeOld)
+    }
+
+    /// Ends the machine that was found, if it is of another run than the record's, which is the newest.
+    /// False if it does not go away.
+    async fn end_other_run(&mut self, record: &VmRecord) -> bool {
+        let Some(run) = self.run.as_ref().filter(|_| std::mem::take(&mut self.found)) else {
+            return true;
+        };
+        let theirs = (run.info.generation, run.info.arrival);
+        if is_of_present_run(record, theirs.0, theirs.1) {
+            return true;
+        }
+        tracing::warn!(vm = %self.vm, ?theirs, "a run without right is ended");
+        self.end_machine().await.is_ok()
     }
 
     /// The machine in which the guest has arrived by a migration, if it just has.

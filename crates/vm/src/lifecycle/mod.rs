@@ -18,6 +18,11 @@
 //!    power state: start it again after a crash, end one that should not be.
 //! 3. *Wait* for a change of the state or an event of the machine.
 //!
+//! A driver that begins with a daemon may know less than the machine that it finds: the record on this
+//! host's disk is as old as the host's last word with the others. Until its state is surely the newest
+//! ([`Freshness`]) it looks and shows, and ends, starts and changes nothing; the lease ends what has no
+//! right to run meanwhile (decision 0032).
+//!
 //! Who may do what: only the driver changes the machine; only [`status::Publisher`] shows it; only
 //! the ledger changes the state. Dropping the driver leaves the machine running, and the next one
 //! adopts it (DESIGN.md section 2: the control plane may die at any time and no guest notices).
@@ -111,6 +116,18 @@ pub struct Wanted {
     pub record: Arc<VmRecord>,
     /// The first operation of [`VmRecord::ops`].
     pub op: Option<Arc<OpRecord>>,
+    /// Whether anything may be done by it.
+    pub freshness: Freshness,
+}
+
+/// How new the state is by which something is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// It is what this host had on its disk: others may have decided more since. A machine of another
+    /// run may be of a newer one, and an operation under way may be over since long.
+    MayBeOld,
+    /// It has all that was decided before this daemon began.
+    Newest,
 }
 
 /// Where a driver reports. Implemented by the daemon over the replicated state.

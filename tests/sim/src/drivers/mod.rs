@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   each turn:  words of other hosts, machines that wait   (target.rs)
+//!               nothing more before the newest state is known (node::hub)
 //!               machines of VMs that are not this host's   end
 //!               a VM with a migration under way            (source.rs)
 //!               every other one                            vm::lifecycle::machine::settle
@@ -118,9 +119,10 @@ impl Host {
         let mut body = crate::ground::lock(&body);
         let scene = &mut Scene { daemon: &daemon, state: &state, body: &mut body, volume, wire };
         self.receive(scene);
-        if self.knows_the_newest() {
-            self.end_strays(scene);
+        if !self.knows_the_newest() {
+            return;
         }
+        self.end_strays(scene);
         self.migrations.forget(&state, self.id);
         let me = self.id;
         for record in state.vms.values().filter(|vm| vm.owner == me) {

@@ -5,6 +5,7 @@ mod i01_one_leader;
 mod i04_same_state;
 mod i05_terms;
 mod i06_positions;
+mod i08_witness;
 mod i11_one_machine;
 mod i12_generations;
 mod i13_proof;
@@ -24,7 +25,7 @@ use model::VmId;
 use crate::ground::lock;
 use crate::guard::Machine;
 use crate::host::Host;
-use crate::setup::Plan;
+use crate::vault::Vault;
 
 /// A host, as one who sees everything sees it.
 pub(crate) struct HostSeen {
@@ -68,8 +69,8 @@ pub(crate) struct Invariants {
 }
 
 impl Invariants {
-    pub(crate) fn new(_plan: Plan) -> Self {
-        let all: Vec<(&'static str, Box<dyn Invariant>)> = vec![
+    pub(crate) fn new(vault: Option<&Arc<Vault>>) -> Self {
+        let mut all: Vec<(&'static str, Box<dyn Invariant>)> = vec![
             ("(1) one leader per term", Box::<i01_one_leader::OneLeader>::default()),
             ("(3, 4) same state at the same index", Box::<i04_same_state::SameState>::default()),
             ("(5) vote and term never go back", Box::<i05_terms::Terms>::default()),
@@ -83,6 +84,10 @@ impl Invariants {
             ("(28) one leader in 10 s", Box::new(i28_leader_again::LeaderAgain::default())),
             ("(29) all caught up in 60 s", Box::new(i29_caught_up::CaughtUp::default())),
         ];
+        if let Some(vault) = vault {
+            let witness = Box::new(i08_witness::Witness::new(vault.clone()));
+            all.push(("(8, 9) the witness's record only grows", witness));
+        }
         Self { healing: None, all, newest: (0, None), takeovers: 0, handovers: 0 }
     }
 

@@ -13,6 +13,7 @@ mod fails;
 mod hung;
 mod kill;
 mod migrate;
+mod old;
 mod probe;
 mod settling;
 mod storage;
@@ -60,6 +61,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::Freshness;
 use super::Host;
 use super::Nowhere;
 use super::Status;
@@ -194,6 +196,32 @@ impl World {
 
     /// Starts a daemon. VMs that are not in the state have no driver.
     fn spawn(&mut self, gate: Arc<Gate>) {
+        let host = self.host(gate);
+        let mut states = self.truth.state.subscribe();
+        let Some(first) = wanted(&states.borrow_and_update()) else { return };
+        let handle = Arc::new(VmHandle::spawn(host, first));
+        let told = handle.clone();
+        let follower = tokio::spawn(async move {
+            while states.changed().await.is_ok() {
+                tokio::time::sleep(LATE).await;
+                let wanted = wanted(&states.borrow_and_update());
+                told.want(wanted);
+            }
+        });
+        self.daemon = Some(Daemon { handle, follower });
+    }
+
+    /// Starts a daemon that knows that much of the state, and nothing else.
+    fn spawn_old(&mut self, state: &ClusterState) {
+        let host = self.host(Gate::open());
+        let old = wanted(state).expect("the VM was there");
+        let old = Wanted { freshness: Freshness::MayBeOld, ..old };
+        let handle = Arc::new(VmHandle::spawn(host, old));
+        self.daemon = Some(Daemon { handle, follower: tokio::spawn(async {}) });
+    }
+
+    /// What the host of a daemon that begins is.
+    fn host(&self, gate: Arc<Gate>) -> Arc<Host> {
         assert!(self.daemon.is_none(), "two daemons");
         let ledger = ProbeLedger {
             truth: self.truth.clone(),
@@ -233,18 +261,7 @@ impl World {
             matches!(vm.power, Power::Running | Power::Paused) || vm.busy().is_some()
         });
         lock(&self.seen.ports).retain(|_| may);
-        let mut states = self.truth.state.subscribe();
-        let Some(first) = wanted(&states.borrow_and_update()) else { return };
-        let handle = Arc::new(VmHandle::spawn(host, first));
-        let told = handle.clone();
-        let follower = tokio::spawn(async move {
-            while states.changed().await.is_ok() {
-                tokio::time::sleep(LATE).await;
-                let wanted = wanted(&states.borrow_and_update());
-                told.want(wanted);
-            }
-        });
-        self.daemon = Some(Daemon { handle, follower });
+        host
     }
 
     /// `kill -9`.
@@ -438,7 +455,7 @@ fn vms_dir(dir: &std::path::Path, volume: Option<VolumeId>) -> PathBuf {
 fn wanted(state: &ClusterState) -> Option<Wanted> {
     let record = state.vms.get(&VM)?.clone();
     let op = record.busy().and_then(|op| state.ops.get(&op)).cloned();
-    Some(Wanted { record, op })
+    Some(Wanted { record, op, freshness: Freshness::Newest })
 }
 
 fn listing(dir: &std::path::Path) -> BTreeSet<PathBuf> {
