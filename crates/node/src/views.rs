@@ -393,6 +393,7 @@ pub(crate) fn token_view(token: &TokenRecord) -> TokenView {
         role: token.role,
         created: token.created,
         expires: token.expires,
+        certificate: token.certificate.clone(),
     }
 }
 
