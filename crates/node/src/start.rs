@@ -340,10 +340,8 @@ pub(crate) async fn assemble(
     let truth: Arc<dyn Truth> = truth;
     introduce(&truth, node, &name, config).await?;
 
-    let (fencing, lease) = {
-        let out = peers.dir().is_out();
-        Fencing::new(config, node, &name, &truth, Arc::new(peers.clone()), out)?
-    };
+    let (out, others) = (peers.dir().is_out(), Arc::new(peers.clone()));
+    let (fencing, lease) = Fencing::new(config, node, &name, &truth, others, out)?;
     let ports = Arc::new(SwitchPorts::new(node, truth.clone(), start_switch(config)?));
     if let Err(error) = ports.reconcile().await {
         tracing::warn!(%error, "the host's network is not as it should be");
