@@ -250,13 +250,13 @@ test("a certificate signs in without a word", async ({ browser, baseURL }) => {
   });
   const second = await certified.newPage();
   await second.goto("/");
-  await second.getByRole("button", { name: "Sign in by this browser's certificate" }).click();
+  await second.getByRole("button", { name: "Use this browser's certificate" }).click();
   await expect(second.getByText("certificate anna (operator)")).toBeVisible();
   await certified.close();
   const other = await browser.newContext();
   const third = await other.newPage();
   await third.goto("/");
-  await third.getByRole("button", { name: "Sign in by this browser's certificate" }).click();
+  await third.getByRole("button", { name: "Use this browser's certificate" }).click();
   await expect(third.getByRole("alert")).toContainText("showed no certificate");
   await other.close();
 });

@@ -92,7 +92,7 @@ export function SignIn({ ended }: { ended: boolean }) {
         </Button>
       </form>
       <Button isDisabled={busy} onPress={() => void signIn({ certificate: true })}>
-        Sign in by this browser&apos;s certificate
+        Use this browser&apos;s certificate
       </Button>
       {error !== null && <Trouble error={error} what="Not signed in" />}
       <p className="quiet-text">
