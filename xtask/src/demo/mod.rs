@@ -364,7 +364,9 @@ impl Demo {
         let address = vm["nics"][0]["addresses"][0].as_str().unwrap_or("ADDRESS").to_owned();
         let web: Value = self.muster.json(&["web"]).unwrap_or_default();
         if let Some(link) = web["url"].as_str() {
-            println!("\nThe web console, in a browser of this host, once within five minutes:\n\n  {link}");
+            println!(
+                "\nThe web console, in a browser of this host, once within five minutes:\n\n  {link}"
+            );
         }
         println!(
             "\n{VM} goes on running. What to type next:\n\n  \
