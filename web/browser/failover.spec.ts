@@ -1,6 +1,6 @@
 // A node dies while a page is open: the page of another node shows the failover as it happens.
 //
-// The lab (three nodes, machines that only pretend) and the loss of power come from
+// The lab (three nodes, real QEMU without a system to boot) and the loss of power come from
 // `tests/e2e/tests/web.rs`.
 
 import { readFileSync, writeFileSync } from "node:fs";
@@ -41,7 +41,16 @@ test("a machine migrates, a node dies, and the page shows both", async ({ page, 
   await expect(page.getByText("nothing speaks against it")).toBeVisible();
   await accessible(page, "moving");
   await page.getByRole("button", { name: "Move", exact: true }).click();
+  // While it goes its page tells how far it is, and afterwards what was expected and what came true.
   await expect(page.locator(".page-head")).toContainText("on n3");
+  const notice = page.getByRole("status", { name: "What was begun here" });
+  await expect(notice).toContainText(/expected: [\d.]+ s, pause \d+ ms; came true: [\d.]+ s, pause \d+ ms/);
+  await picture(page, "migrated");
+  await page.getByRole("link", { name: "Operations", exact: true }).click();
+  const operation = page.getByRole("listitem").filter({ hasText: "migrate web-1" });
+  await expect(operation).toContainText("expected:");
+  await expect(operation).toContainText("came true:");
+  await expect(operation).toContainText("done in");
 
   await page.getByRole("link", { name: "Machines", exact: true }).first().click();
   const nodes = page.locator(".vm-row .node");

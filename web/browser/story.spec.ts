@@ -11,6 +11,8 @@ interface Given {
   link: string;
   viewer: string;
   brief: string;
+  /** Signs in as an operator. */
+  certificate: { cert: string; key: string };
   kill: string;
   restart: string;
 }
@@ -111,6 +113,83 @@ test("its screen shows what the machine draws, and keys leave it again", async (
   await page.getByRole("button", { name: "Close screen" }).click();
 });
 
+/**
+ * Keys as people press them: what the browser says of the place (`code`) and of the sign (`key`), and what
+ * the guest must hear of it (numbers of Linux' input events). AltGr stands for a level of its own.
+ */
+const LAYOUTS: { layout: string; keys: [code: string, key: string, place: number, altGr?: true][] }[] = [
+  {
+    layout: "German",
+    keys: [
+      ["KeyQ", "@", 16, true],
+      ["Digit7", "{", 8, true],
+      ["Digit0", "}", 11, true],
+      ["Minus", "\\", 12, true],
+      ["IntlBackslash", "|", 86, true],
+      ["KeyY", "z", 21],
+      ["Semicolon", "ö", 39],
+    ],
+  },
+  {
+    layout: "Norwegian",
+    keys: [
+      ["Digit2", "@", 3, true],
+      ["Digit7", "{", 8, true],
+      ["Digit0", "}", 11, true],
+      ["Equal", "\\", 13],
+      ["BracketLeft", "å", 26],
+      ["Quote", "æ", 40],
+    ],
+  },
+];
+
+/** The right Alt key, as the guest hears it. */
+const ALT_GR = 100;
+
+test("keys mean in the guest what they mean on the keyboard, with AltGr", async () => {
+  // The guest notes what it hears of its keyboard: places of keys, pressed (1) and let go (0).
+  await page.getByRole("button", { name: "Console", exact: true }).click();
+  await expect(page.getByText("connected", { exact: true })).toBeVisible();
+  const terminal = page.locator(".console-screen");
+  const note =
+    "k=$(grep -A5 'AT Translated' /proc/bus/input/devices | grep -o 'event[0-9]*' | head -n1); " +
+    "cat /dev/input/$k > /run/keys & echo note''s-$k\n";
+  await terminal.click();
+  await page.keyboard.type(note);
+  await expect(terminal).toContainText(/notes-event\d/);
+  await page.getByRole("button", { name: "Close console" }).click();
+
+  await page.getByRole("button", { name: "Screen", exact: true }).click();
+  await expect(page.getByText("connected", { exact: true })).toBeVisible();
+  await page.locator(".screen canvas").first().click();
+  const browser = await page.context().newCDPSession(page);
+  const send = (type: "keyDown" | "keyUp", code: string, key: string, location = 0) =>
+    browser.send("Input.dispatchKeyEvent", { type, code, key, location });
+  const expected: string[] = [];
+  for (const [code, key, place, altGr] of LAYOUTS.flatMap(({ keys }) => keys)) {
+    if (altGr) await send("keyDown", "AltRight", "AltGraph", 2);
+    await send("keyDown", code, key);
+    await send("keyUp", code, key);
+    if (altGr) await send("keyUp", "AltRight", "AltGraph", 2);
+    const alt = (state: number) => (altGr ? [`${ALT_GR}:${state}`] : []);
+    expected.push(...alt(1), `${place}:1`, `${place}:0`, ...alt(0));
+  }
+  await browser.detach();
+  await page.getByRole("button", { name: "Close screen" }).click();
+
+  await page.getByRole("button", { name: "Console", exact: true }).click();
+  await expect(page.getByText("connected", { exact: true })).toBeVisible();
+  await terminal.click();
+  // An event has 24 bytes, here in twos: time, type (1 is a key), number, and whether it is pressed.
+  await page.keyboard.type(
+    `clear; hexdump -v -e '12/2 "%d " "\\n"' /run/keys | awk '$9==1{print $10":"$11}' | xargs -n 6; echo en''d\n`,
+  );
+  await expect(terminal).toContainText("end");
+  const heard = (await terminal.innerText()).match(/\d+:[01]\b/g)?.join(" ");
+  expect(heard).toContain(expected.join(" "));
+  await page.getByRole("button", { name: "Close console" }).click();
+});
+
 test("what it uses is charted, second by second", async () => {
   const cpu = page.getByRole("slider", { name: /^Processors/ });
   await expect(cpu).toHaveAttribute("aria-valuetext", /used [\d.,]+ %$/, { timeout: 30_000 });
@@ -143,6 +222,43 @@ test("a disk is added while it runs, grows, and goes", async () => {
   await page.getByRole("button", { name: "Remove extra" }).click();
   await page.getByRole("alertdialog").getByRole("button", { name: "Remove", exact: true }).click();
   await expect(row).toHaveCount(0, { timeout: 60_000 });
+});
+
+test("a change of settings is told with who made it, and is set back", async () => {
+  await page.getByRole("button", { name: "Change …" }).click();
+  await page.getByLabel("Description", { exact: true }).fill("changed once");
+  await page.getByRole("button", { name: "Change", exact: true }).click();
+  const changes = page.getByRole("region", { name: "Changes of settings" }).last();
+  const row = changes.getByRole("row").filter({ hasText: "description" });
+  await expect(row).toHaveCount(1);
+  await expect(row).toContainText("changed once");
+  await row.getByRole("button", { name: /^Set back/ }).click();
+  const dialog = page.getByRole("dialog");
+  await expect(dialog).toContainText("muster vm set story --description ''");
+  await accessible(page, "setting a change back");
+  await dialog.getByRole("button", { name: "Set back", exact: true }).click();
+  // The way back is a change, too, and stands above.
+  await expect(row).toHaveCount(2);
+  await expect(page.getByText("changed once", { exact: true })).toHaveCount(2);
+});
+
+test("a certificate signs in without a word", async ({ browser, baseURL }) => {
+  const origin = baseURL ?? "";
+  const { cert, key } = given.certificate;
+  const certified = await browser.newContext({
+    clientCertificates: [{ origin, cert: Buffer.from(cert), key: Buffer.from(key) }],
+  });
+  const second = await certified.newPage();
+  await second.goto("/");
+  await second.getByRole("button", { name: "Use this browser's certificate" }).click();
+  await expect(second.getByText("certificate anna (operator)")).toBeVisible();
+  await certified.close();
+  const other = await browser.newContext();
+  const third = await other.newPage();
+  await third.goto("/");
+  await third.getByRole("button", { name: "Use this browser's certificate" }).click();
+  await expect(third.getByRole("alert")).toContainText("showed no certificate");
+  await other.close();
 });
 
 test("a network is made and deleted, and the host is validated", async () => {

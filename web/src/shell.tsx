@@ -7,6 +7,7 @@ import { api, Failure, onStale, setCsrf, value } from "./api/client";
 import { keys, me as meQuery, nodes as nodesQuery } from "./api/queries";
 import { arrival, onwardTo } from "./arrival";
 import { MOVES_AFTER_MS, type Other, others, reached } from "./live/elsewhere";
+import { follow, presence } from "./live/idle";
 import type { LinkState } from "./live/link";
 import { useLive } from "./live/useLive";
 import { NoticesProvider } from "./parts/notices";
@@ -61,6 +62,7 @@ function Frame() {
   const { link, retry } = useLive();
   const me = client.getQueryData(meQuery.queryKey);
   const [error, setError] = useState<unknown>(null);
+  const idle = useIdle(me?.session?.idle_s ?? 0);
   useArrival();
   useEffect(() => {
     // The daemon no longer knows this session: ask who we are, and so come to the sign-in page.
@@ -105,6 +107,12 @@ function Frame() {
         </div>
       </header>
       <CameFrom />
+      {idle !== "used" && (
+        <div className="lost" role="alert">
+          <p>Nobody has used this page for long: its session ends in a minute.</p>
+          <Button onPress={() => void api.GET("/v1/whoami").catch(() => null)}>I am here</Button>
+        </div>
+      )}
       <Lost link={link} retry={retry} word={me?.session?.onward} />
       <Stale />
       <main id="content" tabIndex={-1}>
@@ -113,6 +121,33 @@ function Frame() {
       </main>
     </div>
   );
+}
+
+/** Between two looks at whether anybody is here, in milliseconds. */
+const LOOK_MS = 1_000;
+
+/** Tells the daemon that somebody is here, and the page when nobody was for long. */
+function useIdle(limitS: number): "used" | "warned" | "over" {
+  const client = useQueryClient();
+  const [state, setState] = useState<"used" | "warned" | "over">("used");
+  useEffect(() => {
+    const unfollow = follow();
+    const look = setInterval(() => {
+      const now = Date.now();
+      if (presence.mustTell(now)) void api.GET("/v1/whoami").catch(() => null);
+      setState(presence.state(now, limitS));
+    }, LOOK_MS);
+    return () => {
+      unfollow();
+      clearInterval(look);
+    };
+  }, [limitS]);
+  // The daemon ends it some seconds later; its stream ends with it, and the page is told so there.
+  // Where the stream is away, the page asks.
+  useEffect(() => {
+    if (state === "over") void client.invalidateQueries({ queryKey: keys.me });
+  }, [state, client]);
+  return state;
 }
 
 /** Whoever goes to another page is there: in the title, and with the focus. */

@@ -57,6 +57,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("debian-archive-keyring", "proves that guest packages are Debian's"),
     ("openssh-client", "logs in to guests in tests"),
     ("fence-agents", "programs that switch hosts off"),
+    ("openssl", "makes an administrator's certificate in the console's test"),
     ("busybox", "plays guests of networks in tests (udhcpc, ping, nslookup)"),
     ("python3", "writes to shared volumes and verifies, in tests"),
     ("curl", "asks the web console's server as a browser does, in tests"),

@@ -18,6 +18,7 @@ use crate::history;
 use crate::migrate;
 use crate::platform;
 use crate::session;
+use crate::settings;
 use crate::types;
 use crate::validate;
 use crate::volume;
@@ -275,6 +276,9 @@ endpoints! {
     /// What a virtual machine used, now and in the last year
     VmMetrics: Get "/vms/{vm}/metrics" VIEWER, Json,
         (history::MetricsQuery, Nothing) -> history::MetricsView;
+    /// What was changed in a virtual machine's settings, when and by whom, newest first
+    VmHistory: Get "/vms/{vm}/history" VIEWER, Json,
+        (Nothing, Nothing) -> Vec<settings::SettingsChangeView>;
     /// Change a virtual machine
     VmSet: Patch "/vms/{vm}" OPERATOR, Json,
         (types::RevisionQuery, model::VmChange) -> types::OpView;

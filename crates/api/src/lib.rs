@@ -24,6 +24,7 @@ pub mod migrate;
 pub mod openapi;
 pub mod platform;
 pub mod session;
+pub mod settings;
 pub mod types;
 pub mod validate;
 pub mod volume;

@@ -19,6 +19,10 @@ pub const COOKIE: &str = "__Host-muster";
 /// Header in which a page shows its session's `csrf` word.
 pub const CSRF_HEADER: &str = "x-muster-csrf";
 
+/// Header in which a page says for how many seconds nobody has touched it. A request without it,
+/// such as a page makes by itself, is no use of a session.
+pub const IDLE_HEADER: &str = "x-muster-idle";
+
 /// How to sign in: by exactly one of these.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +40,9 @@ pub struct SessionBeginBody {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub onward: Option<SecretText>,
+    /// By the certificate that the browser showed when it connected.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub certificate: bool,
 }
 
 /// The session by which a request came.
@@ -45,6 +52,9 @@ pub struct OwnSessionView {
     pub id: SessionId,
     /// When it ends by itself.
     pub expires: UnixMillis,
+    /// After how many seconds without a key, a click or a touch it ends; 0 is never.
+    #[serde(default)]
+    pub idle_s: u64,
     /// What a page must show with each request that changes something.
     pub csrf: String,
     /// With what the page goes on at another node if this one falls silent; once.

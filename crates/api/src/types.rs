@@ -775,6 +775,10 @@ pub struct TokenView {
     pub created: UnixMillis,
     /// When it ends by itself.
     pub expires: Option<UnixMillis>,
+    /// SHA-256 of the public key of the certificate that signs in to the web console instead of a
+    /// secret, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// A token to make.
@@ -788,6 +792,10 @@ pub struct TokenCreateBody {
     /// How long it is valid, in seconds; for ever if left out.
     #[serde(default)]
     pub valid_s: Option<u64>,
+    /// A certificate (PEM) that a browser shows at signing in; there is no secret then. Whoever
+    /// issued it: its key is what counts, until the certificate ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// A new token with its secret, which is shown this once and kept nowhere.
@@ -796,7 +804,7 @@ pub struct TokenSecretView {
     /// The token.
     #[serde(flatten)]
     pub token: TokenView,
-    /// What its bearer shows: `Authorization: Bearer SECRET`.
+    /// What its bearer shows: `Authorization: Bearer SECRET`. Empty where that is a certificate.
     pub secret: String,
 }
 

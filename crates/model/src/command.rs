@@ -197,6 +197,10 @@ pub enum Command {
         digest: String,
         /// When it ends by itself.
         expires: Option<UnixMillis>,
+        /// SHA-256 of the public key of the certificate that is shown instead of a secret, in
+        /// hexadecimal.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        certificate: Option<String>,
     },
     /// Make a token invalid.
     TokenRevoke {

@@ -51,6 +51,7 @@ use crate::RuleId;
 use crate::RuleRecord;
 use crate::SessionId;
 use crate::SessionRecord;
+use crate::SettingsChange;
 use crate::Subject;
 use crate::TokenId;
 use crate::UnixMillis;
@@ -79,6 +80,9 @@ pub struct ClusterState {
     pub vms: Map<VmId, Arc<VmRecord>>,
     /// Names (in the form of [`Name::key`]) of the VMs that are not in the recycle bin.
     pub vm_names: Map<String, VmId>,
+    /// The newest changes of settings of each VM, oldest first; none for a VM that never was changed.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub history: Map<VmId, Arc<Vec<SettingsChange>>>,
     /// Images.
     pub images: Map<ImageId, Arc<ImageRecord>>,
     /// Networks.
@@ -234,6 +238,10 @@ pub struct TokenRecord {
     pub created: UnixMillis,
     /// When it ends by itself.
     pub expires: Option<UnixMillis>,
+    /// SHA-256 of the public key of the certificate that its bearer shows instead of a secret, in
+    /// hexadecimal. Of such a token nobody knows a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
 }
 
 /// What an accepted command did.
@@ -250,6 +258,7 @@ impl Default for ClusterState {
             nodes: Map::new(),
             vms: Map::new(),
             vm_names: Map::new(),
+            history: Map::new(),
             images: Map::new(),
             networks: Map::new(),
             ops: Map::new(),
@@ -453,6 +462,14 @@ impl ClusterState {
             }
             if !self.nodes.contains_key(&vm.owner) {
                 return Err(format!("{} is owned by a node that is gone", vm.name));
+            }
+        }
+        for (vm, changes) in &self.history {
+            if !self.vms.contains_key(vm) {
+                return Err(format!("settings of {vm} are kept, which is no VM"));
+            }
+            if changes.is_empty() || changes.len() > crate::CHANGES_MAX {
+                return Err(format!("{} changes of {vm} are kept", changes.len()));
             }
         }
         self.check_nodes()?;

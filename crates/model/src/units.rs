@@ -236,6 +236,12 @@ impl UnixMillis {
         Self(self.0.saturating_add(length.0))
     }
 
+    /// That time, so much earlier; the beginning of time if it would be before.
+    #[must_use]
+    pub const fn minus(self, length: Millis) -> Self {
+        Self(self.0.saturating_sub(length.get()))
+    }
+
     /// How long after `earlier` this is; zero if it is not after.
     pub const fn since(self, earlier: Self) -> Millis {
         Millis(self.0.saturating_sub(earlier.0))

@@ -61,6 +61,7 @@ pub(crate) struct App {
     pub(crate) reconcilers: Reconcilers,
     pub(crate) ha: Arc<Watch>,
     pub(crate) tls: Option<crate::tls::TlsInfo>,
+    pub(crate) idle: crate::http::Idle,
     pub(crate) peers: Peers,
     pub(crate) witness: Witness,
     /// Told when the daemon shall start anew.

@@ -76,6 +76,9 @@ pub struct Config {
     pub uid_base: u32,
     /// How long a deleted VM stays in the recycle bin, in days.
     pub recycle_days: u64,
+    /// After how many seconds without a key, a click or a touch a session of the web console ends;
+    /// 0 is never. The same on all nodes.
+    pub session_idle_s: u64,
     /// Host memory that VMs never get, in MiB.
     pub memory_reserve_mib: u64,
     /// How long a lease of a node lasts, in milliseconds, 2,000 to 120,000; the same on all nodes.
@@ -140,6 +143,7 @@ impl Default for Config {
             disk_folders: Vec::new(),
             uid_base: 2_000_000_000,
             recycle_days: 7,
+            session_idle_s: 30 * 60,
             memory_reserve_mib: 512,
             lease_ms: 10_000,
             guard_margin_ms: 10_000,

@@ -255,7 +255,8 @@ async fn an_import_is_cancelled_after_a_restart_and_leaves_nothing() {
 
 async fn make_token(host: &Host, n: usize) {
     let name = format!("t{n}").parse().unwrap();
-    let body = TokenCreateBody { name, role: model::Role::Viewer, valid_s: None };
+    let body =
+        TokenCreateBody { name, role: model::Role::Viewer, valid_s: None, certificate: None };
     host.client.send::<ep::TokenCreate>(&[], &body).await.unwrap();
 }
 
@@ -280,6 +281,7 @@ async fn a_reader_that_lags_or_comes_back_misses_no_event() {
             role: model::Role::Viewer,
             digest: "0".repeat(64),
             expires: None,
+            certificate: None,
         };
         daemon.app.propose(&actor, command).await.unwrap();
         daemon.app.propose(&actor, model::Command::TokenRevoke { token }).await.unwrap();

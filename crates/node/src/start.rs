@@ -72,6 +72,7 @@ use crate::history;
 use crate::history::History;
 use crate::host;
 use crate::http;
+use crate::http::Idle;
 use crate::images;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
@@ -86,6 +87,7 @@ use crate::ports::SwitchPorts;
 use crate::reconcile::Reconcilers;
 use crate::sample::Samples;
 use crate::tls;
+use crate::tls::TlsPort;
 use crate::truth::RaftTruth;
 use crate::truth::Store;
 use crate::truth::StoreError;
@@ -122,9 +124,10 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let socket = config.socket_path();
     let listener = http::bind_unix(&socket, &config)?;
     tokio::spawn(http::serve_unix(listener, router.clone(), config.clone()));
-    if let Some((listener, acceptor, info)) = tls_port {
+    if let Some(port) = tls_port {
+        let info = &port.info;
         tracing::info!(address = %info.address, fingerprint = info.fingerprint, "TLS port");
-        tokio::spawn(http::serve_tls(listener, acceptor, router));
+        tokio::spawn(http::serve_tls(port, router, app.clone()));
     }
     tracing::info!(socket = %socket.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     // Not under systemd: then there is nobody to tell.
@@ -337,10 +340,8 @@ pub(crate) async fn assemble(
     let truth: Arc<dyn Truth> = truth;
     introduce(&truth, node, &name, config).await?;
 
-    let (fencing, lease) = {
-        let out = peers.dir().is_out();
-        Fencing::new(config, node, &name, &truth, Arc::new(peers.clone()), out)?
-    };
+    let (out, others) = (peers.dir().is_out(), Arc::new(peers.clone()));
+    let (fencing, lease) = Fencing::new(config, node, &name, &truth, others, out)?;
     let ports = Arc::new(SwitchPorts::new(node, truth.clone(), start_switch(config)?));
     if let Err(error) = ports.reconcile().await {
         tracing::warn!(%error, "the host's network is not as it should be");
@@ -379,7 +380,8 @@ pub(crate) async fn assemble(
         samples: Arc::new(Samples::default()),
         history: History::new(&config.data_dir),
         reconcilers: Reconcilers::default(),
-        tls: tls_port.as_ref().map(|(_, _, info)| info.clone()),
+        tls: tls_port.as_ref().map(|port| port.info.clone()),
+        idle: Idle::default(),
         peers,
         witness: witness.clone(),
         restart: Arc::default(),
@@ -398,6 +400,7 @@ pub(crate) async fn assemble(
 /// Follows what becomes of this node among the others.
 fn follow_membership(app: &Arc<App>) {
     tokio::spawn(history::follow(app.clone()));
+    tokio::spawn(http::follow_idle(app.clone()));
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(out::follow(app.clone()));
     tokio::spawn(rebuild::remember(app.clone()));
@@ -627,17 +630,16 @@ fn start_switch(config: &Config) -> anyhow::Result<Option<Switch>> {
     Ok(Some(Switch::start(SwitchConfig { tag, resolv_conf }, Arc::new(host))))
 }
 
-type TlsPort = (TcpListener, TlsAcceptor, tls::TlsInfo);
-
 async fn bind_tls(config: &Config, name: &str) -> anyhow::Result<Option<TlsPort>> {
     let Some(listen) = config.tls_listen else { return Ok(None) };
-    let (server, fingerprint) = tls::server_config(&config.data_dir.join("tls"), name)?;
+    let servers = tls::server_configs(&config.data_dir.join("tls"), name)?;
     let listener = TcpListener::bind(listen).await.with_context(|| {
         format!("the TLS port {listen} cannot be opened; set another tls_listen")
     })?;
     let address = listener.local_addr()?;
-    let info = tls::TlsInfo { address, fingerprint };
-    Ok(Some((listener, TlsAcceptor::from(server), info)))
+    let info = tls::TlsInfo { address, fingerprint: servers.fingerprint };
+    let (plain, asking) = (TlsAcceptor::from(servers.plain), TlsAcceptor::from(servers.asking));
+    Ok(Some(TlsPort { listener, plain, asking, info }))
 }
 
 fn engine(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {

@@ -383,6 +383,7 @@ pub(crate) fn token_view(token: &TokenRecord) -> TokenView {
         role: token.role,
         created: token.created,
         expires: token.expires,
+        certificate: token.certificate.clone(),
     }
 }
 

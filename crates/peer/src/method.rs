@@ -54,6 +54,8 @@ impl Method {
     pub const HISTORY: Self = Self(110);
     /// How a node reaches the volumes on LUNs.
     pub const VOLUMES: Self = Self(111);
+    /// When browsers' sessions were used last at a node.
+    pub const SESSIONS: Self = Self(120);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.
@@ -73,6 +75,7 @@ impl Method {
             | Self::PROGRESS
             | Self::HISTORY
             | Self::VOLUMES
+            | Self::SESSIONS
             | Self::ECHO => Class::Bulk,
             _ => Class::Urgent,
         }

@@ -1,5 +1,5 @@
-//! The web console in a real browser, against a real daemon with a real guest, and against a lab that
-//! loses a node. The stories are told in `web/browser`; here is what they need of the world.
+//! The web console in a real browser, against a real daemon with a real guest, and against a lab with
+//! real machines (without a system in them) that moves one and loses a node. The stories are told in `web/browser`; here is what they need of the world.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall end")]
 
@@ -31,6 +31,22 @@ fn web() -> PathBuf {
 
 async fn token(host: &Host, name: &str, role: &str) -> String {
     host.cli(&["token", "create", name, "--role", role]).await.ok().out.trim().to_owned()
+}
+
+/// A certificate as an administrator makes one, with its key.
+fn certificate(host: &Host) -> Value {
+    let (cert, key) = (host.file("cert.pem"), host.file("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=anna", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap();
+    json!({ "cert": text(&cert), "key": text(&key) })
 }
 
 /// Ends the browser's runner if the test ends before it.
@@ -109,11 +125,15 @@ async fn the_web_console_in_a_browser() {
     host.import_tiny().await;
     let link = host.cli(&["web"]).await.ok().out.trim().to_owned();
     assert!(link.starts_with(&format!("https://{ADDRESS}/sign-in#")), "{link}");
+    let certificate = certificate(&host);
+    let known = ["token", "create", "anna", "--role", "operator", "--certificate"];
+    host.cli(&[known.as_slice(), &[&host.file("cert.pem").to_string_lossy()]].concat()).await.ok();
     let (kill, restart) = (host.file("kill"), host.file("restart"));
     let given = json!({
         "link": link,
         "viewer": token(&host, "eve", "viewer").await,
         "brief": token(&host, "brief", "operator").await,
+        "certificate": certificate,
         "kill": kill,
         "restart": restart,
     });
@@ -148,7 +168,7 @@ async fn the_web_console_in_a_browser() {
 #[tokio::test]
 async fn a_failover_is_seen_in_a_browser() {
     let playwright = playwright();
-    let lab = TestLab::up(&["--nodes", "3", "--fake"]).await;
+    let lab = TestLab::up(&["--nodes", "3"]).await;
     lab.muster("n1", &["volume", "create", "shared", "--share", "/muster/share"]).await.ok();
     for n in 1..=4 {
         let name = format!("web-{n}");

@@ -2,6 +2,7 @@
 // that changes something, and one form of failure.
 
 import createClient, { type Middleware } from "openapi-fetch";
+import { IDLE_HEADER, presence } from "../live/idle";
 import type { components, paths } from "./schema";
 
 export type Schemas = components["schemas"];
@@ -15,6 +16,9 @@ type Reply<Path extends keyof paths> = paths[Path] extends {
 
 /** One line of the list of machines. */
 export type VmSummary = Reply<"/v1/vms">[number];
+
+/** One change of a machine's settings. */
+export type SettingsChange = Reply<"/v1/vms/{vm}/history">[number];
 
 /** One line of the list of sessions. */
 export type SessionView = Reply<"/v1/sessions">[number];
@@ -59,9 +63,10 @@ export function setCsrf(word: string): void {
   csrf = word;
 }
 
-const showCsrf: Middleware = {
+const showOurselves: Middleware = {
   onRequest({ request }) {
     if (request.method !== "GET" && csrf !== "") request.headers.set(CSRF_HEADER, csrf);
+    request.headers.set(IDLE_HEADER, String(presence.idleS(Date.now())));
     return request;
   },
 };
@@ -72,7 +77,7 @@ export const api = createClient<paths>({
   // Looked up at each call, so that tests can put another one in its place.
   fetch: (request) => globalThis.fetch(request),
 });
-api.use(showCsrf);
+api.use(showOurselves);
 
 interface Answered<T> {
   data?: T | undefined;

@@ -906,6 +906,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/vms/{vm}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** What was changed in a virtual machine's settings, when and by whom, newest first */
+        get: operations["VmHistory"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/vms/{vm}/metrics": {
         parameters: {
             query?: never;
@@ -1929,6 +1946,17 @@ export interface components {
             /** @description When. */
             at: components["schemas"]["UnixMillis"];
         };
+        /** @description One setting before and after a change, in words. */
+        FieldChange: {
+            /** @description Which, such as `memory` or `disk data: size`. */
+            field: string;
+            /** @description What it became; none where there is nothing now, and where it is not told. */
+            new?: string | null;
+            /** @description What it was; none where there was nothing, and where it is not told. */
+            old?: string | null;
+            /** @description It may be a secret, so neither is told. */
+            withheld?: boolean;
+        };
         /**
          * @description What is measured.
          * @enum {string}
@@ -2653,6 +2681,11 @@ export interface components {
             expires: components["schemas"]["UnixMillis"];
             /** @description Its id. */
             id: components["schemas"]["SessionId"];
+            /**
+             * Format: int64
+             * @description After how many seconds without a key, a click or a touch it ends; 0 is never.
+             */
+            idle_s?: number;
             /** @description With what the page goes on at another node if this one falls silent; once. */
             onward: string;
         };
@@ -2871,6 +2904,8 @@ export interface components {
         };
         /** @description How to sign in: by exactly one of these. */
         SessionBeginBody: {
+            /** @description By the certificate that the browser showed when it connected. */
+            certificate?: boolean;
             /** @description A sign-in link's secret; it is used up by this. */
             link?: string | null;
             /** @description The word of a session that was begun at another node and goes on here; its cookie there is
@@ -2996,6 +3031,9 @@ export interface components {
         };
         /** @description A token to make. */
         TokenCreateBody: {
+            /** @description A certificate (PEM) that a browser shows at signing in; there is no secret then. Whoever
+             *     issued it: its key is what counts, until the certificate ends. */
+            certificate?: string | null;
             /** @description Its name. */
             name: components["schemas"]["Name"];
             /** @description What its bearer may do. */
@@ -3013,11 +3051,14 @@ export interface components {
         TokenId: string;
         /** @description A new token with its secret, which is shown this once and kept nowhere. */
         TokenSecretView: components["schemas"]["TokenView"] & {
-            /** @description What its bearer shows: `Authorization: Bearer SECRET`. */
+            /** @description What its bearer shows: `Authorization: Bearer SECRET`. Empty where that is a certificate. */
             secret: string;
         };
         /** @description An API token, without its secret. */
         TokenView: {
+            /** @description SHA-256 of the public key of the certificate that signs in to the web console instead of a
+             *     secret, in hexadecimal. */
+            certificate?: string | null;
             /** @description When it was made. */
             created: components["schemas"]["UnixMillis"];
             expires?: components["schemas"]["UnixMillis"] | null;
@@ -5806,6 +5847,9 @@ export interface operations {
                 };
                 content: {
                     "application/json": {
+                        /** @description SHA-256 of the public key of the certificate that signs in to the web console instead of a
+                         *     secret, in hexadecimal. */
+                        certificate?: string | null;
                         /** @description When it was made. */
                         created: components["schemas"]["UnixMillis"];
                         expires?: components["schemas"]["UnixMillis"] | null;
@@ -6246,6 +6290,52 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FreezeView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VmHistory: {
+        parameters: {
+            query?: {
+                /** @description Answer as this node knows it: perhaps old, but also without a majority */
+                stale?: boolean;
+            };
+            header?: never;
+            path: {
+                vm: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        /** @description When. */
+                        at: components["schemas"]["UnixMillis"];
+                        back?: components["schemas"]["VmChange"] | null;
+                        /** @description Who, as it stands in events. */
+                        by: string;
+                        /** @description What changed. Values that may be secrets are not kept: keys for the guest, and its first-boot
+                         *     configuration. */
+                        fields: components["schemas"]["FieldChange"][];
+                        op?: components["schemas"]["OpId"] | null;
+                        /** @description The revision of the configuration that it made. */
+                        revision: components["schemas"]["Revision"];
+                    }[];
                 };
             };
             /** @description An error with its next step */

@@ -58,7 +58,8 @@ export function NoticesProvider({ children }: { children: ReactNode }) {
         const op = await ended(await begin(), (op) => set("running", progress(op)));
         const result = outcome(op);
         set(result.state, result.detail);
-        if (result.state === "done") setTimeout(() => drop(id), DONE_SHOWN_MS);
+        // What a move took stays to be read.
+        if (result.state === "done" && !op.migration?.measured) setTimeout(() => drop(id), DONE_SHOWN_MS);
         return result.state === "done";
       } catch (error) {
         const failure = Failure.of(error);
@@ -99,10 +100,21 @@ export function progress(op: Schemas["OpView"]): string {
   return `${now.step}, ${Math.floor((100 * now.done) / now.total)} %`;
 }
 
+/** What was expected of a migration, and what came true. */
+function took(op: Schemas["OpView"]): string[] {
+  const { predicted, measured } = op.migration ?? {};
+  const words = (it: { total_ms: number; pause_ms: number }) =>
+    `${(it.total_ms / 1000).toLocaleString(undefined, { maximumFractionDigits: 1 })} s, pause ${it.pause_ms} ms`;
+  return [
+    ...(predicted ? [`expected: ${words(predicted)}`] : []),
+    ...(measured ? [`came true: ${words(measured)}`] : []),
+  ];
+}
+
 function outcome(op: Schemas["OpView"]): { state: Notice["state"]; detail: string } {
   switch (op.state) {
     case "done":
-      return { state: "done", detail: "done" };
+      return { state: "done", detail: ["done", ...took(op)].join("; ") };
     case "failed":
       return { state: "failed", detail: `${op.failure.message}. Next: ${op.failure.hint}` };
     case "cancelled":

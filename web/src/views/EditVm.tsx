@@ -7,6 +7,7 @@ import { keys } from "../api/queries";
 import { bytes, parseBytes, shell } from "../parts/format";
 import { useNotices } from "../parts/notices";
 import { Button, Dialog, Field, Same } from "../parts/parts";
+import { exact, options } from "./setCommand";
 
 type VmView = Schemas["VmView"];
 
@@ -21,30 +22,14 @@ interface Form {
 /** What differs from the machine as it is, and the options of the command line that say the same. */
 export function changes(vm: VmView, form: Form): { body: Schemas["VmChange"]; options: string[] } {
   const body: Schemas["VmChange"] = {};
-  const options: string[] = [];
-  if (form.name !== vm.name) {
-    body.name = form.name;
-    options.push(`--name ${shell(form.name)}`);
-  }
-  if (Number(form.cpus) !== vm.cpus.count) {
-    body.cpus = Number(form.cpus);
-    options.push(`--cpus ${form.cpus}`);
-  }
+  if (form.name !== vm.name) body.name = form.name;
+  if (Number(form.cpus) !== vm.cpus.count) body.cpus = Number(form.cpus);
   const memory = parseBytes(form.memory);
-  if (memory !== null && memory !== vm.memory.size) {
-    body.memory = memory;
-    options.push(`--memory ${shell(form.memory.replaceAll(" ", ""))}`);
-  }
+  if (memory !== null && memory !== vm.memory.size) body.memory = memory;
   const tags = form.tags.split(/[\s,]+/).filter(Boolean);
-  if (tags.join(" ") !== vm.tags.join(" ")) {
-    body.tags = tags;
-    options.push(...(tags.length > 0 ? tags.map((tag) => `--tag ${shell(tag)}`) : ["--no-tags"]));
-  }
-  if (form.description !== vm.description) {
-    body.description = form.description;
-    options.push(`--description ${shell(form.description)}`);
-  }
-  return { body, options };
+  if (tags.join(" ") !== vm.tags.join(" ")) body.tags = tags;
+  if (form.description !== vm.description) body.description = form.description;
+  return { body, options: options(body) };
 }
 
 export function EditVm({ vm, onClose }: { vm: VmView; onClose: () => void }) {
@@ -59,7 +44,7 @@ export function EditVm({ vm, onClose }: { vm: VmView; onClose: () => void }) {
   });
   // The revision that the person has seen: a change that somebody else made meanwhile is not lost.
   const [revision] = useState(vm.revision);
-  const { body, options } = changes(vm, form);
+  const { body, options: said } = changes(vm, form);
   const badMemory = parseBytes(form.memory) === null;
   const badCpus = !/^[1-9]\d{0,2}$/.test(form.cpus);
   const nothing = Object.keys(body).length === 0;
@@ -107,7 +92,7 @@ export function EditVm({ vm, onClose }: { vm: VmView; onClose: () => void }) {
         </Field>
         <Field label="Description">{(ids) => <input {...ids} {...text("description")} />}</Field>
         <Same
-          command={`muster vm set ${shell(vm.name)} ${options.join(" ")}`.trim()}
+          command={`muster vm set ${shell(vm.name)} ${said.join(" ")}`.trim()}
           call={`PATCH /v1/vms/${vm.id}?if_revision=${revision}\n${JSON.stringify(body)}`}
         />
         <div className="dialog-buttons">
@@ -119,12 +104,4 @@ export function EditVm({ vm, onClose }: { vm: VmView; onClose: () => void }) {
       </form>
     </Dialog>
   );
-}
-
-/** A size in the largest unit that shows it exactly. */
-export function exact(size: number): string {
-  for (const [unit, power] of [["G", 3], ["M", 2], ["K", 1]] as const) {
-    if (size % 1024 ** power === 0) return `${size / 1024 ** power}${unit}`;
-  }
-  return String(size);
 }

@@ -4,7 +4,7 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
 import { api, value, type SessionView } from "../api/client";
 import { keys, sessions } from "../api/queries";
-import { mayDo, when } from "../parts/format";
+import { length, mayDo, when } from "../parts/format";
 import { Badge, Button, Facts, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { useMe } from "../session";
 
@@ -22,6 +22,7 @@ export function Sessions() {
             ["Signed in as", me?.actor],
             ["Role", me?.role],
             ["Ends", me?.session ? when(me.session.expires) : undefined],
+            ["Ends before if nobody uses it for", me?.session?.idle_s ? length(me.session.idle_s * 1000) : undefined],
           ]}
         />
         <p className="quiet-text">

@@ -91,6 +91,9 @@ export function SignIn({ ended }: { ended: boolean }) {
           {busy ? "Signing in …" : "Sign in"}
         </Button>
       </form>
+      <Button isDisabled={busy} onPress={() => void signIn({ certificate: true })}>
+        Use this browser&apos;s certificate
+      </Button>
       {error !== null && <Trouble error={error} what="Not signed in" />}
       <p className="quiet-text">
         Or run <code>muster web</code> on a node and open the link that it prints: it works once, for

@@ -13,6 +13,7 @@ import { Charts } from "./Charts";
 import { Disks, Nics } from "./Devices";
 import { EditVm } from "./EditVm";
 import { EventLines } from "./Events";
+import { History } from "./History";
 import { Migrate } from "./Migrate";
 import { MoveStorage } from "./MoveStorage";
 import { OpLines } from "./Operations";
@@ -125,6 +126,7 @@ function Shown({ vm }: { vm: VmView }) {
       <Disks vm={vm} />
       <Nics vm={vm} />
       <Settings vm={vm} />
+      <History vm={vm} />
       <Section title="Last events">
         <EventLines
           most={20}

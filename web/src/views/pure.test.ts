@@ -3,7 +3,8 @@ import { many, summaryOf } from "../fixtures";
 import { bytes, length, mayDo, parseBytes, shell } from "../parts/format";
 import { ACTIONS, fit, whyNot } from "./actions";
 import { body, command, EMPTY, wrong } from "./create";
-import { changes, exact } from "./EditVm";
+import { changes } from "./EditVm";
+import { exact } from "./setCommand";
 import { choices, narrowed, ordered } from "./filter";
 import { source } from "./Images";
 
@@ -156,7 +157,7 @@ describe("a change of a machine", () => {
     expect(changes(vm, same).body).toEqual({});
     expect(changes(vm, { ...same, cpus: "3", memory: "2 GiB" })).toEqual({
       body: { cpus: 3, memory: 2 * 2 ** 30 },
-      options: ["--cpus 3", "--memory 2GiB"],
+      options: ["--cpus 3", "--memory 2G"],
     });
     expect(changes(vm, { ...same, tags: "" })).toEqual({
       body: { tags: [] },

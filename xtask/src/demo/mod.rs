@@ -362,6 +362,12 @@ impl Demo {
     fn what_next(&self) {
         let vm: Value = self.muster.json(&["vm", "show", VM]).unwrap_or_default();
         let address = vm["nics"][0]["addresses"][0].as_str().unwrap_or("ADDRESS").to_owned();
+        let web: Value = self.muster.json(&["web"]).unwrap_or_default();
+        if let Some(link) = web["url"].as_str() {
+            println!(
+                "\nThe web console, in a browser of this host, once within five minutes:\n\n  {link}"
+            );
+        }
         println!(
             "\n{VM} goes on running. What to type next:\n\n  \
              export PATH={}:$PATH MUSTER_SOCKET={}\n  \
@@ -369,7 +375,7 @@ impl Demo {
              muster vm console {VM}            (leave it with Ctrl-])\n  \
              ssh -i {} muster@{address}\n  \
              muster top\n  \
-             muster web                        (a link that opens the web console, once)\n  \
+             muster web                        (another link to the web console)\n  \
              cargo xtask demo --stop           (ends the VM and the daemon of the demo)\n\n\
              A tutorial of ten minutes: {}",
             self.muster.binary_dir().display(),

@@ -18,6 +18,7 @@ const VERBS: &[(&str, &str)] = &[
     ("VmCreate", "vm create web-1"),
     ("VmShow", "vm show web-1"),
     ("VmMetrics", "vm metrics web-1"),
+    ("VmHistory", "vm history web-1"),
     ("NodeMetrics", "node metrics host-1"),
     ("VmSet", "vm set web-1 --cpus 2"),
     ("VmDelete", "vm delete web-1"),

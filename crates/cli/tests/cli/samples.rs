@@ -319,6 +319,13 @@ pub(crate) fn answer(id: &str) -> Answer {
         "VmList" => json!([summary("web-1", "running"), summary("web-2", "off")]),
         "VmShow" | "VmUndelete" | "VmUpgrade" | "VmRegister" => vm(),
         "ClusterCpu" => processors(),
+        "VmHistory" => json!([{
+            "revision": 3, "at": 1_000_000, "by": "token anna", "fields": [
+                { "field": "memory", "old": "1 GiB", "new": "2 GiB", "withheld": false },
+                { "field": "key role", "old": null, "new": null, "withheld": true },
+                { "field": "disk data: size", "old": null, "new": "10 GiB", "withheld": false }
+            ], "back": { "memory": 1_u64 << 30 }
+        }]),
         "VmMetrics" | "NodeMetrics" => json!({
             "from": 1_000_000, "resolution_s": 1, "points": 3, "series": [{
                 "figure": "cpu_percent", "mean": [null, 10.0, 20.0], "peak": [null, 10.0, 20.0]

@@ -26,6 +26,7 @@ use crate::VmPlace;
 use crate::VmRecord;
 use crate::apply::Context;
 use crate::apply::finish;
+use crate::apply::history;
 use crate::apply::lun;
 use crate::apply::storage;
 use crate::apply::vm_subject;
@@ -352,6 +353,7 @@ fn forget(
         state.vm_names.remove(&vm.name.key());
     }
     state.vms.remove(&id);
+    history::forget(state, id);
     let text = format!("{} is not known any more: its disks are those of {node}", vm.name);
     cx.event(EventKind::VmForgotten, Severity::Warning, vm_subject(&vm), text, None);
     Ok(())

@@ -14,6 +14,7 @@ mod fence_tests;
 mod finish;
 mod forced;
 mod ha;
+mod history;
 mod lun;
 mod migrate;
 mod nics;
@@ -60,6 +61,7 @@ pub(crate) struct Context<'a> {
 
 pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<Applied, Refused> {
     let mut cx = Context { proposal, applied: Applied::default() };
+    let before = history::before(state, proposal);
     match &proposal.command {
         Command::NodeStarted { node, name, capacity } => {
             things::node_started(state, &mut cx, *node, name, *capacity)
@@ -86,7 +88,7 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
             things::network_create(state, &mut cx, *network, name, kind)
         }
         Command::NetworkDelete { network } => things::network_delete(state, &mut cx, *network),
-        Command::TokenCreate { token, name, role, digest, expires } => {
+        Command::TokenCreate { token, name, role, digest, expires, certificate } => {
             let record = crate::TokenRecord {
                 id: *token,
                 name: name.clone(),
@@ -94,12 +96,16 @@ pub(crate) fn apply(state: &mut ClusterState, proposal: &Proposal) -> Result<App
                 digest: digest.clone(),
                 created: proposal.at,
                 expires: *expires,
+                certificate: certificate.clone(),
             };
             things::token_create(state, &mut cx, record)
         }
         Command::TokenRevoke { token } => things::token_revoke(state, &mut cx, *token),
         other => apply_cluster(state, &mut cx, other),
     }?;
+    if let Some(before) = before {
+        history::after(state, proposal, before);
+    }
     Ok(cx.applied)
 }
 

@@ -38,6 +38,7 @@ fn token(n: u32, expires: Option<u64>) -> Command {
         role: Role::Operator,
         digest: digest(n + 900_000),
         expires: expires.map(UnixMillis::new),
+        certificate: None,
     }
 }
 

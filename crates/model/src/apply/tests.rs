@@ -3,6 +3,7 @@
 mod cluster_network;
 mod forced;
 mod ha;
+mod history;
 mod lun;
 mod migrate;
 mod platform;

@@ -197,11 +197,40 @@ pub(crate) fn token_create(
     if record.digest.len() != 64 {
         return Err(Refused::Invalid("a token's digest has 64 hexadecimal digits".to_owned()));
     }
+    if let Some(key) = &record.certificate {
+        certificate_free(state, key)?;
+    }
     let subject = Subject::Token { id: record.id, name: record.name.to_string() };
-    let text = format!("token {} was made for the role {}", record.name, record.role);
+    let text = match record.certificate {
+        None => format!("token {} was made for the role {}", record.name, record.role),
+        Some(_) => {
+            format!("{} may sign in by certificate with the role {}", record.name, record.role)
+        }
+    };
     state.tokens.insert(record.id, Arc::new(record));
     cx.event(EventKind::TokenCreated, Severity::Info, subject, text, None);
     Ok(())
+}
+
+/// Checks that a certificate's key stands for nobody yet, above all for no node: what a node's key
+/// proves is that a node speaks, and it lies on a disk without a password.
+fn certificate_free(state: &ClusterState, key: &str) -> Result<(), Refused> {
+    if key.len() != 64 {
+        return Err(Refused::Invalid("a key's digest has 64 hexadecimal digits".to_owned()));
+    }
+    if let Some(node) = state.nodes.values().find(|node| node.key.as_deref() == Some(key)) {
+        return Err(Refused::Invalid(format!(
+            "this is the certificate of node {}; an administrator needs one of their own",
+            node.name
+        )));
+    }
+    match state.tokens.values().find(|token| token.certificate.as_deref() == Some(key)) {
+        Some(token) => Err(Refused::Invalid(format!(
+            "the certificate's key is that of token {} already; revoke that one first",
+            token.name
+        ))),
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn token_revoke(

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use api::ApiError;
 use api::ErrorKind;
 use api::session::COOKIE;
+use api::session::IDLE_HEADER;
 use api::session::OwnSessionView;
 use axum::extract::Request;
 use model::Actor;
+use model::Millis;
 use model::Role;
 use model::SessionRecord;
 use model::SessionStage;
@@ -71,12 +73,12 @@ fn identify(app: &App, request: &Request) -> Result<Caller, ApiError> {
                 )
             })
         }
-        Some(Peer::Tls) | None if cookie(request).is_some() && !has_token(request) => {
+        Some(Peer::Tls(_)) | None if cookie(request).is_some() && !has_token(request) => {
             let (caller, csrf) = by_session(app, request)?;
             origin::check_session(request, &csrf)?;
             Ok(caller)
         }
-        Some(Peer::Member(_) | Peer::Tls) | None => by_token(app, request),
+        Some(Peer::Member(_) | Peer::Tls(_)) | None => by_token(app, request),
     }
 }
 
@@ -97,7 +99,10 @@ fn cookie(request: &Request) -> Option<&str> {
 fn by_session(app: &App, request: &Request) -> Result<(Caller, String), ApiError> {
     let secret = cookie(request).unwrap_or_default();
     let session = session_of(app, secret).ok_or_else(unknown_session)?;
-    let own = own_session(&session, secret);
+    let own = own_session(app, &session, secret);
+    if let Some(idle) = idle(request) {
+        app.idle.used(session.id, now().minus(idle));
+    }
     let csrf = own.csrf.clone();
     let proof = Proof::Session { own, token: session.token };
     Ok((Caller { actor: Actor::new(&session.actor), role: session.role, proof }, csrf))
@@ -115,9 +120,22 @@ pub(crate) fn session_of(app: &App, secret: &str) -> Option<Arc<SessionRecord>> 
 
 /// What a page is told of its own session. The word follows from the secret, which no script can
 /// read, and tells nothing of it.
-pub(crate) fn own_session(session: &SessionRecord, secret: &str) -> OwnSessionView {
+pub(crate) fn own_session(app: &App, session: &SessionRecord, secret: &str) -> OwnSessionView {
     let csrf = digest(&format!("muster csrf {secret}"));
-    OwnSessionView { id: session.id, expires: session.expires, csrf, onward: onward(secret) }
+    let idle_s = app.config.session_idle_s;
+    OwnSessionView {
+        id: session.id,
+        expires: session.expires,
+        idle_s,
+        csrf,
+        onward: onward(secret),
+    }
+}
+
+/// For how long nobody has touched the page that asks, as it says.
+fn idle(request: &Request) -> Option<Millis> {
+    let told = request.headers().get(IDLE_HEADER)?.to_str().ok()?;
+    told.parse().ok().map(Millis::from_secs)
 }
 
 /// The word with which a session's page goes on at another node. It follows from the secret and tells

@@ -6,6 +6,7 @@
 //! is checked before a handler sees anything.
 
 mod auth;
+mod certificate;
 mod cluster;
 mod cluster_networks;
 mod consoles;
@@ -14,6 +15,7 @@ mod disks;
 mod events;
 mod fence;
 mod ha;
+mod idle;
 mod images;
 mod metrics;
 mod networks;
@@ -68,6 +70,9 @@ use crate::app::App;
 use crate::truth::LeaderError;
 
 pub(crate) use ha::losses;
+pub(crate) use idle::Idle;
+pub(crate) use idle::follow_idle;
+pub(crate) use idle::session_uses;
 pub(crate) use metrics::own as own_history;
 pub(crate) use serve::Peer;
 pub(crate) use serve::bind_unix;

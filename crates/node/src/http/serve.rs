@@ -19,17 +19,19 @@ use nix::unistd::Gid;
 use nix::unistd::Group;
 use nix::unistd::Uid;
 use nix::unistd::User;
+use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpListener;
 use tokio::net::UnixListener;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
+use crate::app::App;
 use crate::config::Config;
 use crate::http::Caller;
+use crate::http::certificate;
+use crate::tls::TlsPort;
 
 /// Connections at once: each console and each follower of events takes one.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -42,10 +44,20 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) enum Peer {
     /// A process of this host; none if its user may not use Muster.
     Unix(Option<Caller>),
-    /// Anybody; a token has to tell.
-    Tls,
+    /// Anybody; a token has to tell. With the certificate, if a browser showed one and has its key.
+    Tls(Option<Arc<CertificateDer<'static>>>),
     /// Another node, which passes somebody's request on.
     Member(NodeId),
+}
+
+impl Peer {
+    /// The certificate that was shown.
+    pub(crate) fn certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(shown) => shown.as_deref().map(AsRef::as_ref),
+            Self::Unix(_) | Self::Member(_) => None,
+        }
+    }
 }
 
 /// Makes the socket so that it appears with its rights in place, and listens.
@@ -86,7 +98,8 @@ pub(crate) async fn serve_unix(listener: UnixListener, router: Router, config: C
 }
 
 /// Serves the TLS port until the daemon ends.
-pub(crate) async fn serve_tls(listener: TcpListener, acceptor: TlsAcceptor, router: Router) {
+pub(crate) async fn serve_tls(port: TlsPort, router: Router, app: Arc<App>) {
+    let TlsPort { listener, plain, asking, .. } = port;
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { return };
@@ -97,12 +110,15 @@ pub(crate) async fn serve_tls(listener: TcpListener, acceptor: TlsAcceptor, rout
                 continue;
             }
         };
-        let acceptor = acceptor.clone();
+        // Where nobody signs in by certificate, no browser is made to ask its user for one.
+        let acceptor = if certificate::any(&app) { asking.clone() } else { plain.clone() };
         let router = router.clone();
         tokio::spawn(async move {
             let handshake = tokio::time::timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await;
             if let Ok(Ok(stream)) = handshake {
-                serve_connection(stream, router, Peer::Tls).await;
+                let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                let shown = shown.map(|it| Arc::new(it.clone().into_owned()));
+                serve_connection(stream, router, Peer::Tls(shown)).await;
             }
             drop(permit);
         });

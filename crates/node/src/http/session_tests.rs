@@ -8,6 +8,7 @@ use api::session::COOKIE;
 use api::session::CSRF_HEADER;
 use api::session::WebLinkCreateBody;
 use api::types::TokenCreateBody;
+use api::types::TokenSecretView;
 use axum::http::StatusCode;
 use model::Command;
 use model::Role;
@@ -23,6 +24,7 @@ use crate::app::now;
 use crate::http::Peer;
 use crate::http::tests::Daemon;
 use crate::http::tests::daemon;
+use crate::http::tests::daemon_with;
 
 const HOST: &str = "h1:7443";
 const ORIGIN: &str = "https://h1:7443";
@@ -60,7 +62,7 @@ async fn send(
         .method(method)
         .uri(path)
         .header("host", HOST)
-        .extension(Peer::Tls);
+        .extension(Peer::Tls(None));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
@@ -91,7 +93,8 @@ async fn sign_in(daemon: &Daemon, body: Value) -> Result<Browser, Answer> {
 }
 
 async fn token(daemon: &Daemon, name: &str, role: Role) -> String {
-    let body = TokenCreateBody { name: name.parse().unwrap(), role, valid_s: None };
+    let body =
+        TokenCreateBody { name: name.parse().unwrap(), role, valid_s: None, certificate: None };
     daemon.admin.send::<ep::TokenCreate>(&[], &body).await.unwrap().secret
 }
 
@@ -326,7 +329,7 @@ async fn events_stop_when_the_session_ends() {
         .uri("/v1/events/stream")
         .header("cookie", &browser.cookie)
         .header("host", HOST)
-        .extension(Peer::Tls)
+        .extension(Peer::Tls(None))
         .body(axum::body::Body::empty())
         .unwrap();
     let mut stream = daemon.router.clone().oneshot(request).await.unwrap().into_body();
@@ -350,7 +353,7 @@ async fn pages_are_served_to_anybody_with_a_policy_and_tell_nothing() {
         let request = axum::extract::Request::builder()
             .method(method)
             .uri(path)
-            .extension(Peer::Tls)
+            .extension(Peer::Tls(None))
             .body(axum::body::Body::empty())
             .unwrap();
         daemon.router.clone().oneshot(request).await.unwrap()
@@ -382,4 +385,240 @@ async fn pages_are_served_to_anybody_with_a_policy_and_tell_nothing() {
         .unwrap();
     let answer = daemon.router.clone().oneshot(member).await.unwrap();
     assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+}
+
+/// A certificate of one's own, and what a browser shows of it.
+fn own_certificate() -> (String, Peer) {
+    let made = rcgen::generate_simple_self_signed(vec!["anna".to_owned()]).unwrap();
+    (made.cert.pem(), Peer::Tls(Some(std::sync::Arc::new(made.cert.der().clone()))))
+}
+
+async fn known_certificate(daemon: &Daemon, name: &str, role: Role, pem: &str) -> TokenSecretView {
+    let body = TokenCreateBody {
+        name: name.parse().unwrap(),
+        role,
+        valid_s: None,
+        certificate: Some(pem.to_owned()),
+    };
+    daemon.admin.send::<ep::TokenCreate>(&[], &body).await.unwrap()
+}
+
+/// Signs in by certificate, as a page of that origin does.
+async fn shown(daemon: &Daemon, peer: &Peer, origin: &str) -> (StatusCode, String, Value) {
+    let request = axum::http::Request::builder()
+        .method("POST")
+        .uri("/v1/sessions")
+        .header("host", HOST)
+        .header("origin", origin)
+        .header("content-type", "application/json")
+        .extension(peer.clone())
+        .body(axum::body::Body::from(json!({ "certificate": true }).to_string()))
+        .unwrap();
+    let answer = daemon.router.clone().oneshot(request).await.unwrap();
+    let status = answer.status();
+    let cookie = answer.headers().get("set-cookie");
+    let cookie = cookie.map_or("", |value| value.to_str().unwrap());
+    let cookie = cookie.split(';').next().unwrap().to_owned();
+    let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    (status, cookie, serde_json::from_slice(&bytes).unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_signs_in_with_the_rights_of_its_token_until_that_is_revoked() {
+    let daemon = daemon().await;
+    let (pem, peer) = own_certificate();
+    let (status, _, body) = shown(&daemon, &peer, ORIGIN).await;
+    assert_eq!((status, &body["code"]), (StatusCode::UNAUTHORIZED, &"unknown_certificate".into()));
+    let made = known_certificate(&daemon, "anna", Role::Operator, &pem).await;
+    assert_eq!(made.secret, "", "there is no secret beside the certificate");
+    assert!(made.token.expires.is_some(), "no longer than the certificate");
+    let (status, cookie, body) = shown(&daemon, &peer, ORIGIN).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!((&body["actor"], &body["role"]), (&"certificate anna".into(), &"operator".into()));
+    let csrf = body["session"]["csrf"].as_str().unwrap().to_owned();
+    let id = body["session"]["id"].as_str().unwrap().to_owned();
+    let browser = Browser { cookie, csrf, id };
+    assert_eq!(browser.look(&daemon, "/v1/vms").await.status, StatusCode::OK);
+
+    // Another page cannot use what the browser shows by itself.
+    for origin in ["https://evil.example", "null"] {
+        let (status, _, body) = shown(&daemon, &peer, origin).await;
+        let expected = (StatusCode::FORBIDDEN, &Value::from("wrong_origin"));
+        assert_eq!((status, &body["code"]), expected);
+    }
+    // It signs in and does nothing else; and whoever only knows it has nothing.
+    let request = axum::http::Request::builder()
+        .uri("/v1/vms")
+        .header("host", HOST)
+        .extension(peer.clone())
+        .body(axum::body::Body::empty())
+        .unwrap();
+    let answer = daemon.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let key = made.token.certificate.clone().unwrap();
+    for word in [pem.as_str(), key.as_str(), ""] {
+        assert!(sign_in(&daemon, json!({ "token": word })).await.is_err());
+    }
+    let (status, _, _) = shown(&daemon, &Peer::Tls(None), ORIGIN).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (_, other) = own_certificate();
+    assert_eq!(shown(&daemon, &other, ORIGIN).await.0, StatusCode::UNAUTHORIZED);
+
+    daemon.admin.get::<ep::TokenRevoke>(&["anna"]).await.unwrap();
+    assert_eq!(browser.look(&daemon, "/v1/vms").await.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(shown(&daemon, &peer, ORIGIN).await.0, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_a_node_or_of_nobody_is_refused() {
+    let daemon = daemon().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let node = format!("urn:muster:node:{}", daemon.app.node);
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names.push(rcgen::SanType::URI(node.as_str().try_into().unwrap()));
+    let cert = params.self_signed(&key).unwrap();
+    let mut old = rcgen::CertificateParams::new(vec!["old".to_owned()]).unwrap();
+    old.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let old = old.self_signed(&key).unwrap();
+    let of_node = cert.pem();
+    for (pem, said) in [
+        (of_node.as_str(), "certificate of a node"),
+        (old.pem().as_str(), "it has ended"),
+        ("nonsense", "not a certificate"),
+        ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "not a certificate"),
+    ] {
+        let body = TokenCreateBody {
+            name: "anna".parse().unwrap(),
+            role: Role::Administrator,
+            valid_s: None,
+            certificate: Some(pem.to_owned()),
+        };
+        let refused = daemon.admin.send::<ep::TokenCreate>(&[], &body).await.unwrap_err();
+        assert!(format!("{refused:?}").contains(said), "{refused:?}");
+    }
+    let peer = Peer::Tls(Some(std::sync::Arc::new(cert.der().clone())));
+    let (status, _, body) = shown(&daemon, &peer, ORIGIN).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    assert_eq!(body["message"], "a node's certificate signs nobody in");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_nobody_uses_ends_and_what_a_page_asks_by_itself_is_no_use() {
+    let daemon = daemon_with(|config| config.session_idle_s = 2).await;
+    let secret = token(&daemon, "anna", Role::Viewer).await;
+    let used = sign_in(&daemon, json!({ "token": secret })).await.ok().unwrap();
+    let left = sign_in(&daemon, json!({ "token": secret })).await.ok().unwrap();
+    let me = used.look(&daemon, "/v1/whoami").await;
+    assert_eq!(me.body["session"]["idle_s"], 2);
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    loop {
+        let touched = [
+            ("cookie", used.cookie.as_str()),
+            ("sec-fetch-site", "same-origin"),
+            (api::session::IDLE_HEADER, "0"),
+        ];
+        let answer = send(&daemon, "GET", "/v1/vms", &touched, Value::Null).await;
+        assert_eq!(answer.status, StatusCode::OK, "somebody uses it");
+        // Without the header, and with one that says that nobody is there.
+        let alone = left.look(&daemon, "/v1/vms").await;
+        let idle = [
+            ("cookie", left.cookie.as_str()),
+            ("sec-fetch-site", "same-origin"),
+            (api::session::IDLE_HEADER, "100"),
+        ];
+        send(&daemon, "GET", "/v1/vms", &idle, Value::Null).await;
+        if alone.status == StatusCode::UNAUTHORIZED {
+            assert_eq!(alone.code(), "session_ended");
+            break;
+        }
+        assert!(tokio::time::Instant::now() < until, "it has not ended");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(used.look(&daemon, "/v1/vms").await.status, StatusCode::OK);
+}
+
+/// Over a real handshake: a browser is asked for a certificate only where one signs somebody in.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_port_asks_for_certificates_once_one_is_known_and_takes_only_their_holder() {
+    let daemon = daemon().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["anna".to_owned()]).unwrap();
+    let cert = params.self_signed(&key).unwrap();
+    let (told, asked) = browser_of(&daemon, &cert, &key).await.unwrap();
+    assert!(told.contains("401") && told.contains("showed no certificate"), "{told}");
+    assert!(!asked, "no browser is bothered for nothing");
+    known_certificate(&daemon, "anna", Role::Administrator, &cert.pem()).await;
+    let (told, asked) = browser_of(&daemon, &cert, &key).await.unwrap();
+    assert!(asked && told.contains("200 OK") && told.contains("certificate anna"), "{told}");
+    // The same certificate with another key: who only has seen it has nothing.
+    let other = rcgen::KeyPair::generate().unwrap();
+    let stolen = browser_of(&daemon, &cert, &other).await;
+    assert!(!stolen.as_ref().is_ok_and(|(told, _)| told.contains("200 OK")), "{stolen:?}");
+    // Whoever has none comes in as ever.
+    let secret = token(&daemon, "bert", Role::Viewer).await;
+    assert!(daemon.with_token(&secret).get::<ep::VmList>(&[]).await.is_ok());
+}
+
+/// Shows the certificate if asked, and says whether it was; keeps whatever key it is given.
+#[derive(Debug)]
+struct Shows {
+    certified: std::sync::Arc<rustls::sign::CertifiedKey>,
+    asked: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl rustls::client::ResolvesClientCert for Shows {
+    fn resolve(
+        &self,
+        _hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<std::sync::Arc<rustls::sign::CertifiedKey>> {
+        self.asked.store(true, std::sync::atomic::Ordering::SeqCst);
+        Some(self.certified.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// Signs in by certificate over the TLS port; the answer, and whether the certificate was asked for.
+async fn browser_of(
+    daemon: &Daemon,
+    cert: &rcgen::Certificate,
+    key: &rcgen::KeyPair,
+) -> anyhow::Result<(String, bool)> {
+    use tokio::io::AsyncReadExt;
+    use tokio::io::AsyncWriteExt;
+    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let der = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der())
+        .map_err(|problem| anyhow::anyhow!(problem))?;
+    let signer = provider.key_provider.load_private_key(der)?;
+    let certified = rustls::sign::CertifiedKey::new(vec![cert.der().clone()], signer);
+    let asked = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
+    let shows = Shows { certified: certified.into(), asked: asked.clone() };
+    let server = std::fs::read(daemon.app.config.data_dir.join("tls/cert.pem"))?;
+    let server = <rustls::pki_types::CertificateDer<'_> as rustls::pki_types::pem::PemObject>
+        ::from_pem_slice(&server)?;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(server)?;
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(std::sync::Arc::new(shows));
+    let tls = daemon.app.tls.as_ref().map(|tls| tls.address).unwrap();
+    let stream = tokio::net::TcpStream::connect(tls).await?;
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let mut stream = connector.connect("localhost".try_into()?, stream).await?;
+    let body = json!({ "certificate": true }).to_string();
+    let head = format!(
+        "POST /v1/sessions HTTP/1.1\r\nhost: {HOST}\r\norigin: {ORIGIN}\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    let mut answer = Vec::new();
+    // The port ends the connection without a last word of TLS.
+    let _ = stream.read_to_end(&mut answer).await;
+    let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
+    Ok((String::from_utf8_lossy(&answer).into_owned(), asked))
 }

@@ -29,9 +29,11 @@ use crate::app::now;
 use crate::http::Call;
 use crate::http::Caller;
 use crate::http::Mounts;
+use crate::http::Peer;
 use crate::http::Proof;
 use crate::http::auth;
 use crate::http::bad_request;
+use crate::http::certificate;
 use crate::http::origin;
 
 /// Random bytes of a secret: far beyond guessing.
@@ -52,46 +54,43 @@ pub(crate) fn mount(mounts: &mut Mounts) {
 
 async fn begin(call: Call<ep::SessionBegin>, request: Request) -> Result<Response, ApiError> {
     // A page of another site could otherwise sign its visitor in as somebody else.
-    if request.headers().contains_key("origin") {
+    // A certificate is shown by the browser whoever asks, so there the page must be ours.
+    if call.body.certificate || request.headers().contains_key("origin") {
         origin::check(&request)?;
     }
     let app = &*call.app;
+    let by_certificate = call.body.certificate.then_some(());
     let secret = random()?;
     let expires = now().plus(SESSION_VALID_MAX);
     let onward = auth::digest(&auth::onward(&secret));
-    let (actor, command) = match (&call.body.token, &call.body.link, &call.body.onward) {
-        (Some(token), None, None) => {
-            let caller = auth::token_caller(app, token.reveal())?;
-            let Proof::Token(id) = caller.proof else { return Err(auth::unknown()) };
-            let end = app.truth.state().tokens.get(&id).and_then(|token| token.expires);
-            let record = SessionRecord {
-                id: SessionId::new(new_uuid()),
-                stage: SessionStage::Open,
-                digest: auth::digest(&secret),
-                actor: caller.actor.to_string(),
-                role: caller.role,
-                token: Some(id),
-                created: now(),
-                expires: end.map_or(expires, |end| end.min(expires)),
-                onward: Some(onward),
-            };
-            (caller.actor, Command::SessionCreate { record: Box::new(record) })
-        }
-        (None, Some(link), None) => {
-            let link = auth::digest(link.reveal());
-            let actor = named(app, |session| session.digest == link);
-            let digest = auth::digest(&secret);
-            let onward = Some(onward);
-            (actor, Command::SessionUseLink { link, digest, expires, onward })
-        }
-        (None, None, Some(word)) => {
-            let word = auth::digest(word.reveal());
-            let actor = named(app, |session| session.onward.as_deref() == Some(&word));
-            let digest = auth::digest(&secret);
-            (actor, Command::SessionGoOn { word, digest, onward })
-        }
-        _ => return Err(bad_request("give a token, a link, or the word of a session")),
-    };
+    let (actor, command) =
+        match (&call.body.token, &call.body.link, &call.body.onward, by_certificate) {
+            (Some(token), None, None, None) => {
+                of_token(app, auth::token_caller(app, token.reveal())?, &secret)?
+            }
+            (None, None, None, Some(())) => {
+                let shown = request.extensions().get::<Peer>().and_then(Peer::certificate);
+                of_token(app, certificate::caller(app, shown)?, &secret)?
+            }
+            (None, Some(link), None, None) => {
+                let link = auth::digest(link.reveal());
+                let actor = named(app, |session| session.digest == link);
+                let digest = auth::digest(&secret);
+                let onward = Some(onward);
+                (actor, Command::SessionUseLink { link, digest, expires, onward })
+            }
+            (None, None, Some(word), None) => {
+                let word = auth::digest(word.reveal());
+                let actor = named(app, |session| session.onward.as_deref() == Some(&word));
+                let digest = auth::digest(&secret);
+                (actor, Command::SessionGoOn { word, digest, onward })
+            }
+            _ => {
+                return Err(bad_request(
+                    "give a token, a link, the word of a session, or a certificate",
+                ));
+            }
+        };
     let by_word = call.body.onward.is_some();
     app.propose(&actor, command).await.map_err(|error| match error.code.as_str() {
         "not_found" if by_word => auth::unknown_session(),
@@ -104,13 +103,33 @@ async fn begin(call: Call<ep::SessionBegin>, request: Request) -> Result<Respons
         _ => error,
     })?;
     let session = auth::session_of(app, &secret).ok_or_else(auth::unknown)?;
+    app.idle.used(session.id, now());
     let view = SessionBegunView {
         actor: session.actor.clone(),
         role: session.role,
-        session: auth::own_session(&session, &secret),
+        session: auth::own_session(app, &session, &secret),
     };
     let age = session.expires.since(now()).get() / 1_000;
     Ok(([("set-cookie", cookie(&secret, age))], axum::Json(view)).into_response())
+}
+
+/// A session of whoever shows a token's secret or certificate: no longer than the token.
+fn of_token(app: &App, caller: Caller, secret: &str) -> Result<(Actor, Command), ApiError> {
+    let Proof::Token(id) = caller.proof else { return Err(auth::unknown()) };
+    let expires = now().plus(SESSION_VALID_MAX);
+    let end = app.truth.state().tokens.get(&id).and_then(|token| token.expires);
+    let record = SessionRecord {
+        id: SessionId::new(new_uuid()),
+        stage: SessionStage::Open,
+        digest: auth::digest(secret),
+        actor: caller.actor.to_string(),
+        role: caller.role,
+        token: Some(id),
+        created: now(),
+        expires: end.map_or(expires, |end| end.min(expires)),
+        onward: Some(auth::digest(&auth::onward(secret))),
+    };
+    Ok((caller.actor, Command::SessionCreate { record: Box::new(record) }))
 }
 
 /// Who is named in the event: the state decides whether the session is one.

@@ -24,7 +24,7 @@ use api::types::VmDeleteQuery;
 
 use model::OpState;
 use model::Role;
-use tokio_rustls::TlsAcceptor;
+use serde_json::json;
 use tower::ServiceExt;
 use vm::engine::fake::FakeEngine;
 use vm::engine::fake::FakeHost;
@@ -54,8 +54,12 @@ pub(super) struct Daemon {
 }
 
 pub(super) async fn daemon() -> Daemon {
+    daemon_with(|_| {}).await
+}
+
+pub(super) async fn daemon_with(change: impl FnOnce(&mut Config)) -> Daemon {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
+    let mut config = Config {
         data_dir: dir.path().to_owned(),
         run_dir: dir.path().to_owned(),
         tls_listen: Some("127.0.0.1:0".parse().unwrap()),
@@ -64,14 +68,16 @@ pub(super) async fn daemon() -> Daemon {
         engine: EngineKind::Fake,
         ..Config::default()
     };
+    change(&mut config);
     let fake = FakeHost::new();
     let engine = Arc::new(FakeEngine::new(&fake));
     let (app, tls) = assemble(&config, engine).await.unwrap();
     let router = router(app.clone());
     let listener = bind_unix(&config.socket_path(), &config).unwrap();
     tokio::spawn(serve_unix(listener, router.clone(), config.clone()));
-    let (listener, acceptor, info): (_, TlsAcceptor, _) = tls.unwrap();
-    tokio::spawn(serve_tls(listener, acceptor, router.clone()));
+    let tls = tls.unwrap();
+    let info = tls.info.clone();
+    tokio::spawn(serve_tls(tls, router.clone(), app.clone()));
     Daemon {
         admin: Client::new(Target::Unix { path: config.socket_path() }),
         app,
@@ -94,7 +100,7 @@ impl Daemon {
 
     async fn token(&self, role: Role) -> Client {
         let name = role.as_str().parse().unwrap();
-        let body = TokenCreateBody { name, role, valid_s: None };
+        let body = TokenCreateBody { name, role, valid_s: None, certificate: None };
         let made = self.admin.send::<ep::TokenCreate>(&[], &body).await.unwrap();
         self.with_token(&made.secret)
     }
@@ -184,7 +190,7 @@ async fn figures_are_as_monitoring_programs_read_them() {
         let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
         (status, kind, String::from_utf8(bytes.to_vec()).unwrap())
     };
-    assert_eq!(asked("/metrics", Peer::Tls).await.0, axum::http::StatusCode::UNAUTHORIZED);
+    assert_eq!(asked("/metrics", Peer::Tls(None)).await.0, axum::http::StatusCode::UNAUTHORIZED);
     let root = || Peer::Unix(Some(Caller::by_word(model::Actor::new("test"), Role::Viewer)));
     let (status, kind, text) = asked("/metrics", root()).await;
     assert_eq!((status.as_u16(), kind.starts_with("application/openmetrics-text")), (200, true));
@@ -499,4 +505,36 @@ async fn memory_is_admitted_by_size_maximum_and_what_is_left() {
     daemon.done(admin.send::<ep::VmSet>(&["b"], &memory(most)).await.unwrap()).await;
     let error = admin.get::<ep::VmStart>(&["b"]).await.unwrap_err();
     assert_eq!(error.code, "host_memory");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_changed_is_told_with_who_did_it_and_sets_it_back() {
+    let daemon = daemon().await;
+    let body = json!({ "name": "a", "memory": model::Bytes::mib(64) });
+    let body: VmCreateBody = serde_json::from_value(body).unwrap();
+    let op = daemon.admin.send::<ep::VmCreate>(&[], &body).await.unwrap();
+    daemon.ended(op).await;
+    assert_eq!(daemon.admin.get::<ep::VmHistory>(&["a"]).await.unwrap(), []);
+    let operator = daemon.token(Role::Operator).await;
+    let change = model::VmChange {
+        memory: Some(model::Bytes::mib(128)),
+        keys: [("password".to_owned(), "hunter2".to_owned())].into(),
+        ..model::VmChange::default()
+    };
+    let op = operator.send::<ep::VmSet>(&["a"], &change).await.unwrap();
+    daemon.ended(op).await;
+    let viewer = daemon.token(Role::Viewer).await;
+    let changes = viewer.get::<ep::VmHistory>(&["a"]).await.unwrap();
+    let [change] = changes.as_slice() else { panic!("{changes:?}") };
+    assert_eq!(change.by, "token operator");
+    assert!(!format!("{changes:?}").contains("hunter2"));
+    let fields: Vec<_> = change.fields.iter().map(|it| it.field.as_str()).collect();
+    assert_eq!(fields, ["memory", "most memory", "key password"]);
+    let back = change.back.clone().unwrap();
+    let op = operator.send::<ep::VmSet>(&["a"], &back).await.unwrap();
+    daemon.ended(op).await;
+    let vm = daemon.admin.get::<ep::VmShow>(&["a"]).await.unwrap();
+    assert_eq!(vm.memory.size, model::Bytes::mib(64));
+    let changes = daemon.admin.get::<ep::VmHistory>(&["a"]).await.unwrap();
+    assert_eq!(changes[0].fields[0].new.as_deref(), Some("64 MiB"), "newest first");
 }

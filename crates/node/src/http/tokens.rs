@@ -16,6 +16,7 @@ use crate::app::new_uuid;
 use crate::app::now;
 use crate::http::Call;
 use crate::http::Mounts;
+use crate::http::certificate;
 use crate::views::token_view;
 
 /// Random bytes of a secret: far beyond guessing.
@@ -42,17 +43,25 @@ async fn create(call: Call<ep::TokenCreate>) -> Result<TokenSecretView, ApiError
     })?;
     let secret = hex::encode(bytes);
     let token = TokenId::new(new_uuid());
-    let expires = call.body.valid_s.map(|secs| now().plus(Millis::from_secs(secs)));
+    let mut expires = call.body.valid_s.map(|secs| now().plus(Millis::from_secs(secs)));
+    let certificate = call.body.certificate.as_deref().map(certificate::read).transpose()?;
+    if let Some(facts) = &certificate {
+        // No right outlives the certificate that shows it.
+        expires = Some(expires.map_or(facts.not_after, |end| end.min(facts.not_after)));
+    }
     let command = Command::TokenCreate {
         token,
         name: call.body.name.clone(),
         role: call.body.role,
         digest: hex::encode(Sha256::digest(secret.as_bytes())),
         expires,
+        certificate: certificate.as_ref().map(|facts| facts.key.to_string()),
     };
     call.app.propose(&call.caller.actor, command).await?;
     let state = call.app.truth.state();
     let record = state.find_token(&token.to_string())?;
+    // The digest of a certificate's token is of random bytes that end here: nobody shows them.
+    let secret = if certificate.is_some() { String::new() } else { secret };
     Ok(TokenSecretView { token: token_view(record), secret })
 }
 

@@ -9,6 +9,7 @@ use api::ApiError;
 use api::ErrorKind;
 use api::endpoint as ep;
 use api::endpoint::Endpoint;
+use api::settings::SettingsChangeView;
 use api::types::ConsistencyView;
 use api::types::FreezeView;
 use api::types::OpView;
@@ -26,6 +27,7 @@ use model::OpId;
 use model::OpRequest;
 use model::Pinned;
 use model::Power;
+use model::SettingsChange;
 use model::VmId;
 use model::VmRecord;
 use model::VmSpec;
@@ -73,6 +75,7 @@ pub(crate) mod time {
 pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::VmList, _, _>(list);
     mounts.json::<ep::VmShow, _, _>(show);
+    mounts.json::<ep::VmHistory, _, _>(history);
     mounts.json::<ep::VmCreate, _, _>(create);
     mounts.json::<ep::VmSet, _, _>(set);
     mounts.json::<ep::VmDelete, _, _>(delete);
@@ -162,6 +165,22 @@ async fn show(call: Call<ep::VmShow>) -> Result<VmView, ApiError> {
     let state = call.app.truth.state();
     let vm = state.find_vm(call.param(0))?;
     Ok(call.app.vm_view(&state, vm))
+}
+
+async fn history(call: Call<ep::VmHistory>) -> Result<Vec<SettingsChangeView>, ApiError> {
+    let state = call.app.truth.state();
+    let vm = state.find_vm(call.param(0))?.id;
+    let changes = state.history.get(&vm);
+    let newest_first = changes.iter().flat_map(|changes| changes.iter().rev());
+    let view = |change: &SettingsChange| SettingsChangeView {
+        revision: change.revision,
+        at: change.at,
+        by: change.by.clone(),
+        op: change.op,
+        fields: change.fields(),
+        back: change.back(),
+    };
+    Ok(newest_first.map(view).collect())
 }
 
 async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {

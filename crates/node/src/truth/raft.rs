@@ -253,6 +253,7 @@ mod tests {
             role: model::Role::Viewer,
             digest: "0".repeat(64),
             expires: None,
+            certificate: None,
         };
         Proposal { at: UnixMillis::new(n), actor: Actor::new("test"), command }
     }

@@ -25,12 +25,13 @@ pub(crate) async fn run(_args: Args, context: &Context) -> Result<(), CliError> 
 }
 
 fn render(out: &Output, tokens: &[TokenView]) -> String {
-    let mut list = List::new(out, &["NAME", "ROLE", "CREATED", "EXPIRES"]);
+    let mut list = List::new(out, &["NAME", "ROLE", "SHOWN AS", "CREATED", "EXPIRES"]);
     let now = time::now();
     for token in tokens {
         list.row(vec![
             Field::from(&token.name),
             Field::from(word(&token.role)),
+            Field::from(if token.certificate.is_some() { "certificate" } else { "secret" }),
             Field::from(time::relative(token.created, now)),
             match token.expires {
                 None => Field::from("never"),

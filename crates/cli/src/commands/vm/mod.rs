@@ -8,6 +8,7 @@ mod disk;
 mod freeze;
 mod guest;
 mod ha;
+mod history;
 mod list;
 pub(crate) mod metrics;
 mod migrate;
@@ -42,6 +43,7 @@ noun! {
     List(list),
     Show(show),
     Metrics(metrics),
+    History(history),
     Start(start),
     Shutdown(shutdown),
     Off(off),

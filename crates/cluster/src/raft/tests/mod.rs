@@ -70,6 +70,7 @@ fn token(n: u64) -> Proposal {
             role: model::Role::Viewer,
             digest: "0".repeat(64),
             expires: None,
+            certificate: None,
         },
     }
 }

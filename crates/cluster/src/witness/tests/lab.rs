@@ -72,6 +72,7 @@ pub(super) async fn propose(
         role: model::Role::Viewer,
         digest: "0".repeat(64),
         expires: None,
+        certificate: None,
     };
     let proposal = Proposal { at: UnixMillis::new(n), actor: Actor::new("test"), command };
     replica.propose(proposal, timeout).await
