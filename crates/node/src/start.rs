@@ -76,6 +76,7 @@ use crate::images;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
 use crate::luns::Keeper;
+use crate::luns::LunRights;
 use crate::luns::Luns;
 use crate::luns::Plane;
 use crate::luns::VolumeProcess;
@@ -358,11 +359,12 @@ pub(crate) async fn assemble(
     });
     let machines =
         Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
-    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, &name);
+    let process = volume_process(config, node)?;
+    let rights = LunRights::new(truth.clone(), process.clone());
+    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, (&name, rights));
     let targets = Targets::new(node, truth.clone(), vm_host.clone());
     let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings()).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
-    let process = volume_process(config, node)?;
     let app = Arc::new(App {
         config: config.clone(),
         node,
@@ -411,7 +413,7 @@ fn vm_host(
     ports: &Arc<SwitchPorts>,
     volumes: &Arc<Volumes>,
     peers: &Peers,
-    name: &Name,
+    (name, rights): (&Name, LunRights),
 ) -> Arc<Host> {
     let (dirs, checks, images) = (volumes.clone(), volumes.clone(), volumes.clone());
     Arc::new(Host {
@@ -422,6 +424,7 @@ fn vm_host(
         vms_dir: Box::new(move |vm| dirs.vms_dir(vm)),
         volume_ready: Box::new(move |vm| checks.ready(vm).map_err(|error| error.to_string())),
         image_path: Box::new(move |image| images.image_path(image)),
+        rights: Arc::new(rights),
         mover: Arc::new(PeerMover::new(peers.clone())),
         arrivals: Arc::default(),
         host_name: name.to_string(),

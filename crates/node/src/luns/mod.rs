@@ -33,6 +33,7 @@ mod probe;
 mod process;
 mod programs;
 mod reserve;
+mod rights;
 mod tell;
 mod view;
 
@@ -57,6 +58,7 @@ pub(crate) use plane::device_of;
 pub(crate) use plane::port_of;
 pub(crate) use process::VolumeProcess;
 pub(crate) use reserve::SocketFence;
+pub(crate) use rights::LunRights;
 pub(crate) use view::Answers;
 pub(crate) use view::coordination_view;
 pub(crate) use view::gather;

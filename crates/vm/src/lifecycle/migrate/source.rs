@@ -37,6 +37,7 @@ use crate::engine::MigratePhase;
 use crate::engine::MigrateProgress;
 use crate::engine::RunState;
 use crate::engine::Switch;
+use crate::lifecycle::Images;
 use crate::lifecycle::Phase;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
@@ -108,18 +109,24 @@ impl Driver {
         let mut ladder = Ladder::new(policy);
         let switch = if along.is_some() { Switch::OnWord } else { Switch::AtOnce };
         let outgoing = machine.migrate(ladder.first(), switch).await?;
+        // With disks that come along nobody but this node ever writes these.
+        let images = match along {
+            Some(_) => Images::default(),
+            None => self.images_of(record).await?,
+        };
         let lane = (task.op.id, Lane::Memory);
         let carriers =
             Carriers::start(self.host.mover.clone(), to, lane, outgoing.connections, pace);
         let sent = self.send(task, &machine, &mut ladder, &carriers, along.as_ref()).await;
         let (seen, stopped) = sent.map_err(|stop| explain(stop, &carriers))?;
+        // As far as the source can know, and by the engine, which knows it to the millisecond: what the
+        // target counts begins where this ends.
+        let stood = seen.stood.unwrap_or_else(|| stopped.elapsed());
+        let gave_up = self.give_up_images(&images).await?;
         let copied = along.as_ref().map_or(Bytes::ZERO, |along| along.copied);
-        // As far as the source can know; what follows is measured by the target.
         let measured = MigrateResult {
             total_ms: millis(begun.elapsed()),
-            // By the engine, which knows it to the millisecond: what the target counts begins where
-            // this ends.
-            pause_ms: millis(seen.stood.unwrap_or_else(|| stopped.elapsed())),
+            pause_ms: millis(stood),
             passes: seen.pass,
             bytes: seen.sent.checked_add(copied).unwrap_or(seen.sent),
             ..MigrateResult::default()
@@ -130,9 +137,20 @@ impl Driver {
         self.hand_over(HandoverNote { op, generation, report }).await?;
         tracing::info!(
             vm = %record.name, preparing = ?begun - asked, sending = ?stopped - begun,
-            pause = ?stopped.elapsed(), "handed over"
+            images = ?gave_up, pause = ?stopped.elapsed(), "handed over"
         );
         Err(Stop::Left)
+    }
+
+    /// The guest stands and its engine has closed the images: this node writes them no more. Tells how long
+    /// that took. Before the handover, so that the target never waits for a node that may be gone.
+    async fn give_up_images(&self, images: &Images) -> Step<Duration> {
+        let begun = Instant::now();
+        if !images.is_empty() {
+            let held = self.host.rights.hold(images).await;
+            held.map_err(|why| broken(&format!("its disks cannot change hands: {why}")))?;
+        }
+        Ok(begun.elapsed())
     }
 
     /// What an earlier daemon has begun is over: its connections have ended with it. A guest that
@@ -333,7 +351,7 @@ impl Driver {
             // Before the guest goes on: it would take the machine's own figure for a wish.
             machine.set_memory(record.spec.memory.size).await?;
         }
-        machine.cont().await?;
+        self.let_go_on(&machine).await?;
         let more = millis(loaded.elapsed());
         if let Err(error) = machine.announce().await {
             self.note(Severity::Warning, format!("the network was not told of its move: {error}"));

@@ -14,6 +14,7 @@ mod hung;
 mod kill;
 mod migrate;
 mod probe;
+mod rights;
 mod settling;
 mod storage;
 mod verbs;
@@ -60,6 +61,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::Everybody;
 use super::Host;
 use super::Nowhere;
 use super::Status;
@@ -224,6 +226,7 @@ impl World {
                 })
             },
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
+            rights: Arc::new(Everybody),
             mover: Arc::new(Nowhere),
             arrivals: Arc::default(),
             host_name: "h1".to_owned(),
