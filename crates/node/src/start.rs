@@ -75,6 +75,7 @@ use crate::http;
 use crate::images;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
+use crate::luns::Away;
 use crate::luns::Keeper;
 use crate::luns::LunRights;
 use crate::luns::Luns;
@@ -452,7 +453,9 @@ fn set_going(
     tokio::spawn(networks::tell(host, truth.clone()));
     tokio::spawn(platform::tell(app.node, name, reconcilers.clone(), truth.clone()));
     let (luns, plane) = (app.luns.clone(), Plane::new(process));
-    tokio::spawn(Keeper { luns, ledger: ledger.clone(), plane }.run());
+    tokio::spawn(Keeper { luns: luns.clone(), ledger: ledger.clone(), plane }.run());
+    let peers = app.peers.clone();
+    tokio::spawn(Away { luns, ledger: ledger.clone(), peers }.run());
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
     tokio::spawn(reconcilers.clone().copies(

@@ -361,8 +361,7 @@ async fn guests_on_one_lun_meet_no_error_and_come_back_elsewhere() {
     // A path is found to be lost by whoever uses it.
     disk(&mut serials[1], 1).await;
     everywhere(&lab, "block_redirected", &["n3"]).await;
-    lab.run(&["san", "mend", "n3"]).await.ok();
-    everywhere(&lab, "direct", &["n3"]).await;
+    serials[1] = goes_where_a_path_is(&lab, &vms[1].1).await;
     disk(&mut serials[1], 2).await;
 
     let runs = [generation(&lab, "n2", &vms[0].1).await, generation(&lab, "n2", &vms[1].1).await];
@@ -384,6 +383,24 @@ async fn guests_on_one_lun_meet_no_error_and_come_back_elsewhere() {
     disk(&mut serial, ROUNDS + 1).await;
     disk(&mut serials[1], 4).await;
     assert_eq!(auditor.verdict(), 1);
+}
+
+/// A machine leaves `n3`, which has lost its path, by itself and live, and it is said why; it is brought
+/// back when the path is mended.
+async fn goes_where_a_path_is(lab: &TestLab, vm: &str) -> Serial {
+    let run = generation(lab, "n1", vm).await;
+    eventually("it goes where a path is", TAKEOVER, async || {
+        let view = show(lab, "n1", vm).await?;
+        (view["node"] != "n3" && view["op"].is_null()).then_some(())
+    })
+    .await;
+    assert_eq!(generation(lab, "n1", vm).await, run + 1, "it went live");
+    let events = lab.muster("n3", &["event", "list", "--json"]).await.ok().out;
+    assert!(events.contains("has lost its own path to the LUN of volume fast"), "{events}");
+    lab.run(&["san", "mend", "n3"]).await.ok();
+    everywhere(lab, "direct", &["n3"]).await;
+    migrate(lab, "n1", vm, "n3").await;
+    lab.serial("n3", vm).await
 }
 
 /// Patterns that [`goes_live`] and its caller have written when it has ended.
