@@ -18,6 +18,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use futures::future::join_all;
+use model::Actor;
 use model::AtLimit;
 use model::ClusterState;
 use model::Command;
@@ -27,13 +28,12 @@ use model::NodeId;
 use model::OpId;
 use model::OpRequest;
 use model::Power;
-use model::Severity;
+use model::Proposal;
 use model::UnixMillis;
 use model::VmId;
 use model::VmRecord;
 use model::VolumeId;
 use peer::Method;
-use vm::lifecycle::Ledger;
 
 use super::Luns;
 use crate::app::new_uuid;
@@ -230,20 +230,17 @@ impl Away {
         let policy = MigratePolicy { at_limit: AtLimit::Cancel, ..record.spec.migration };
         let request = Box::new(OpRequest::VmMigrate { vm, to, policy, storage: None });
         let op = OpId::new(new_uuid());
-        let begun = self.ledger.propose(Command::BeginOp { op, request, limit: MOVE_LIMIT }).await;
-        let name = |node: NodeId| state.nodes.get(&node).map(|it| it.name.to_string());
+        let command = Command::BeginOp { op, request, limit: MOVE_LIMIT };
         let volume = state.volumes.get(&volume).map(|it| it.name.to_string()).unwrap_or_default();
-        let (here, there) =
-            (name(self.ledger.node).unwrap_or_default(), name(to).unwrap_or_default());
-        match begun {
-            Ok(()) => self.ledger.note(
-                vm,
-                Severity::Warning,
-                format!(
-                    "it is migrated to {there}: {here} has lost its own path to the LUN of volume {volume}; \
-                     see: muster volume show {volume}"
-                ),
-            ),
+        // So it stands in the operation, and in each event of it: who has done that, and why.
+        let actor = Actor::new(&format!(
+            "{}, which has lost its own path to the LUN of volume {volume}",
+            self.ledger.actor
+        ));
+        match self.ledger.truth.propose(Proposal { at: now(), actor, command }).await {
+            Ok(_) => {
+                tracing::warn!(vm = %record.name, %to, volume, "it leaves: no path of its own")
+            }
             Err(error) => tracing::info!(vm = %record.name, %error, "it stays for now"),
         }
     }

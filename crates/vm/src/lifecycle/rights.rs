@@ -126,7 +126,8 @@ impl Driver {
         Ok(machine.cont().await?)
     }
 
-    async fn free(&self, images: &Images) -> Step<()> {
+    /// They may be written from here: see [`WriteRights::free`].
+    pub(super) async fn free(&self, images: &Images) -> Step<()> {
         if images.is_empty() {
             return Ok(());
         }

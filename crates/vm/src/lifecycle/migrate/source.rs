@@ -31,6 +31,7 @@ use super::ladder::Ladder;
 use super::ladder::Measure;
 use super::millis;
 use super::pace::Pace;
+use crate::engine::EngineError;
 use crate::engine::Machine;
 use crate::engine::MachineEvent;
 use crate::engine::MigratePhase;
@@ -92,6 +93,13 @@ impl Driver {
         let machine = self.machine()?;
         self.end_old_migration(task, &machine).await?;
         self.progress(task, "preparing", 0, 0);
+        let images = match storage {
+            // With disks that come along nobody but this node ever writes these.
+            Some(_) => Images::default(),
+            None => self.images_of(record).await?,
+        };
+        // Changes nothing; a volume that knows of no holding says so here.
+        self.free(&images).await?;
         let asked = Instant::now();
         let prepared = self.prepare(record, task, (to, storage), &machine).await?;
         let (known, fallback) = prepared;
@@ -109,11 +117,6 @@ impl Driver {
         let mut ladder = Ladder::new(policy);
         let switch = if along.is_some() { Switch::OnWord } else { Switch::AtOnce };
         let outgoing = machine.migrate(ladder.first(), switch).await?;
-        // With disks that come along nobody but this node ever writes these.
-        let images = match along {
-            Some(_) => Images::default(),
-            None => self.images_of(record).await?,
-        };
         let lane = (task.op.id, Lane::Memory);
         let carriers =
             Carriers::start(self.host.mover.clone(), to, lane, outgoing.connections, pace);
@@ -351,7 +354,9 @@ impl Driver {
             // Before the guest goes on: it would take the machine's own figure for a wish.
             machine.set_memory(record.spec.memory.size).await?;
         }
-        self.let_go_on(&machine).await?;
+        if let Err(stop) = self.let_go_on(&machine).await {
+            return Err(self.cannot_begin(stop).await);
+        }
         let more = millis(loaded.elapsed());
         if let Err(error) = machine.announce().await {
             self.note(Severity::Warning, format!("the network was not told of its move: {error}"));
@@ -368,6 +373,23 @@ impl Driver {
             ..before
         };
         Ok(OpOutcome::Migrated { measured })
+    }
+
+    /// A guest that has arrived does not go on. Where its engine refuses, its images are not what it opened
+    /// any more (who served them has died), and never will be; its source is gone, and what it flushed is
+    /// on its disks. So it is started from them.
+    async fn cannot_begin(&mut self, stop: Stop) -> Stop {
+        if !matches!(stop, Stop::Engine(EngineError::Command { .. })) {
+            return stop;
+        }
+        if self.end_machine().await.is_ok() {
+            self.note_lost_on_arrival();
+        }
+        failed(
+            "lost_on_arrival",
+            format!("it does not go on where it has arrived: {stop}"),
+            "it is started again from its disks, as after a crash",
+        )
     }
 
     /// Files that came along are this run's from here on.

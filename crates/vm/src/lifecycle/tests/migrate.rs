@@ -469,6 +469,19 @@ async fn one_node_at_a_time_may_write_the_images() {
     assert_eq!(desk.handed(), 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_guest_whose_images_are_lost_on_arrival_is_started_from_its_disks() {
+    let mut pair = Pair::new().await;
+    pair.sides[1].fake.inject(Some(VM), Fault::ImagesLost);
+    let op = pair.migrate(MigratePolicy::default());
+    assert_eq!(pair.failed(op).await, "lost_on_arrival");
+    assert_eq!(pair.vm().owner, NODES[1], "it was decided");
+    pair.check("it runs from its disks").await;
+    let daemon = pair.sides[1].daemon.as_ref().unwrap();
+    let machine = lock(&daemon.handles).iter().find_map(VmHandle::machine).expect("it runs");
+    assert_eq!(machine.run().arrival, None);
+}
+
 /// Whatever happens to one daemon at whatever call.
 async fn each_call(n: usize) -> usize {
     for call in 0..CALLS_MAX {
