@@ -361,8 +361,7 @@ pub(crate) async fn assemble(
     let machines =
         Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
     let process = volume_process(config, node)?;
-    let rights = LunRights::new(truth.clone(), process.clone());
-    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, (&name, rights));
+    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, (&name, &process));
     let targets = Targets::new(node, truth.clone(), vm_host.clone());
     let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings()).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
@@ -414,7 +413,7 @@ fn vm_host(
     ports: &Arc<SwitchPorts>,
     volumes: &Arc<Volumes>,
     peers: &Peers,
-    (name, rights): (&Name, LunRights),
+    (name, process): (&Name, &VolumeProcess),
 ) -> Arc<Host> {
     let (dirs, checks, images) = (volumes.clone(), volumes.clone(), volumes.clone());
     Arc::new(Host {
@@ -425,7 +424,7 @@ fn vm_host(
         vms_dir: Box::new(move |vm| dirs.vms_dir(vm)),
         volume_ready: Box::new(move |vm| checks.ready(vm).map_err(|error| error.to_string())),
         image_path: Box::new(move |image| images.image_path(image)),
-        rights: Arc::new(rights),
+        rights: Arc::new(LunRights::new(ledger.truth.clone(), process.clone())),
         mover: Arc::new(PeerMover::new(peers.clone())),
         arrivals: Arc::default(),
         host_name: name.to_string(),

@@ -93,13 +93,7 @@ impl Driver {
         let machine = self.machine()?;
         self.end_old_migration(task, &machine).await?;
         self.progress(task, "preparing", 0, 0);
-        let images = match storage {
-            // With disks that come along nobody but this node ever writes these.
-            Some(_) => Images::default(),
-            None => self.images_of(record).await?,
-        };
-        // Changes nothing; a volume that knows of no holding says so here.
-        self.free(&images).await?;
+        let images = self.images_to_give_up(record, storage.is_some()).await?;
         let asked = Instant::now();
         let prepared = self.prepare(record, task, (to, storage), &machine).await?;
         let (known, fallback) = prepared;
@@ -143,6 +137,17 @@ impl Driver {
             images = ?gave_up, pause = ?stopped.elapsed(), "handed over"
         );
         Err(Stop::Left)
+    }
+
+    /// The images that change hands. With disks that come along nobody but this node ever writes these.
+    async fn images_to_give_up(&self, record: &VmRecord, along: bool) -> Step<Images> {
+        if along {
+            return Ok(Images::default());
+        }
+        let images = self.images_of(record).await?;
+        // Changes nothing; a volume that knows of no holding says so here.
+        self.free(&images).await?;
+        Ok(images)
     }
 
     /// The guest stands and its engine has closed the images: this node writes them no more. Tells how long
