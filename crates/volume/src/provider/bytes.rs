@@ -163,10 +163,14 @@ impl OpenFile {
     async fn take_right(&self, patience: Duration) -> Result<()> {
         assert!(!self.held.has(self.id), "a file that is held is not written");
         let handle = self.open_at_coordinator(Access::Write, patience).await?;
-        self.known().write = Some(handle);
-        // From here on nobody else changes its length.
-        self.refresh().await?;
+        // From here on nobody else changes its length. Before that is known here nobody writes: a write
+        // beside this one would go by the length of before, and cut what another node has added.
+        if let Err(error) = self.refresh().await {
+            self.client.close(handle).await;
+            return Err(error);
+        }
         let mut known = self.known();
+        known.write = Some(handle);
         known.writes = true;
         known.touched = false;
         known.modified = None;
