@@ -76,7 +76,9 @@ use crate::http::Idle;
 use crate::images;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
+use crate::luns::Away;
 use crate::luns::Keeper;
+use crate::luns::LunRights;
 use crate::luns::Luns;
 use crate::luns::Plane;
 use crate::luns::VolumeProcess;
@@ -359,11 +361,11 @@ pub(crate) async fn assemble(
     });
     let machines =
         Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
-    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, &name);
+    let process = volume_process(config, node)?;
+    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, (&name, &process));
     let targets = Targets::new(node, truth.clone(), vm_host.clone());
     let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings()).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
-    let process = volume_process(config, node)?;
     let app = Arc::new(App {
         config: config.clone(),
         node,
@@ -414,7 +416,7 @@ fn vm_host(
     ports: &Arc<SwitchPorts>,
     volumes: &Arc<Volumes>,
     peers: &Peers,
-    name: &Name,
+    (name, process): (&Name, &VolumeProcess),
 ) -> Arc<Host> {
     let (dirs, checks, images) = (volumes.clone(), volumes.clone(), volumes.clone());
     Arc::new(Host {
@@ -425,6 +427,7 @@ fn vm_host(
         vms_dir: Box::new(move |vm| dirs.vms_dir(vm)),
         volume_ready: Box::new(move |vm| checks.ready(vm).map_err(|error| error.to_string())),
         image_path: Box::new(move |image| images.image_path(image)),
+        rights: Arc::new(LunRights::new(ledger.truth.clone(), process.clone())),
         mover: Arc::new(PeerMover::new(peers.clone())),
         arrivals: Arc::default(),
         host_name: name.to_string(),
@@ -452,7 +455,9 @@ fn set_going(
     tokio::spawn(networks::tell(host, truth.clone()));
     tokio::spawn(platform::tell(app.node, name, reconcilers.clone(), truth.clone()));
     let (luns, plane) = (app.luns.clone(), Plane::new(process));
-    tokio::spawn(Keeper { luns, ledger: ledger.clone(), plane }.run());
+    tokio::spawn(Keeper { luns: luns.clone(), ledger: ledger.clone(), plane }.run());
+    let peers = app.peers.clone();
+    tokio::spawn(Away { luns, ledger: ledger.clone(), peers }.run());
     tokio::spawn(reconcilers.clone().network(ports.clone(), truth.clone()));
     let keep = Duration::from_secs(app.config.recycle_days.saturating_mul(86_400));
     tokio::spawn(reconcilers.clone().copies(

@@ -5,7 +5,10 @@
 
 use std::fs;
 
+use e2e::BOOT;
+use e2e::GUEST;
 use e2e::Ran;
+use e2e::Serial;
 use e2e::TestLab;
 use e2e::eventually;
 use e2e::guest_image;
@@ -14,9 +17,13 @@ use e2e::ha::TAKEOVER;
 use e2e::ha::answers_elsewhere;
 use e2e::ha::answers_on;
 use e2e::ha::generation;
+use e2e::ha::show;
 use e2e::ha::unique;
 use e2e::ha::with_fence_device;
+use e2e::migrate::count;
 use e2e::migrate::disk;
+use e2e::migrate::migrate;
+use e2e::migrate::processes;
 use serde_json::Value;
 
 /// The path of each node to the LUN.
@@ -348,23 +355,19 @@ async fn guests_on_one_lun_meet_no_error_and_come_back_elsewhere() {
         disk(&mut serial, 0).await;
         serials.push(serial);
     }
-    // In one piece neither by luck nor by a cache: what is between two nodes is refused before it begins.
-    let migrate = lab.muster("n2", &["vm", "migrate", &vms[0].1, "--to", "n3"]).await;
-    refused(&migrate, "LUN");
+    serials[0] = goes_live(&lab, &vms[0].1).await;
 
     lab.run(&["san", "cut", "n3"]).await.ok();
     // A path is found to be lost by whoever uses it.
     disk(&mut serials[1], 1).await;
     everywhere(&lab, "block_redirected", &["n3"]).await;
-    lab.run(&["san", "mend", "n3"]).await.ok();
-    everywhere(&lab, "direct", &["n3"]).await;
+    serials[1] = goes_where_a_path_is(&lab, &vms[1].1).await;
     disk(&mut serials[1], 2).await;
-    disk(&mut serials[0], 1).await;
 
     let runs = [generation(&lab, "n2", &vms[0].1).await, generation(&lab, "n2", &vms[1].1).await];
     lab.run(&["power-off", "n1"]).await.ok();
     // While nobody coordinates it: the guests stand at their disks, and go on.
-    disk(&mut serials[0], 2).await;
+    disk(&mut serials[0], ROUNDS).await;
     disk(&mut serials[1], 3).await;
     everywhere(&lab, "direct", &["n2", "n3"]).await;
     for ((node, vm), run) in vms.iter().zip(runs) {
@@ -377,9 +380,131 @@ async fn guests_on_one_lun_meet_no_error_and_come_back_elsewhere() {
     lab.run(&["power-off", "n2"]).await.ok();
     let to = answers_elsewhere(&lab, "n3", &vms[0].1, "n2").await;
     let mut serial = lab.serial(&to, &vms[0].1).await;
-    disk(&mut serial, 3).await;
+    disk(&mut serial, ROUNDS + 1).await;
     disk(&mut serials[1], 4).await;
     assert_eq!(auditor.verdict(), 1);
+}
+
+/// A machine leaves `n3`, which has lost its path, by itself and live, and it is said why; it is brought
+/// back when the path is mended.
+async fn goes_where_a_path_is(lab: &TestLab, vm: &str) -> Serial {
+    let run = generation(lab, "n1", vm).await;
+    eventually("it goes where a path is", TAKEOVER, async || {
+        let view = show(lab, "n1", vm).await?;
+        (view["node"] != "n3" && view["op"].is_null()).then_some(())
+    })
+    .await;
+    assert_eq!(generation(lab, "n1", vm).await, run + 1, "it went live");
+    let events = lab.muster("n3", &["event", "list", "--json"]).await.ok().out;
+    assert!(events.contains("has lost its own path to the LUN of volume fast"), "{events}");
+    lab.run(&["san", "mend", "n3"]).await.ok();
+    everywhere(lab, "direct", &["n3"]).await;
+    migrate(lab, "n1", vm, "n3").await;
+    lab.serial("n3", vm).await
+}
+
+/// Patterns that [`goes_live`] and its caller have written when it has ended.
+const ROUNDS: u32 = 7;
+
+/// The second half of the disk is written, flushed and verified without a pause; the first error ends that.
+async fn keeps_writing(serial: &mut Serial) {
+    serial.run("mkdir -p /tmp && mount -t tmpfs none /tmp").await;
+    let step = "guestload write /dev/vdb 256 $i 2048 && guestload verify /dev/vdb 256 $i 2048";
+    let all = format!(
+        "(i=0; while {step}; do i=$((i+1)); done > /tmp/words 2>&1; mv /tmp/words /tmp/bad) &"
+    );
+    serial.run(&format!("({all})")).await;
+}
+
+/// It still writes, in the same boot, and its disk has what it wrote before.
+async fn unharmed(lab: &TestLab, node: &str, vm: &str, boot: &str, round: u32) -> Serial {
+    let mut serial = lab.serial(node, vm).await;
+    let words = serial.run("cat /tmp/bad 2>/dev/null; cat /proc/sys/kernel/random/boot_id").await;
+    assert!(words.trim().ends_with(boot), "on {node}, after {boot}: {words}");
+    serial.run("! test -e /tmp/bad && grep -q guestload /proc/[0-9]*/comm").await;
+    disk(&mut serial, round).await;
+    serial
+}
+
+/// Waits until no operation of a machine is under way and it runs; says where.
+async fn settled(lab: &TestLab, vm: &str) -> String {
+    eventually("it runs", TAKEOVER, async || {
+        let view = show(lab, "n3", vm).await?;
+        let calm = view["op"].is_null() && view["phase"] == "running" && count(vm) == 1;
+        calm.then(|| view["node"].as_str().map(str::to_owned))?
+    })
+    .await
+}
+
+/// Invariant 39: a machine on `n2`, which does not coordinate its volume, goes live from node to node
+/// while it writes, is stopped on its way and loses the machine that waits; it comes back to `n2`.
+async fn goes_live(lab: &TestLab, vm: &str) -> Serial {
+    let mut serial = lab.serial("n2", vm).await;
+    let boot = serial.run("cat /proc/sys/kernel/random/boot_id").await.trim().to_owned();
+    keeps_writing(&mut serial).await;
+    let auditor = Auditor::start(vm);
+    // Between two that do not coordinate it, to the one that does, and away from it by a drain.
+    for (round, to) in (1..).zip(["n3", "n1"]) {
+        let told = migrate(lab, "n2", vm, to).await;
+        eprintln!("to {to}: {}", told["measured"]);
+        unharmed(lab, to, vm, &boot, round).await;
+    }
+    lab.muster("n2", &["node", "drain", "n1"]).await.ok();
+    let at = settled(lab, vm).await;
+    assert_ne!(at, "n1");
+    unharmed(lab, &at, vm, &boot, 3).await;
+    lab.muster("n2", &["node", "resume", "n1"]).await.ok();
+
+    // Stopped while its memory is copied.
+    let to = if at == "n2" { "n3" } else { "n2" };
+    lab.run(&["slow", &at, "--rate", "60M"]).await.ok();
+    let begin = ["--no-wait", "vm", "migrate", vm, "--to", to, "--json"];
+    let op = lab.muster(&at, &begin).await.ok().json()["op"]["id"].as_str().unwrap().to_owned();
+    eventually("a machine waits for it", GUEST, async || (count(vm) == 2).then_some(())).await;
+    lab.muster(&at, &["op", "cancel", &op]).await.ok();
+    assert_eq!(settled(lab, vm).await, at);
+    unharmed(lab, &at, vm, &boot, 4).await;
+
+    // The machine that waits is killed.
+    let before: Vec<u32> = processes(vm).into_iter().map(|(pid, _)| pid).collect();
+    lab.muster(&at, &begin).await.ok();
+    let waits = eventually("a machine waits for it", GUEST, async || {
+        processes(vm).into_iter().map(|(pid, _)| pid).find(|pid| !before.contains(pid))
+    })
+    .await;
+    let killed = std::process::Command::new("kill").args(["-9", &waits.to_string()]).status();
+    assert!(killed.unwrap().success());
+    lab.run(&["mend", "--all"]).await.ok();
+    assert_eq!(settled(lab, vm).await, at);
+    let serial = unharmed(lab, &at, vm, &boot, 5).await;
+    assert_eq!(auditor.verdict(), 1, "two could write at once");
+
+    // And as soon as the guest is the target's: then it comes back from its disk, wherever.
+    drop(serial);
+    lab.muster(&at, &begin).await.ok();
+    eventually("it is the target's", GUEST, async || {
+        let view = show(lab, to, vm).await?;
+        let machine =
+            processes(vm).into_iter().map(|(pid, _)| pid).find(|pid| !before.contains(pid));
+        let _ = std::process::Command::new("kill")
+            .args(["-9", &machine.filter(|_| view["node"] == to)?.to_string()])
+            .status();
+        Some(())
+    })
+    .await;
+    let at = settled(lab, vm).await;
+    let mut serial = lab.serial(&at, vm).await;
+    serial.expect("MUSTER-GUEST-READY", BOOT).await;
+    disk(&mut serial, 6).await;
+    if at != "n2" {
+        migrate(lab, "n1", vm, "n2").await;
+        serial = lab.serial("n2", vm).await;
+    }
+    if coordination(lab, "n1").await.unwrap()["coordinator"] != "n1" {
+        lab.muster("n1", &["volume", "move", "fast", "--to", "n1"]).await.ok();
+        everywhere(lab, "direct", &["n1", "n2", "n3"]).await;
+    }
+    serial
 }
 
 #[tokio::test]

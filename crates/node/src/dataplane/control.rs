@@ -205,6 +205,15 @@ impl Control {
                 let done = slot.lock().await.resign(device.as_deref(), fences).await;
                 (volume, done.map(|()| Answer::Done))
             }
+            Order::Hold { volume, files } => {
+                let front = self.slot(volume)?.lock().await.front();
+                let held = async { front?.hold(&files).await };
+                (volume, held.await.map(|()| Answer::Done))
+            }
+            Order::Free { volume, files } => {
+                let front = self.slot(volume)?.lock().await.front();
+                (volume, front.and_then(|front| front.free(&files)).map(|()| Answer::Done))
+            }
             Order::Detach { volume } => {
                 let slot = self.slot(volume)?;
                 let done = slot.lock().await.detach().await;

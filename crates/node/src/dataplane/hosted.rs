@@ -19,6 +19,7 @@ use model::VolumeId;
 use rustix::mount::UnmountFlags;
 use tokio::task::AbortHandle;
 use volume::lease::Epoch;
+use volume::lease::FileId;
 use volume::lease::Limits;
 use volume::provider::Call;
 use volume::provider::Client;
@@ -86,8 +87,8 @@ struct Attached {
 
 /// The mount point, which comes about by itself once there is a coordinator.
 #[derive(Default)]
-struct Front {
-    mount: Mutex<Option<Mount>>,
+pub(super) struct Front {
+    mount: Mutex<Option<Arc<Mount>>>,
     problem: Mutex<Option<String>>,
     space: Mutex<Option<(u64, u64)>>,
 }
@@ -101,6 +102,40 @@ struct Reigning {
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Only whole values are put in and taken out.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Front {
+    fn mounted(&self) -> Result<Arc<Mount>, String> {
+        locked(&self.mount).clone().ok_or_else(|| "it is not mounted on this node".to_owned())
+    }
+
+    /// Holds files back, all or none.
+    ///
+    /// # Errors
+    /// What was written to one of them cannot be made durable.
+    pub(super) async fn hold(&self, files: &[u64]) -> Result<(), String> {
+        let mount = self.mounted()?;
+        // All at once: their guest stands meanwhile.
+        let held = files.iter().map(|file| mount.hold(FileId(*file)));
+        let failed = futures::future::join_all(held).await.into_iter().find_map(Result::err);
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                files.iter().for_each(|file| mount.free(FileId(*file)));
+                Err(format!("what was written cannot be made durable: {error}"))
+            }
+        }
+    }
+
+    /// Lets them be written again.
+    ///
+    /// # Errors
+    /// The volume is not mounted.
+    pub(super) fn free(&self, files: &[u64]) -> Result<(), String> {
+        let mount = self.mounted()?;
+        files.iter().for_each(|file| mount.free(FileId(*file)));
+        Ok(())
+    }
 }
 
 impl Drop for Attached {
@@ -178,6 +213,15 @@ impl Hosted {
         Ok(Attached { client, at: order.path.clone(), direct, front, tasks })
     }
 
+    /// The mount point.
+    ///
+    /// # Errors
+    /// The files are not shown here.
+    pub(super) fn front(&self) -> Result<Arc<Front>, String> {
+        let attached = self.client.as_ref().map(|it| it.front.clone());
+        attached.ok_or_else(|| "its files are not shown on this node".to_owned())
+    }
+
     /// Shows the files no more.
     ///
     /// # Errors
@@ -200,7 +244,7 @@ impl Hosted {
         let mount = locked(&attached.front.mount).take();
         if let Some(mount) = mount {
             // It is unmounted: what is left is to close files where the coordinator is.
-            let _ = tokio::time::timeout(FAREWELL, mount.stop()).await;
+            let _ = tokio::time::timeout(FAREWELL, stop(mount)).await;
         }
         let _ = std::fs::remove_dir(&attached.at);
         Ok(())
@@ -358,6 +402,17 @@ async fn alone(mut shared: Arc<Coordinator>) -> Result<Coordinator, String> {
     }
 }
 
+/// Takes a mount point away once no order uses it.
+async fn stop(mut shared: Arc<Mount>) -> io::Result<()> {
+    loop {
+        shared = match Arc::try_unwrap(shared) {
+            Ok(mount) => return mount.stop().await,
+            Err(shared) => shared,
+        };
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// Mounts the volume as soon as there is a coordinator.
 async fn show(client: Client, name: String, at: PathBuf, front: Arc<Front>) {
     loop {
@@ -374,7 +429,7 @@ async fn show(client: Client, name: String, at: PathBuf, front: Arc<Front>) {
         match mounted {
             Ok(mount) => {
                 *locked(&front.problem) = None;
-                *locked(&front.mount) = Some(mount);
+                *locked(&front.mount) = Some(Arc::new(mount));
                 return;
             }
             Err(error) => {

@@ -48,6 +48,11 @@ pub(crate) enum Order {
     Resign { volume: VolumeId, device: Option<PathBuf>, fences: bool },
     /// Show its files no more.
     Detach { volume: VolumeId },
+    /// Let nothing be written to these files from here, and others write them. (A process of before
+    /// these two orders refuses them, and then nothing migrates.)
+    Hold { volume: VolumeId, files: Vec<u64> },
+    /// Let them be written again.
+    Free { volume: VolumeId, files: Vec<u64> },
     /// Say how all volumes are.
     States,
     /// End, if nobody uses anything.

@@ -24,7 +24,7 @@ use model::VolumeId;
 use model::VolumeKind;
 use uuid::Uuid;
 
-const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(9));
+pub(crate) const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(9));
 
 pub(crate) fn node(n: u128) -> NodeId {
     NodeId::new(Uuid::from_u128(100 + n))

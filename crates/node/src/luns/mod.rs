@@ -9,6 +9,8 @@
 //!     not any more        resign -> VolumeGiveBack
 //!     nobody's, or of a fenced node: placement says who claims it      -> VolumeClaim
 //!     in use              every node shows the files, told who coordinates them
+//!   away: machines leave, live, when this node has lost its own path
+//!   rights: who writes a machine's images at a live migration, by orders to the volume process
 //!   plane: what a pass does to the host, most of it by orders to the volume process (`dataplane`)
 //! ```
 //!
@@ -25,6 +27,7 @@
 //! the socket that takes reservations, the volume process. All are bounded and typed, and each program has
 //! a deadline.
 
+mod away;
 mod check;
 mod find;
 mod keeper;
@@ -33,6 +36,7 @@ mod probe;
 mod process;
 mod programs;
 mod reserve;
+mod rights;
 mod tell;
 mod view;
 
@@ -49,6 +53,7 @@ use model::UnixMillis;
 use model::VolumeId;
 use tokio::sync::Notify;
 
+pub(crate) use away::Away;
 pub(crate) use check::check;
 pub(crate) use keeper::Keeper;
 pub(crate) use plane::Plane;
@@ -57,6 +62,7 @@ pub(crate) use plane::device_of;
 pub(crate) use plane::port_of;
 pub(crate) use process::VolumeProcess;
 pub(crate) use reserve::SocketFence;
+pub(crate) use rights::LunRights;
 pub(crate) use view::Answers;
 pub(crate) use view::coordination_view;
 pub(crate) use view::gather;

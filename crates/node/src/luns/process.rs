@@ -29,6 +29,10 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(3);
 
+/// How long images may take to change hands: their guest stands. A coordinator that is lost is another one
+/// by then.
+const HOLD_LIMIT: Duration = Duration::from_secs(20);
+
 /// How long a deed may take: mounting replays a journal of gigabytes.
 const WORK_LIMIT: Duration = Duration::from_secs(600);
 
@@ -54,7 +58,11 @@ impl VolumeProcess {
     /// # Errors
     /// In words: it cannot be started, does not answer, or could not do it.
     pub(crate) async fn order(&self, order: Order) -> Result<Answer, String> {
-        let limit = if matches!(order, Order::States) { LOOK_LIMIT } else { WORK_LIMIT };
+        let limit = match order {
+            Order::States => LOOK_LIMIT,
+            Order::Hold { .. } | Order::Free { .. } => HOLD_LIMIT,
+            _ => WORK_LIMIT,
+        };
         for _ in 0..2 {
             let stream = self.connect_or_start().await?;
             match converse(stream, self.frame(order.clone()), limit).await {

@@ -32,6 +32,7 @@ use super::Question;
 use super::along;
 use crate::app::App;
 use crate::app::now;
+use crate::dataplane::words;
 use crate::platform;
 
 /// How far the clocks of two nodes may be apart (FEATURES.md D1), beside what the question took.
@@ -234,7 +235,7 @@ pub(super) async fn as_target(
     }
     match storage {
         Some((target, needed)) => checks.extend(along::as_target(app, vm, &target, needed).await),
-        None => checks.push(volume(app, vm)),
+        None => checks.push(volume(app, vm).await),
     }
     checks.push(networks(app, &state, vm));
     Found { checks, accel: ability.ok().map(|ability| ability.accel), now: now() }
@@ -284,7 +285,7 @@ fn processors(ability: &Result<Ability, EngineError>, vm: &VmRecord) -> CheckVie
     }
 }
 
-fn volume(app: &App, vm: &VmRecord) -> CheckView {
+async fn volume(app: &App, vm: &VmRecord) -> CheckView {
     match (vm.volume, app.volumes.ready(vm)) {
         (None, _) => check(
             "volume",
@@ -293,20 +294,42 @@ fn volume(app: &App, vm: &VmRecord) -> CheckView {
                 "let them come with it: muster vm migrate --with-storage",
             )),
         ),
-        // The target's QEMU opens the disks for writing while the source still has that right, which one node
-        // has at a time: it would wait for it and fail. Handing it over is to come.
-        (Some(volume), Ok(())) if on_lun(app, volume) => check(
-            "volume",
-            Err((
-                "its volume lies on a LUN, where disks cannot change hands under a running machine yet"
-                    .to_owned(),
-                "move it with a pause: muster vm move",
-            )),
-        ),
+        (Some(volume), Ok(())) if on_lun(app, volume) => on_its_lun(app, volume).await,
         (Some(_), Ok(())) => check("volume", Ok("its volume is there".to_owned())),
         (Some(_), Err(error)) => {
             check("volume", Err((error.to_string(), "see on that node: muster volume list")))
         }
+    }
+}
+
+/// How this node reaches a volume on a LUN. One that has it through the coordinator only may receive
+/// machines; whoever asks is told that they will be slower.
+async fn on_its_lun(app: &App, volume: VolumeId) -> CheckView {
+    let told = app.luns.told().await.into_iter().find(|it| it.volume == volume);
+    let shown = told.and_then(|it| it.shown).filter(|it| it.mounted);
+    match shown.map(|it| it.way) {
+        Some(words::Way::Direct | words::Way::FileRedirected) => {
+            check("volume", Ok("its volume is there, on a path of its own to the LUN".to_owned()))
+        }
+        Some(words::Way::NoPath | words::Way::NoKey) => {
+            let warning = "its volume is there, but through its coordinator only (warning: slower); \
+                         see: muster volume show";
+            check("volume", Ok(warning.to_owned()))
+        }
+        Some(words::Way::Waiting) => check(
+            "volume",
+            Err((
+                "its volume has no coordinator just now".to_owned(),
+                "wait a moment and try it again; see: muster volume show",
+            )),
+        ),
+        None => check(
+            "volume",
+            Err((
+                "its volume is not mounted on that node".to_owned(),
+                "see why: muster volume show",
+            )),
+        ),
     }
 }
 

@@ -401,14 +401,12 @@ impl Driver {
             }
             Settle::Launch => self.start_again(record).await,
             Settle::Reap => drop(self.end_machine().await),
-            Settle::Continue => {
-                self.try_on_machine("go on", |machine| async move { machine.cont().await }).await;
-            }
+            Settle::Continue => self.try_to_go_on().await,
             Settle::Pause => {
                 self.try_on_machine("pause", |machine| async move { machine.pause().await }).await;
             }
             Settle::AwaitStorage => {
-                self.try_on_machine("go on", |machine| async move { machine.cont().await }).await;
+                self.try_to_go_on().await;
                 self.retry_at = Some(Instant::now() + RETRY_AFTER);
             }
             Settle::ReportShutdown => {
@@ -421,6 +419,16 @@ impl Driver {
                 self.report_exit(record.generation, ExitKind::Crashed, detail).await;
             }
         }
+    }
+
+    async fn try_to_go_on(&mut self) {
+        let Some(run) = &self.run else { return };
+        let machine = run.machine.clone();
+        if let Err(stop) = self.let_go_on(&machine).await {
+            self.note(Severity::Warning, format!("it cannot go on: {stop}"));
+            self.retry_at = Some(Instant::now() + RETRY_AFTER);
+        }
+        self.observe().await;
     }
 
     async fn try_on_machine<F, R>(&mut self, what: &str, act: F)

@@ -41,6 +41,7 @@ mod ops;
 mod plan;
 mod power;
 mod register;
+mod rights;
 mod services;
 mod status;
 mod storage;
@@ -100,6 +101,9 @@ pub use migrate::receive_files;
 pub use register::Found;
 pub use register::NotFound;
 pub use register::look;
+pub use rights::Everybody;
+pub use rights::Images;
+pub use rights::WriteRights;
 pub use status::Phase;
 pub use status::RunStatus;
 pub use status::Status;
@@ -227,6 +231,8 @@ pub struct Host {
     pub volume_ready: VolumeReady,
     /// The file of an image.
     pub image_path: Box<dyn Fn(ImageId) -> PathBuf + Send + Sync>,
+    /// The right to write images, where a volume gives it to one node at a time.
+    pub rights: Arc<dyn WriteRights>,
     /// The way to other hosts.
     pub mover: Arc<dyn Mover>,
     /// Machines that wait for guests of other hosts.

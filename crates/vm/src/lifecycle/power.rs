@@ -162,7 +162,8 @@ impl Driver {
     }
 
     pub(crate) async fn go_on(&mut self) -> Step<()> {
-        self.machine()?.cont().await?;
+        let machine = self.machine()?;
+        self.let_go_on(&machine).await?;
         self.observe().await;
         Ok(())
     }
@@ -372,7 +373,7 @@ impl Driver {
             self.note(model::Severity::Error, format!("a file of a save is left over: {error}"));
         }
         if let (Some(machine), Power::Running) = (machine, record.power)
-            && let Err(error) = machine.cont().await
+            && let Err(error) = self.let_go_on(&machine).await
         {
             self.note(model::Severity::Error, format!("it does not go on after a save: {error}"));
         }

@@ -26,6 +26,7 @@ use super::call::Time;
 use super::client::Client;
 use super::client::errno_of;
 use super::client::errno_of_refusal;
+use super::held::Held;
 use crate::lease::Access;
 use crate::lease::BLOCK_BYTES;
 use crate::lease::FileId;
@@ -44,6 +45,10 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// How long an open for writing waits for another node that is just closing the file.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a write waits for the right to write where the file is open for that already. Whoever had
+/// it before, on a node that is lost, has to be fenced first.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long a reader believes a length: another node may have cut the file.
 const BELIEVE: Duration = Duration::from_secs(1);
 
@@ -54,6 +59,7 @@ const GRACE_PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct OpenFile {
     client: Client,
     id: FileId,
+    held: Arc<Held>,
     known: Mutex<Known>,
     /// Taken to write alone; shared by all that touch whole blocks.
     alone: RwLock<()>,
@@ -101,10 +107,11 @@ fn small(bytes: u64) -> usize {
 }
 
 impl OpenFile {
-    pub(super) fn new(client: Client, id: FileId) -> Self {
+    fn new(client: Client, id: FileId, held: Arc<Held>) -> Self {
         Self {
             client,
             id,
+            held,
             known: Mutex::default(),
             alone: RwLock::new(()),
             handles: tokio::sync::Mutex::default(),
@@ -131,9 +138,9 @@ impl OpenFile {
 
     // ---- opening and closing
 
-    /// Opens it once more. Where another node's hand-over is awaited (`expected`), an open for writing
-    /// succeeds without the right to write; the first write takes it.
-    pub(super) async fn open(&self, access: Access, expected: bool) -> Result<()> {
+    /// Opens it once more. Where it is held, an open for writing succeeds without the right to write; the
+    /// first write after that takes it.
+    pub(super) async fn open(&self, access: Access) -> Result<()> {
         let mut handles = self.handles.lock().await;
         match access {
             Access::Read => {
@@ -141,11 +148,10 @@ impl OpenFile {
                 handles.readers += 1;
             }
             Access::Write => {
-                if self.known().write.is_none() {
-                    match self.take_right(if expected { Duration::ZERO } else { PATIENCE }).await {
-                        Err(libc::EBUSY) if expected => self.read_too().await?,
-                        other => other?,
-                    }
+                if self.held.opened(self.id) {
+                    self.read_too().await?;
+                } else if self.known().write.is_none() {
+                    self.take_right(PATIENCE).await?;
                 }
                 handles.writers += 1;
             }
@@ -155,11 +161,16 @@ impl OpenFile {
 
     /// Becomes the file's writer, on behalf of those who have it open for that.
     async fn take_right(&self, patience: Duration) -> Result<()> {
+        assert!(!self.held.has(self.id), "a file that is held is not written");
         let handle = self.open_at_coordinator(Access::Write, patience).await?;
-        self.known().write = Some(handle);
-        // From here on nobody else changes its length.
-        self.refresh().await?;
+        // From here on nobody else changes its length. Before that is known here nobody writes: a write
+        // beside this one would go by the length of before, and cut what another node has added.
+        if let Err(error) = self.refresh().await {
+            self.client.close(handle).await;
+            return Err(error);
+        }
         let mut known = self.known();
+        known.write = Some(handle);
         known.writes = true;
         known.touched = false;
         known.modified = None;
@@ -186,22 +197,33 @@ impl OpenFile {
         if handles.writers == 0 {
             return Err(libc::EBADF);
         }
+        if self.held.has(self.id) {
+            tracing::warn!(file = self.id.0, "a write to a file that is held back is refused");
+            return Err(libc::EBUSY);
+        }
         if self.known().write.is_none() {
-            self.take_right(PATIENCE).await?;
+            self.take_right(WRITE_PATIENCE).await?;
         }
         Ok(())
     }
 
-    /// Makes durable what was written and lets another node be the writer. What is open here stays so,
-    /// and takes the right back with its next write, if nobody else has it then.
-    pub(super) async fn hand_over(&self) -> Result<()> {
+    /// Holds it (see [`Held`]): makes durable what was written and lets another node be the writer. What is
+    /// open here stays so.
+    pub(super) async fn hold(&self) -> Result<()> {
         let handles = self.handles.lock().await;
+        // First that: nobody takes the right anew.
+        self.held.add(self.id, handles.writers > 0);
         if self.known().write.is_none() {
             return Ok(());
         }
-        self.sync().await?;
-        if handles.readers + handles.writers > 0 {
-            self.read_too().await?;
+        let mut kept = self.sync().await;
+        if kept.is_ok() && handles.readers + handles.writers > 0 {
+            kept = self.read_too().await;
+        }
+        if kept.is_err() {
+            // The right is still here, and with it who may use it.
+            self.held.remove(self.id);
+            return kept;
         }
         self.end_writing().await;
         self.client.closed().await;
@@ -251,6 +273,9 @@ impl OpenFile {
         }
         if handles.writers == 0 {
             self.end_writing().await;
+            if access == Access::Write {
+                self.held.closed(self.id);
+            }
         }
         // A writer without the right to write reads, too.
         if handles.readers + handles.writers == 0 {
@@ -524,24 +549,41 @@ impl OpenFile {
 }
 
 /// The files that a node has open.
-#[derive(Default)]
 pub(super) struct OpenFiles {
+    held: Arc<Held>,
     files: Mutex<std::collections::HashMap<FileId, Arc<OpenFile>>>,
 }
 
 impl OpenFiles {
+    pub(super) fn new(held: Arc<Held>) -> Self {
+        Self { held, files: Mutex::default() }
+    }
+
     fn files(&self) -> MutexGuard<'_, std::collections::HashMap<FileId, Arc<OpenFile>>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The file, whether it is open or about to be.
     pub(super) fn of(&self, client: &Client, id: FileId) -> Arc<OpenFile> {
-        let new = || Arc::new(OpenFile::new(client.clone(), id));
+        let new = || Arc::new(OpenFile::new(client.clone(), id, self.held.clone()));
         self.files().entry(id).or_insert_with(new).clone()
     }
 
     pub(super) fn find(&self, id: FileId) -> Option<Arc<OpenFile>> {
         self.files().get(&id).cloned()
+    }
+
+    /// Drops one that nobody has opened.
+    pub(super) async fn forget_unopened(&self, id: FileId) {
+        let Some(file) = self.find(id) else { return };
+        let unopened = {
+            let handles = file.handles.lock().await;
+            handles.readers + handles.writers == 0
+        };
+        drop(file);
+        if unopened {
+            self.forget(id);
+        }
     }
 
     /// Drops it, if nobody else has it in the hand.

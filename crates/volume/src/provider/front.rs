@@ -17,16 +17,12 @@
 //! | a file that was deleted while open, after a change of coordinator | `ESTALE` |
 //! | access times | not kept |
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::future::Future;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
@@ -71,6 +67,7 @@ use super::call::Change;
 use super::call::Owner;
 use super::call::Reply;
 use super::client::Client;
+use super::held::Held;
 use super::kernel::access_of;
 use super::kernel::access_with;
 use super::kernel::errno;
@@ -116,9 +113,9 @@ impl Mount {
     pub async fn start(client: Client, name: &str, at: &Path) -> io::Result<Self> {
         let root = client.root().await;
         let work = Arc::new(Semaphore::new(REQUESTS_MAX));
-        let files = OpenFiles::default();
-        let expected = Mutex::default();
-        let volume = Arc::new(Volume { client, root, files, expected });
+        let held = Arc::<Held>::default();
+        let files = OpenFiles::new(held.clone());
+        let volume = Arc::new(Volume { client, root, files, held });
         let front =
             Front { volume: volume.clone(), runtime: Handle::current(), work: work.clone() };
         let mut config = Config::default();
@@ -155,27 +152,29 @@ impl Mount {
         Ok(())
     }
 
-    /// Gives the right to write a file to another node: what programs of this node wrote is durable
-    /// then. They keep it open; the next one that writes asks for the right again. For the source of a
-    /// live migration, between "source paused" and "target runs".
+    /// Holds a file back, for a live migration, at both of its ends: whatever programs of this node have
+    /// written is durable when this returns, another node may write it, and nothing is written from
+    /// here, whoever asks, until [`Mount::free`]. What is open stays open and can be read; more
+    /// programs may open it for writing, also while another node writes it.
+    ///
+    /// It ends by itself with the last one who has it open for writing, and after
+    /// [`crate::provider::HELD_UNOPENED_MAX`] where nobody does.
     ///
     /// # Errors
     ///
-    /// If what was written cannot be made durable.
-    pub async fn hand_over(&self, file: FileId) -> io::Result<()> {
-        let Some(open) = self.volume.files.find(file) else { return Ok(()) };
-        open.hand_over().await.map_err(io::Error::from_raw_os_error)
+    /// If what was written cannot be made durable. It is not held then.
+    pub async fn hold(&self, file: FileId) -> io::Result<()> {
+        let open = self.volume.files.of(&self.volume.client, file);
+        let held = open.hold().await.map_err(io::Error::from_raw_os_error);
+        drop(open);
+        self.volume.files.forget_unopened(file).await;
+        held
     }
 
-    /// From now on, or no longer, programs of this node may open a file for writing that another node
-    /// writes; the right to write is taken with the first write. For the target of a live migration.
-    pub fn expect(&self, file: FileId, expected: bool) {
-        let mut all = self.volume.expected();
-        if expected {
-            all.insert(file);
-        } else {
-            all.remove(&file);
-        }
+    /// Programs of this node may write a file again; the first write takes the right to. Fine where it
+    /// was not held.
+    pub fn free(&self, file: FileId) {
+        self.volume.held.remove(file);
     }
 }
 
@@ -183,8 +182,7 @@ struct Volume {
     client: Client,
     root: FileId,
     files: OpenFiles,
-    /// Files that another node will hand over.
-    expected: Mutex<BTreeSet<FileId>>,
+    held: Arc<Held>,
 }
 
 struct Front {
@@ -194,10 +192,6 @@ struct Front {
 }
 
 impl Volume {
-    fn expected(&self) -> MutexGuard<'_, BTreeSet<FileId>> {
-        self.expected.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn id(&self, inode: INodeNo) -> FileId {
         if inode == INodeNo::ROOT { self.root } else { FileId(inode.0) }
     }
@@ -248,8 +242,7 @@ impl Volume {
 
     async fn open(&self, id: FileId, access: Access) -> Result<Arc<OpenFile>> {
         let file = self.files.of(&self.client, id);
-        let expected = self.expected().contains(&id);
-        match file.open(access, expected).await {
+        match file.open(access).await {
             Ok(()) => Ok(file),
             Err(number) => {
                 drop(file);

@@ -188,6 +188,34 @@ fn holes_are_made_found_and_counted() {
     });
 }
 
+/// The source's file has grown since the target opened it; the target's first writes come all at once, and
+/// each of them ends before the file does.
+fn a_longer_file_stays_so(cluster: &Cluster, options: &OpenOptions) {
+    const BLOCK: u64 = 4096;
+    for round in 0..8 {
+        let name = format!("grown-{round}");
+        let one = options.open(cluster.at(1, &name)).expect("a file");
+        one.write_all_at(&[1; 4096], 0).expect("a write");
+        let id = volume::lease::FileId(one.metadata().expect("a file").ino());
+        let hold = |node: usize| cluster.runtime.block_on(cluster.node(node).mount.hold(id));
+        hold(0).expect("nothing of it is here");
+        let two = options.open(cluster.at(0, &name)).expect("it is expected");
+        one.write_all_at(&bytes(5, 64 * 4096), 0).expect("a write");
+        hold(1).expect("it is durable");
+        cluster.node(0).mount.free(id);
+        std::thread::scope(|scope| {
+            for block in 1..9 {
+                let two = &two;
+                scope.spawn(move || two.write_all_at(&[9; 4096], block * BLOCK).expect("a write"));
+            }
+        });
+        assert_eq!(two.metadata().expect("a file").len(), 64 * BLOCK, "round {round}");
+        let mut wanted = bytes(5, 64 * 4096);
+        wanted[4096..9 * 4096].fill(9);
+        assert!(std::fs::read(cluster.at(0, &name)).expect("a read") == wanted, "round {round}");
+    }
+}
+
 /// What a live migration does with a disk.
 #[test]
 fn the_right_to_write_is_handed_over_while_both_have_it_open() {
@@ -198,16 +226,29 @@ fn the_right_to_write_is_handed_over_while_both_have_it_open() {
         let one = options.open(&source).expect("a file");
         one.write_all_at(&bytes(1, 10_000), 0).expect("a write");
         let id = volume::lease::FileId(source.metadata().expect("a file").ino());
-        cluster.node(0).mount.expect(id, true);
+        let hold = |node: usize| cluster.runtime.block_on(cluster.node(node).mount.hold(id));
+        hold(0).expect("nothing of it is here");
         let two = options.open(&target).expect("it is expected");
         let mut back = vec![0; 10_000];
         two.read_exact_at(&mut back, 0).expect("a read");
         assert!(back == bytes(1, 10_000));
         assert_eq!(errno(two.write_all_at(&[9; 10], 0)), libc::EBUSY, "two nodes write");
-        let handed = cluster.runtime.block_on(cluster.node(1).mount.hand_over(id));
-        handed.expect("it is durable");
+        one.write_all_at(&bytes(3, 10_000), 0).expect("the source goes on meanwhile");
+        hold(1).expect("it is durable");
+        // Invariant 39: given up by one end, and not the other's before somebody says so.
+        assert_eq!(errno(two.write_all_at(&[9; 10], 0)), libc::EBUSY, "it is held");
+        assert_eq!(errno(one.write_all_at(&[9; 10], 0)), libc::EBUSY, "it is held");
+        assert_eq!(errno(one.set_len(1)), libc::EBUSY, "it is held");
+        two.read_exact_at(&mut back, 0).expect("a read");
+        assert!(back == bytes(3, 10_000), "the target reads what the source wrote last");
+        // The migration fails: the source goes on, and tries it once more.
+        cluster.node(1).mount.free(id);
+        one.write_all_at(&bytes(1, 10_000), 0).expect("it goes on");
+        assert_eq!(errno(two.write_all_at(&[9; 10], 0)), libc::EBUSY, "it is held");
+        hold(1).expect("it is durable");
+        cluster.node(0).mount.free(id);
+        a_longer_file_stays_so(cluster, &options);
         two.write_all_at(&bytes(2, 5000), 7000).expect("it is the writer now");
-        cluster.node(0).mount.expect(id, false);
         assert_eq!(errno(one.write_all_at(&[9; 10], 0)), libc::EBUSY, "two nodes write");
         let mut wanted = bytes(1, 10_000);
         wanted.resize(12_000, 0);

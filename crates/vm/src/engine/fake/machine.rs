@@ -376,7 +376,14 @@ impl Machine for FakeMachine {
     }
 
     async fn cont(&self) -> Result<(), EngineError> {
+        let lost = |vm: &FakeVm| {
+            vm.run.arrival.is_some() && self.host.has_fault(vm.run.vm, &Fault::ImagesLost)
+        };
         self.with("cont", |vm| {
+            if vm.state != RunState::Running && lost(vm) {
+                let why = "its images cannot be opened".to_owned();
+                return Err(EngineError::Command { command: "cont".to_owned(), why });
+            }
             match vm.state {
                 RunState::Running => {}
                 RunState::ShutDown => {

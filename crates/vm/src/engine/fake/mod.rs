@@ -86,6 +86,8 @@ pub enum Fault {
     MigrateStalls,
     /// A machine that waits for a migration does not take it.
     IncomingFails,
+    /// A machine that has got its guest cannot open its images any more.
+    ImagesLost,
     /// A copy of a disk never gets on.
     MirrorStalls,
     /// A copy of a disk fails with these words.

@@ -29,6 +29,7 @@ use crate::lifecycle::ops::failed;
 use crate::lifecycle::ops::failure_of;
 use crate::lifecycle::ops::file;
 use crate::lifecycle::plan;
+use crate::lifecycle::rights;
 use crate::lifecycle::storage;
 
 /// Machines that wait, until the VM's driver takes them or nobody wants them any more.
@@ -260,6 +261,8 @@ async fn make(host: &Host, record: &VmRecord, offer: &Offer) -> Step<()> {
             // Before anything of it could run here. It keeps older runs from these disks only, and
             // the source's is the newest until the handover.
             claim(&files, run)?;
+            // It opens them while the source's guest still writes.
+            rights::hold(&*host.rights, record, &files).await?;
             files
         }
     };

@@ -31,12 +31,14 @@ use super::ladder::Ladder;
 use super::ladder::Measure;
 use super::millis;
 use super::pace::Pace;
+use crate::engine::EngineError;
 use crate::engine::Machine;
 use crate::engine::MachineEvent;
 use crate::engine::MigratePhase;
 use crate::engine::MigrateProgress;
 use crate::engine::RunState;
 use crate::engine::Switch;
+use crate::lifecycle::Images;
 use crate::lifecycle::Phase;
 use crate::lifecycle::driver::Driver;
 use crate::lifecycle::ops::Step;
@@ -91,6 +93,7 @@ impl Driver {
         let machine = self.machine()?;
         self.end_old_migration(task, &machine).await?;
         self.progress(task, "preparing", 0, 0);
+        let images = self.images_to_give_up(record, storage.is_some()).await?;
         let asked = Instant::now();
         let prepared = self.prepare(record, task, (to, storage), &machine).await?;
         let (known, fallback) = prepared;
@@ -113,13 +116,14 @@ impl Driver {
             Carriers::start(self.host.mover.clone(), to, lane, outgoing.connections, pace);
         let sent = self.send(task, &machine, &mut ladder, &carriers, along.as_ref()).await;
         let (seen, stopped) = sent.map_err(|stop| explain(stop, &carriers))?;
+        // As far as the source can know, and by the engine, which knows it to the millisecond: what the
+        // target counts begins where this ends.
+        let stood = seen.stood.unwrap_or_else(|| stopped.elapsed());
+        let gave_up = self.give_up_images(&images).await?;
         let copied = along.as_ref().map_or(Bytes::ZERO, |along| along.copied);
-        // As far as the source can know; what follows is measured by the target.
         let measured = MigrateResult {
             total_ms: millis(begun.elapsed()),
-            // By the engine, which knows it to the millisecond: what the target counts begins where
-            // this ends.
-            pause_ms: millis(seen.stood.unwrap_or_else(|| stopped.elapsed())),
+            pause_ms: millis(stood),
             passes: seen.pass,
             bytes: seen.sent.checked_add(copied).unwrap_or(seen.sent),
             ..MigrateResult::default()
@@ -130,9 +134,31 @@ impl Driver {
         self.hand_over(HandoverNote { op, generation, report }).await?;
         tracing::info!(
             vm = %record.name, preparing = ?begun - asked, sending = ?stopped - begun,
-            pause = ?stopped.elapsed(), "handed over"
+            images = ?gave_up, pause = ?stopped.elapsed(), "handed over"
         );
         Err(Stop::Left)
+    }
+
+    /// The images that change hands. With disks that come along nobody but this node ever writes these.
+    async fn images_to_give_up(&self, record: &VmRecord, along: bool) -> Step<Images> {
+        if along {
+            return Ok(Images::default());
+        }
+        let images = self.images_of(record).await?;
+        // Changes nothing; a volume that knows of no holding says so here.
+        self.free(&images).await?;
+        Ok(images)
+    }
+
+    /// The guest stands and its engine has closed the images: this node writes them no more. Tells how long
+    /// that took. Before the handover, so that the target never waits for a node that may be gone.
+    async fn give_up_images(&self, images: &Images) -> Step<Duration> {
+        let begun = Instant::now();
+        if !images.is_empty() {
+            let held = self.host.rights.hold(images).await;
+            held.map_err(|why| broken(&format!("its disks cannot change hands: {why}")))?;
+        }
+        Ok(begun.elapsed())
     }
 
     /// What an earlier daemon has begun is over: its connections have ended with it. A guest that
@@ -333,7 +359,9 @@ impl Driver {
             // Before the guest goes on: it would take the machine's own figure for a wish.
             machine.set_memory(record.spec.memory.size).await?;
         }
-        machine.cont().await?;
+        if let Err(stop) = self.let_go_on(&machine).await {
+            return Err(self.cannot_begin(stop).await);
+        }
         let more = millis(loaded.elapsed());
         if let Err(error) = machine.announce().await {
             self.note(Severity::Warning, format!("the network was not told of its move: {error}"));
@@ -350,6 +378,23 @@ impl Driver {
             ..before
         };
         Ok(OpOutcome::Migrated { measured })
+    }
+
+    /// A guest that has arrived does not go on. Where its engine refuses, its images are not what it opened
+    /// any more (who served them has died), and never will be; its source is gone, and what it flushed is
+    /// on its disks. So it is started from them.
+    async fn cannot_begin(&mut self, stop: Stop) -> Stop {
+        if !matches!(stop, Stop::Engine(EngineError::Command { .. })) {
+            return stop;
+        }
+        if self.end_machine().await.is_ok() {
+            self.note_lost_on_arrival();
+        }
+        failed(
+            "lost_on_arrival",
+            format!("it does not go on where it has arrived: {stop}"),
+            "it is started again from its disks, as after a crash",
+        )
     }
 
     /// Files that came along are this run's from here on.

@@ -219,7 +219,7 @@ impl Driver {
         if !sent {
             if record.power == Power::Running && machine.query_status().await? == RunState::Paused {
                 // An earlier daemon has let it stand, and got no further.
-                machine.cont().await?;
+                self.let_go_on(&machine).await?;
             }
             if before.is_empty() {
                 self.make_room(record, task, target).await?;
@@ -441,7 +441,7 @@ impl Driver {
         let stands = matches!(machine.query_status().await, Ok(RunState::Paused));
         if stands
             && record.power == Power::Running
-            && let Err(error) = machine.cont().await
+            && let Err(error) = self.let_go_on(machine).await
         {
             self.note(Severity::Error, format!("it does not go on: {error}"));
         }
@@ -455,7 +455,7 @@ impl Driver {
         if self.run.is_some()
             && record.power == Power::Running
             && matches!(machine.query_status().await, Ok(RunState::Paused))
-            && let Err(error) = machine.cont().await
+            && let Err(error) = self.let_go_on(&machine).await
         {
             // Looked at again when this is over.
             tracing::warn!(vm = %self.vm, %error, "it does not go on from its new storage");

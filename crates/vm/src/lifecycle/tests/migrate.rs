@@ -20,6 +20,8 @@ use model::VolumeId;
 use model::VolumeKind;
 use tokio::task::JoinSet;
 
+use super::rights::Desk;
+use super::rights::DeskOf;
 use super::*;
 use crate::engine::Adopted;
 use crate::engine::Engine;
@@ -31,6 +33,7 @@ use crate::lifecycle::Offer;
 use crate::lifecycle::Prepared;
 use crate::lifecycle::Ready;
 use crate::lifecycle::Wire;
+use crate::lifecycle::WriteRights;
 use crate::lifecycle::abandon_arrival;
 use crate::lifecycle::prepare_arrival;
 use crate::lifecycle::receive_files;
@@ -72,6 +75,8 @@ struct Pair {
     sides: [Side; 2],
     /// The daemons that can be reached.
     net: Arc<Net>,
+    /// Who may write its images, if one node at a time may.
+    desk: Option<Arc<Desk>>,
     ids: u128,
 }
 
@@ -177,11 +182,15 @@ impl Pair {
         if let OpRequest::VmCreate { volume, .. } = &mut request {
             *volume = Some(VOLUME);
         }
-        Self::with(request).await
+        Self::made(request, true).await
     }
 
-    /// The same of a machine that is made like this.
+    /// The same of a machine that is made like this, where everybody may write its disks.
     async fn with(request: OpRequest) -> Self {
+        Self::made(request, false).await
+    }
+
+    async fn made(request: OpRequest, one_writes: bool) -> Self {
         let state = watch::channel(Arc::new(ClusterState::default())).0;
         let truth = Arc::new(super::Truth { state, begun: tokio::time::Instant::now() });
         for (node, text) in [(NODES[0], "h1"), (NODES[1], "h2")] {
@@ -201,8 +210,12 @@ impl Pair {
             truth,
             sides: NODES.map(side),
             net: Arc::default(),
+            desk: None,
             ids: 0x2000,
         };
+        if one_writes {
+            pair.desk = Some(Desk::new(pair.truth.clone()));
+        }
         pair.spawn(0, Gate::open());
         pair.spawn(1, Gate::open());
         for request in [request, OpRequest::VmStart { vm: VM }] {
@@ -235,6 +248,14 @@ impl Pair {
             seen: side.seen.clone(),
             gate: gate.clone(),
         };
+        let rights: Arc<dyn WriteRights> = match &self.desk {
+            Some(desk) => {
+                let (node, desk) = (side.node, desk.clone());
+                *lock(&side.seen.desk) = Some((node, desk.clone()));
+                Arc::new(DeskOf { node, desk, gate: gate.clone() })
+            }
+            None => Arc::new(Everybody),
+        };
         let host = Arc::new(Host {
             engine: Arc::new(engine),
             ledger: Arc::new(ledger),
@@ -243,6 +264,7 @@ impl Pair {
             vms_dir: Box::new(move |vm| vm.volume.map_or(&local, |_| &shared).clone()),
             volume_ready: Box::new(|_| Ok(())),
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
+            rights,
             mover: Arc::new(Direct { net: self.net.clone(), truth: self.truth.clone() }),
             arrivals: Arc::<Arrivals>::default(),
             host_name: "h".to_owned(),
@@ -287,6 +309,7 @@ impl Pair {
         let ours = self.truth.get().vms.get(&VM).is_some_and(|vm| vm.owner == side.node);
         if !ours {
             FakeEngine::new(&side.fake).reap(VM).await.unwrap();
+            side.seen.ended();
             lock(&side.seen.ports).clear();
         }
         self.spawn(n, Gate::open());
@@ -352,6 +375,9 @@ impl Pair {
     async fn check(&self, what: &str) {
         let vm = self.vm();
         assert_eq!((vm.power, vm.ops.len()), (Power::Running, 0), "{what}");
+        if let Some(desk) = &self.desk {
+            assert_eq!(desk.breaches(), [""; 0], "{what}");
+        }
         for (n, side) in self.sides.iter().enumerate() {
             let found = self.state_of(n).await;
             let wanted = (vm.owner == side.node).then_some((RunState::Running, vm.generation));
@@ -417,6 +443,43 @@ async fn a_guest_moves_there_and_back() {
         let late = u64::try_from(LATE.as_millis()).unwrap();
         assert!(measured.commit_ms >= late && measured.pause_ms >= measured.commit_ms);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_node_at_a_time_may_write_the_images() {
+    let mut pair = Pair::new().await;
+    let desk = pair.desk.clone().unwrap();
+    let op = pair.migrate(MigratePolicy::default());
+    assert!(matches!(pair.ended(op).await, OpState::Done { .. }));
+    pair.check("it has gone").await;
+    assert_eq!(desk.handed(), 2, "once at its start, once by the migration");
+    // What the source has written cannot be made durable, or the target's volume does not answer.
+    for (n, code) in [(1, "migration"), (0, "target")] {
+        desk.set_broken(NODES[n], true);
+        let before = pair.vm();
+        let op = pair.migrate(MigratePolicy::default());
+        assert_eq!(pair.failed(op).await, code);
+        assert_eq!((pair.vm().owner, pair.vm().generation), (NODES[1], before.generation));
+        pair.check("it stays").await;
+        desk.set_broken(NODES[n], false);
+    }
+    let op = pair.migrate(MigratePolicy::default());
+    assert!(matches!(pair.ended(op).await, OpState::Done { .. }));
+    pair.check("it has gone back").await;
+    assert_eq!(desk.handed(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_whose_images_are_lost_on_arrival_is_started_from_its_disks() {
+    let mut pair = Pair::new().await;
+    pair.sides[1].fake.inject(Some(VM), Fault::ImagesLost);
+    let op = pair.migrate(MigratePolicy::default());
+    assert_eq!(pair.failed(op).await, "lost_on_arrival");
+    assert_eq!(pair.vm().owner, NODES[1], "it was decided");
+    pair.check("it runs from its disks").await;
+    let daemon = pair.sides[1].daemon.as_ref().unwrap();
+    let machine = lock(&daemon.handles).iter().find_map(VmHandle::machine).expect("it runs");
+    assert_eq!(machine.run().arrival, None);
 }
 
 /// Whatever happens to one daemon at whatever call.
@@ -540,6 +603,7 @@ async fn a_machine_of_before_a_takeover_never_goes_on() {
     let proof = FenceProof::Statement;
     pair.truth.propose(Command::NodeFenced { node: NODES[0], epoch: 0, reign: 0, proof }).unwrap();
     FakeEngine::new(&pair.sides[0].fake).reap(VM).await.unwrap();
+    pair.sides[0].seen.ended();
     let over =
         Command::VmTakeOver { vm: VM, from: NODES[0], generation, to: NODES[1], start: true };
     pair.truth.propose(over).unwrap();

@@ -15,6 +15,7 @@ mod kill;
 mod migrate;
 mod old;
 mod probe;
+mod rights;
 mod settling;
 mod storage;
 mod verbs;
@@ -61,6 +62,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::Everybody;
 use super::Freshness;
 use super::Host;
 use super::Nowhere;
@@ -252,6 +254,7 @@ impl World {
                 })
             },
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
+            rights: Arc::new(Everybody),
             mover: Arc::new(Nowhere),
             arrivals: Arc::default(),
             host_name: "h1".to_owned(),

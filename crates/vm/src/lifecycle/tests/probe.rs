@@ -105,7 +105,7 @@ impl Gate {
         (0..calls.len()).filter(|n| rare(*n) || n % BETWEEN == 0).collect()
     }
 
-    async fn pass(&self, call: &'static str) {
+    pub(super) async fn pass(&self, call: &'static str) {
         let pass = self.passes.fetch_add(1, Ordering::Relaxed);
         lock(&self.calls).push(call);
         if pass >= self.stop_at {
@@ -143,6 +143,8 @@ pub(super) struct Seen {
     pub(super) unsure: Mutex<bool>,
     /// The state takes no reports.
     pub(super) deaf: Mutex<bool>,
+    /// Who gives the right to write, and as which node, where that is looked at.
+    pub(super) desk: Mutex<Option<(model::NodeId, Arc<super::rights::Desk>)>>,
     /// Runs that were made from a saved memory, with the run it is of.
     restored: Mutex<BTreeMap<Generation, Generation>>,
     /// Saved memory from which a guest has gone on.
@@ -150,6 +152,13 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// All processes of the machine are gone here.
+    pub(super) fn ended(&self) {
+        if let Some((node, desk)) = &*lock(&self.desk) {
+            desk.ended(*node);
+        }
+    }
+
     fn violation(&self, text: String) {
         lock(&self.violations).push(text);
     }
@@ -347,6 +356,7 @@ impl Engine for ProbeEngine {
             return Err(EngineError::Undead { vm, what: "process 1".to_owned() });
         }
         let reaped = self.engine.reap(vm).await;
+        self.seen.ended();
         self.gate.pass("reap").await;
         reaped
     }
@@ -380,6 +390,9 @@ impl Machine for ProbeMachine {
         if let Some(saved) = lock(&self.seen.restored).get(&self.run) {
             lock(&self.seen.used).insert(*saved);
         }
+        if let Some((node, desk)) = &*lock(&self.seen.desk) {
+            desk.goes_on(*node);
+        }
         let result = self.machine.cont().await;
         self.gate.pass("cont").await;
         result
@@ -407,6 +420,7 @@ impl Machine for ProbeMachine {
             return Err(EngineError::Undead { vm: VM, what: "process 1".to_owned() });
         }
         let result = self.machine.kill().await;
+        self.seen.ended();
         self.gate.pass("kill").await;
         result
     }
