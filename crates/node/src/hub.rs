@@ -291,6 +291,7 @@ mod tests {
             image_path: Box::new(|image| PathBuf::from(image.to_string())),
             mover: Arc::new(Nowhere),
             arrivals: Arc::default(),
+            rights: Arc::new(vm::lifecycle::Everybody),
             host_name: "h1".to_owned(),
         });
         let hub = Hub::default();
