@@ -477,7 +477,8 @@ async fn a_save_that_finds_its_volume_full_fails_and_the_next_one_does_not() {
     let Launched { machine, mut events, .. } = rig.engine().launch(rig.plan().await).await.unwrap();
     machine.cont().await.unwrap();
     let mut saved = async |path: &Path| {
-        let file = File::options().read(true).write(true).create(true).open(path).unwrap();
+        let file =
+            File::options().read(true).write(true).create(true).truncate(true).open(path).unwrap();
         machine.save(file).await.unwrap();
         loop {
             let heard = tokio::time::timeout(PATIENCE, events.recv()).await.unwrap();
