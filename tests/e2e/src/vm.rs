@@ -208,6 +208,8 @@ impl<'a> Vm<'a> {
     pub async fn shell(&self) -> Serial {
         let mut serial = self.serial().await;
         serial.expect("MUSTER-GUEST-READY", BOOT).await;
+        // What is typed before the shell has its terminal may be thrown away.
+        serial.expect("# ", BOOT).await;
         serial
     }
 

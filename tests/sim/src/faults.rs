@@ -118,8 +118,10 @@ fn one(rng: &mut Rng, kind: u64, hosts: usize, devices: bool) -> Fault {
         0 | 1 => Fault::Power { host, back: length, kept: rng.place(4) },
         2 => Fault::Blackout { back: rng.between(100, 4_000) },
         3 => {
-            let behind = if rng.permille(500) { rng.between(1, 120) } else { 0 };
-            Fault::Kill { host, back: rng.between(50, 8_000), behind }
+            let back = rng.between(50, 8_000);
+            // Without a number of its own, as a schedule of before had none.
+            let behind = if back % 2 == 0 { 1 + back / 2 % 120 } else { 0 };
+            Fault::Kill { host, back, behind }
         }
         4 => Fault::KillLeader { back: rng.between(50, 8_000) },
         5 => Fault::KillGuard { host, back: rng.between(20, 1_500) },

@@ -15,6 +15,7 @@ mod target;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::Mutex;
 
 use model::ClusterState;
 use model::Command;
@@ -76,6 +77,8 @@ pub(crate) struct Migrations {
     sending: BTreeMap<VmId, source::Sending>,
     /// Operations whose end is being reported, or is another node's to report.
     ended: BTreeMap<VmId, OpId>,
+    /// Of those, what the state has refused lately: performed again while it goes on, as a driver does.
+    refused: Arc<Mutex<Vec<(VmId, OpId)>>>,
     asked: Vec<target::Asked>,
     waiting: BTreeMap<VmId, target::Waiting>,
 }

@@ -101,6 +101,9 @@ impl Migrations {
             vm.is_some_and(|vm| vm.owner == me && vm.busy() == Some(op))
         };
         self.sending.retain(|vm, sending| goes_on(vm, sending.attempt.op));
+        for refused in std::mem::take(&mut *lock(&self.refused)) {
+            self.ended.retain(|vm, op| (*vm, *op) != refused);
+        }
         self.ended.retain(|vm, op| goes_on(vm, *op));
     }
 
@@ -383,10 +386,15 @@ impl Host {
         };
         self.trace(&format!("its migration of {}: {how}", short(&vm)));
         self.migrations.ended.insert(vm, op);
-        let ledger = scene.daemon.ledger();
+        let (ledger, refused) = (scene.daemon.ledger(), self.migrations.refused.clone());
         self.spawn(async move {
-            while let Err(LedgerError::Unavailable(_)) = ledger.finish(op, outcome.clone()).await {
+            loop {
+                let said = ledger.finish(op, outcome.clone()).await;
+                let Err(error) = said else { return };
                 tokio::time::sleep(REPORT_AGAIN).await;
+                if let LedgerError::Refused(_) = error {
+                    return lock(&refused).push((vm, op));
+                }
             }
         });
     }
