@@ -120,7 +120,7 @@ fn one(rng: &mut Rng, kind: u64, hosts: usize, devices: bool) -> Fault {
         3 => {
             let back = rng.between(50, 8_000);
             // Without a number of its own, as a schedule of before had none.
-            let behind = if back % 2 == 0 { 1 + back / 2 % 120 } else { 0 };
+            let behind = if back.is_multiple_of(2) { 1 + back / 2 % 120 } else { 0 };
             Fault::Kill { host, back, behind }
         }
         4 => Fault::KillLeader { back: rng.between(50, 8_000) },
