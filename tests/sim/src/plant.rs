@@ -64,7 +64,8 @@ impl Plant {
 
     /// Those that the tests look for, each with the seed from which on they look: where it was found when this
     /// was written, so that a run takes seconds. What is found at none of so many seeds from there is missed.
-    /// `careless-witness` is found by seed 43. `forgetful-guard` was found until daemons began by looking
+    /// `careless-witness` was found by seed 43 before the schedules with a witness got numbers of
+    /// their own, and not by the first 75 since. `forgetful-guard` was found until daemons began by looking
     /// (decision 0032), and not by the first 180 seeds since; the lease's own tests find it (`cluster:
     /// lease::props`). Of the other four it was not shown that they are found: the schedules seldom come to
     /// what they break.

@@ -49,7 +49,7 @@ pub(crate) enum Order {
     /// Show its files no more.
     Detach { volume: VolumeId },
     /// Let nothing be written to these files from here, and others write them. (A process of before
-    /// these two orders refuses them, and then nothing migrates.)
+    /// these two orders refuses them, and then no machine on its volumes starts, resumes or migrates.)
     Hold { volume: VolumeId, files: Vec<u64> },
     /// Let them be written again.
     Free { volume: VolumeId, files: Vec<u64> },
