@@ -452,6 +452,17 @@ endpoints! {
         (Nothing, ha::NodeModeBody) -> ha::PlanView;
     /// Show where the virtual machines of a node would go
     NodePlan: Get "/nodes/{node}/plan" VIEWER, Json, (ha::PlanQuery, Nothing) -> ha::PlanView;
+    /// Show where the virtual machines of several nodes would go that are emptied at once
+    EvacuationPlan: Get "/cluster/evacuation" VIEWER, Json,
+        (ha::EvacuationQuery, Nothing) -> ha::EvacuationView;
+    /// Empty several nodes at once
+    Evacuate: Post "/cluster/evacuation" ADMINISTRATOR, Json,
+        (Nothing, ha::EvacuationBody) -> ha::EvacuationView;
+    /// Show where machines wait, and what would be moved for it
+    BalanceShow: Get "/cluster/balance" VIEWER, Json, (Nothing, Nothing) -> ha::BalanceView;
+    /// Say whether machines that wait for each other are moved apart by themselves
+    BalanceSet: Post "/cluster/balance" ADMINISTRATOR, Json,
+        (Nothing, ha::BalanceBody) -> ha::BalanceView;
     /// Show for each node what would not run if it were lost now
     Capacity: Get "/capacity" VIEWER, Json, (Nothing, Nothing) -> Vec<ha::LossView>;
 

@@ -1,5 +1,6 @@
 //! High availability: plans, capacity, placement rules, moves.
 
+use model::MigrateForecast;
 use model::Name;
 use model::NodeId;
 use model::NodeMode;
@@ -43,6 +44,113 @@ pub struct PlanQuery {
     /// For a drain: with VMs on its own disks, and their files.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub with_storage: bool,
+    /// For a drain: measure how long it will take. That takes some seconds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimate: bool,
+}
+
+/// Nodes that are to be emptied at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvacuationBody {
+    /// Names or ids.
+    pub nodes: Vec<String>,
+    /// VMs on their own disks leave, too, with their files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_storage: bool,
+}
+
+/// Nodes that would be emptied at once.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EvacuationQuery {
+    /// Names or ids, with commas between them.
+    pub nodes: String,
+    /// With VMs on their own disks, and their files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_storage: bool,
+    /// Measure how long it will take. That takes some seconds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub estimate: bool,
+}
+
+/// Where the VMs of several nodes go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EvacuationView {
+    /// Of each of the nodes.
+    pub plans: Vec<PlanView>,
+    /// How long all of it will take, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<EstimateView>,
+}
+
+/// How long moves will take, by what the ways carry and what the guests change now.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct EstimateView {
+    /// Running VMs that were looked at.
+    pub vms: u64,
+    /// All of their live migrations, one after the other, in milliseconds. As many go at once as carry more
+    /// together; the way is the same.
+    pub total_ms: u64,
+    /// VMs that change their memory faster than the way carries it: they stand longer than others.
+    pub slow: Vec<Name>,
+    /// Running VMs of which nothing could be learnt, and those that go with their files.
+    pub unknown: Vec<Name>,
+}
+
+/// How machines wait on the nodes, and what would be moved for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BalanceView {
+    /// Whether it is done by itself.
+    pub automatic: bool,
+    /// The nodes.
+    pub nodes: Vec<NodeLoadView>,
+    /// What should be moved now: at most one VM of each node, then it is measured anew.
+    pub steps: Vec<ReliefView>,
+    /// VMs that would be moved and cannot be.
+    pub stay: Vec<UnplacedView>,
+}
+
+/// What the machines of a node did lately.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeLoadView {
+    /// Its name.
+    pub node: Name,
+    /// Whether it has told. One that has not neither gives nor takes.
+    pub told: bool,
+    /// Running VMs.
+    pub vms: u64,
+    /// Processor time of its VMs, in percent of its processors.
+    pub cpu_percent: u64,
+    /// Share of the time in which the VM that waits most waited for a processor, in percent.
+    pub cpu_waits_percent: u64,
+    /// The same for memory.
+    pub memory_waits_percent: u64,
+}
+
+/// A VM that should go elsewhere because it or others wait where it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReliefView {
+    /// Its id.
+    pub id: VmId,
+    /// Its name.
+    pub vm: Name,
+    /// Where it is.
+    pub from: Name,
+    /// Where it should go.
+    pub to: Name,
+    /// Why, in words.
+    pub why: String,
+    /// What its migration is expected to take.
+    pub predicted: MigrateForecast,
+}
+
+/// What is to be balanced by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BalanceBody {
+    /// Whether VMs that wait for each other are moved apart by themselves.
+    pub automatic: bool,
 }
 
 /// Where VMs go. Nothing is done by asking.
@@ -59,6 +167,9 @@ pub struct PlanView {
     pub local: Vec<Name>,
     /// VMs that are on their way from the node now.
     pub moving: Vec<Name>,
+    /// How long it will take, if that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<EstimateView>,
 }
 
 /// One VM of a plan.

@@ -1,6 +1,7 @@
 //! Words of the API about live migration, of machines and of their storage.
 
 use model::MigrateChange;
+use model::MigrateForecast;
 use model::Name;
 use serde::Deserialize;
 use serde::Serialize;
@@ -56,6 +57,9 @@ pub struct VmMigrateView {
     pub checks: Vec<CheckView>,
     /// Whether all of it is so.
     pub fits: bool,
+    /// What it is expected to take, for a dry run of one that fits and runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted: Option<MigrateForecast>,
     /// The migration; none if it was not begun.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub op: Option<OpView>,

@@ -506,6 +506,11 @@ pub enum Command {
         /// Whether so.
         strict: bool,
     },
+    /// Whether machines that wait for each other are moved apart by themselves.
+    BalanceSet {
+        /// Whether so.
+        automatic: bool,
+    },
     /// A node wants to leave.
     NodeLeave {
         /// Which.

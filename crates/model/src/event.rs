@@ -173,6 +173,8 @@ pub enum EventKind {
     /// Something was said of a network of hosts.
     #[serde(rename = "cluster.network")]
     ClusterNetwork,
+    /// It was said whether machines are moved apart by themselves.
+    ClusterBalance,
     /// A join token was made.
     #[serde(rename = "cluster.token_created")]
     JoinTokenCreated,
@@ -353,6 +355,7 @@ impl EventKind {
             Self::NodeWarning => "node.warning",
             Self::ClusterCreated => "cluster.created",
             Self::ClusterNetwork => "cluster.network",
+            Self::ClusterBalance => "cluster.balance",
             Self::JoinTokenCreated => "cluster.token_created",
             Self::JoinTokenRevoked => "cluster.token_revoked",
             Self::NodeJoined => "node.joined",

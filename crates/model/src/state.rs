@@ -118,6 +118,9 @@ pub struct ClusterState {
     /// Whether machines move over networks with the migration role only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub migration_strict: bool,
+    /// Whether machines that wait for each other are moved apart by themselves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub balance: bool,
     /// The leader whose leases and proofs count.
     #[serde(default)]
     pub lease_reign: LeaseReign,
@@ -272,6 +275,7 @@ impl Default for ClusterState {
             fence_devices: Map::new(),
             cluster_networks: Map::new(),
             migration_strict: false,
+            balance: false,
             lease_reign: LeaseReign::default(),
             forced: None,
             witness: None,

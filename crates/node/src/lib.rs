@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod balance;
 mod cluster;
 pub mod config;
 pub mod dataplane;

@@ -44,6 +44,7 @@ use crate::fencing;
 use crate::fencing::Assembly;
 use crate::fencing::Fencing;
 use crate::ha::Ha;
+use crate::ha::Outgoing;
 use crate::ha::Watch;
 use crate::ledger::NodeLedger;
 use crate::ledger::Progresses;
@@ -177,7 +178,7 @@ impl Daemon {
             progresses: Arc::new(Progresses::default()),
         });
         let watch = Arc::new(Watch::new(node, detect)?);
-        Ha::new(ledger.clone(), &fencing, detect).decide(&watch);
+        Ha::new(ledger.clone(), &fencing, detect, Outgoing::unmeasured()).decide(&watch);
         Ok(Self { truth, ledger, fencing, watch, epoch })
     }
 

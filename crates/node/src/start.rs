@@ -68,6 +68,7 @@ use crate::fencing::Fencing;
 use crate::fencing::LeaseTask;
 use crate::fencing::PermitEngine;
 use crate::ha::Ha;
+use crate::ha::Outgoing;
 use crate::history;
 use crate::history::History;
 use crate::host;
@@ -362,9 +363,15 @@ pub(crate) async fn assemble(
     let machines =
         Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
     let process = volume_process(config, node)?;
-    let vm_host = vm_host(machines, &ledger, &ports, &volumes, &peers, (&name, &process));
+    let samples = Arc::new(Samples::default());
+    let mover = PeerMover::new(peers.clone());
+    let carried = mover.carried();
+    let vm_host = vm_host(machines, &ledger, &ports, &volumes, mover, (&name, &process));
     let targets = Targets::new(node, truth.clone(), vm_host.clone());
-    let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings()).start()?;
+    let seen = samples.clone();
+    let works = Box::new(move |vm| seen.process(vm).cpu_percent);
+    let outgoing = Outgoing { carried, works };
+    let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings(), outgoing).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
     let app = Arc::new(App {
         config: config.clone(),
@@ -379,7 +386,7 @@ pub(crate) async fn assemble(
         ports,
         volumes,
         luns: Luns::new(&config.disk_folders, process.clone()),
-        samples: Arc::new(Samples::default()),
+        samples,
         history: History::new(&config.data_dir),
         reconcilers: Reconcilers::default(),
         tls: tls_port.as_ref().map(|port| port.info.clone()),
@@ -402,6 +409,7 @@ pub(crate) async fn assemble(
 /// Follows what becomes of this node among the others.
 fn follow_membership(app: &Arc<App>) {
     tokio::spawn(history::follow(app.clone()));
+    tokio::spawn(crate::balance::follow(app.clone()));
     tokio::spawn(http::follow_idle(app.clone()));
     tokio::spawn(leave::follow(app.clone()));
     tokio::spawn(out::follow(app.clone()));
@@ -415,7 +423,7 @@ fn vm_host(
     ledger: &Arc<NodeLedger>,
     ports: &Arc<SwitchPorts>,
     volumes: &Arc<Volumes>,
-    peers: &Peers,
+    mover: PeerMover,
     (name, process): (&Name, &VolumeProcess),
 ) -> Arc<Host> {
     let (dirs, checks, images) = (volumes.clone(), volumes.clone(), volumes.clone());
@@ -428,7 +436,7 @@ fn vm_host(
         volume_ready: Box::new(move |vm| checks.ready(vm).map_err(|error| error.to_string())),
         image_path: Box::new(move |image| images.image_path(image)),
         rights: Arc::new(LunRights::new(ledger.truth.clone(), process.clone())),
-        mover: Arc::new(PeerMover::new(peers.clone())),
+        mover: Arc::new(mover),
         arrivals: Arc::default(),
         host_name: name.to_string(),
     })

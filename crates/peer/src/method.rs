@@ -56,6 +56,8 @@ impl Method {
     pub const VOLUMES: Self = Self(111);
     /// When browsers' sessions were used last at a node.
     pub const SESSIONS: Self = Self(120);
+    /// How much a node's machines do and wait.
+    pub const LOADS: Self = Self(121);
     /// Sends the body back: for measuring and trying.
     pub const ECHO: Self = Self(102);
     /// A host wants to join; with [`Method::LOOK`] the only one for strangers.

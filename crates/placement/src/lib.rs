@@ -1,4 +1,5 @@
-//! Plans: where virtual machines go when they are made, when a node is lost, drained or back.
+//! Plans: where virtual machines go when they are made, when a node is lost, drained or back, and when
+//! they wait for each other.
 //!
 //! Pure functions from the replicated state and the set of living nodes to a [`Plan`]; the leader
 //! carries plans out, and `--dry-run` shows them. The same state always gives the same plan.
@@ -12,10 +13,20 @@
 
 #![forbid(unsafe_code)]
 
+mod balance;
 mod coordinator;
 mod plan;
 mod room;
+#[cfg(test)]
+mod world;
 
+pub use balance::CPU_PRESSED;
+pub use balance::Load;
+pub use balance::MEMORY_PRESSED;
+pub use balance::MachineLoad;
+pub use balance::Relief;
+pub use balance::Short;
+pub use balance::balance;
 pub use coordinator::coordinator;
 pub use plan::Loss;
 pub use plan::Plan;

@@ -19,6 +19,7 @@ use crate::room::demand;
 use crate::room::has_tag;
 use crate::room::named;
 use crate::room::needs_room;
+use crate::room::promised;
 use crate::room::vms_of;
 
 /// What to do, in the order in which to do it.
@@ -80,7 +81,12 @@ pub fn choose(
     alive: &BTreeSet<NodeId>,
     vm: &VmRecord,
 ) -> Result<NodeId, Problem> {
-    Board::new(state, alive).best(vm, demand(vm))
+    let mut board = Board::new(state, alive);
+    // Its own room is not taken by another.
+    if let Some(to) = promised(vm) {
+        board.take(vm, to);
+    }
+    board.best(vm, demand(vm))
 }
 
 /// Where the VMs of a lost node go. `now` decides whether one was taken over too often.
@@ -97,6 +103,10 @@ pub fn fail_over(
         .filter(|vm| vm.spec.ha.enabled && can_leave(state, vm))
         .collect();
     in_order(&mut vms);
+    // Those on their way are placed anew.
+    for (vm, to) in vms.iter().filter_map(|vm| Some((vm, promised(vm)?))) {
+        board.take(vm, to);
+    }
     place_all(state, &mut board, &vms, |vm| match vm.power {
         Power::Running => why_not_started(vm, now),
         // What did not run is not started by a loss.
@@ -104,28 +114,31 @@ pub fn fail_over(
     })
 }
 
-/// Where the VMs of a node go that shall be empty; `with_files` says whether those on its own disks
-/// leave, too, to the other nodes' own disks.
+/// Where the VMs of nodes go that shall be empty, one node or several at once; `with_files` says whether
+/// those on the nodes' own disks leave, too, to the other nodes' own disks.
 pub fn drain(
     state: &ClusterState,
     alive: &BTreeSet<NodeId>,
-    node: NodeId,
+    nodes: &BTreeSet<NodeId>,
     with_files: bool,
 ) -> Plan {
     let mut board = Board::new(state, alive);
-    board.close(node);
-    let mut vms: Vec<&VmRecord> = vms_of(state, node)
-        .into_iter()
+    for node in nodes {
+        board.close(*node);
+    }
+    let mut vms: Vec<&VmRecord> = nodes
+        .iter()
+        .flat_map(|node| vms_of(state, *node))
         .filter(|vm| vm.deleted.is_none() && vm.moving.is_none() && !half_made(state, vm))
         .filter(|vm| vm.volume.is_some() || with_files)
         .collect();
     in_order(&mut vms);
     for vm in vms.iter().filter(|vm| needs_room(vm)) {
-        board.take(vm, node);
+        board.take(vm, vm.owner);
     }
     let stays: Vec<&VmRecord> = vms.extract_if(.., |vm| cannot_take_along(vm)).collect();
     for vm in stays.iter().filter(|vm| needs_room(vm)) {
-        board.put(vm, node);
+        board.put(vm, vm.owner);
     }
     let mut plan = place_all(state, &mut board, &vms, |vm| {
         (vm.power != Power::Running).then_some("it does not run")

@@ -4,155 +4,31 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::Accelerator;
-use model::Actor;
 use model::Bytes;
-use model::ClusterState;
 use model::Command;
 use model::HaSpec;
-use model::Millis;
-use model::Name;
-use model::NodeCapacity;
-use model::NodeId;
 use model::NodeMode;
-use model::OpId;
-use model::OpOutcome;
 use model::OpRequest;
-use model::Pinned;
 use model::Platform;
 use model::Priority;
-use model::Proposal;
-use model::RuleId;
 use model::RuleKind;
-use model::RuleRecord;
-use model::Speaker;
 use model::UnixMillis;
 use model::VmId;
-use model::VmSpec;
-use model::VolumeId;
-use model::VolumeKind;
 use proptest::prelude::prop_assert;
 use proptest::prelude::prop_assert_eq;
 use proptest::prelude::proptest;
-use uuid::Uuid;
 
 use super::*;
 use crate::room::OVERHEAD;
-
-const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(9));
-const NOW: UnixMillis = UnixMillis::new(10_000_000);
-
-fn node(n: u128) -> NodeId {
-    NodeId::new(Uuid::from_u128(100 + n))
-}
-
-fn vm_id(n: u128) -> VmId {
-    VmId::new(Uuid::from_u128(1_000 + n))
-}
-
-fn name(text: &str) -> Name {
-    text.parse().unwrap()
-}
-
-struct World {
-    state: ClusterState,
-    ids: u128,
-}
-
-/// A VM of a test: on which node, how large, and what else is special about it.
-struct Vm {
-    on: u128,
-    mib: u64,
-    ha: HaSpec,
-    tags: Vec<Name>,
-    local: bool,
-}
-
-fn vm(on: u128, mib: u64) -> Vm {
-    Vm { on, mib, ha: HaSpec::default(), tags: Vec::new(), local: false }
-}
-
-impl World {
-    /// Nodes `n0`, `n1`... with that much memory each.
-    fn new(nodes: u128, mib: u64) -> Self {
-        let mut world = Self { state: ClusterState::default(), ids: 50_000 };
-        for n in 0..nodes {
-            world.propose(Command::NodeStarted {
-                node: node(n),
-                name: name(&format!("n{n}")),
-                capacity: NodeCapacity { cpus: 4, memory: Bytes::mib(mib) },
-            });
-        }
-        world.propose(Command::VolumeCreate {
-            volume: VOLUME,
-            name: name("shared"),
-            kind: VolumeKind::Share { path: "/share".to_owned() },
-        });
-        world
-    }
-
-    fn propose(&mut self, command: Command) {
-        let proposal = Proposal { at: NOW, actor: Actor::new("test"), command };
-        self.state.apply(&proposal).unwrap();
-    }
-
-    fn run(&mut self, request: OpRequest, by: NodeId) {
-        self.ids += 1;
-        let op = OpId::new(Uuid::from_u128(self.ids));
-        let limit = Millis::from_secs(1);
-        self.propose(Command::BeginOp { op, request: Box::new(request), limit });
-        let by = Speaker { node: by, epoch: 0 };
-        self.propose(Command::FinishOp { op, outcome: Box::new(OpOutcome::Done), by });
-    }
-
-    /// Makes a VM and starts it.
-    fn add(&mut self, n: u128, vm: Vm) -> VmId {
-        let mut spec = VmSpec::new(1, Bytes::mib(vm.mib));
-        spec.ha = vm.ha;
-        spec.tags = vm.tags;
-        let pinned = Pinned {
-            config_version: 1,
-            machine_type: "pc-q35-10.0".to_owned(),
-            cpu_model: "qemu64".to_owned(),
-        };
-        let request = OpRequest::VmCreate {
-            vm: vm_id(n),
-            name: name(&format!("v{n}")),
-            spec: Box::new(spec),
-            pinned,
-            owner: node(vm.on),
-            volume: (!vm.local).then_some(VOLUME),
-        };
-        self.run(request, node(vm.on));
-        self.run(OpRequest::VmStart { vm: vm_id(n) }, node(vm.on));
-        vm_id(n)
-    }
-
-    fn rule(&mut self, kind: RuleKind, hard: bool) {
-        self.ids += 1;
-        let id = RuleId::new(Uuid::from_u128(self.ids));
-        let rule =
-            RuleRecord { id, name: name(&format!("r{}", self.ids)), tag: name("web"), kind, hard };
-        self.propose(Command::RuleCreate { rule });
-    }
-
-    fn alive(&self) -> BTreeSet<NodeId> {
-        self.state.nodes.keys().copied().collect()
-    }
-
-    fn lose(&self, n: u128) -> Plan {
-        let mut alive = self.alive();
-        alive.remove(&node(n));
-        fail_over(&self.state, &alive, node(n), NOW)
-    }
-}
-
-fn places(plan: &Plan) -> Vec<(VmId, NodeId)> {
-    plan.steps.iter().map(|step| (step.vm, step.to)).collect()
-}
-
-fn web(on: u128, mib: u64) -> Vm {
-    Vm { tags: vec![name("Web")], ..vm(on, mib) }
-}
+use crate::world::NOW;
+use crate::world::Vm;
+use crate::world::World;
+use crate::world::name;
+use crate::world::node;
+use crate::world::places;
+use crate::world::vm;
+use crate::world::vm_id;
+use crate::world::web;
 
 #[test]
 fn vms_of_a_lost_node_spread_over_the_others() {
@@ -279,9 +155,51 @@ fn a_drained_node_gives_all_and_takes_none() {
     for n in 0..3 {
         world.add(n, vm(0, 256));
     }
-    let plan = drain(&world.state, &world.alive(), node(0), false);
+    let plan = drain(&world.state, &world.alive(), &BTreeSet::from([node(0)]), false);
     assert_eq!(plan.steps.len(), 3);
     assert!(plan.steps.iter().all(|step| step.to != node(0)));
+}
+
+#[test]
+fn several_nodes_are_emptied_into_those_that_stay() {
+    let mut world = World::new(4, 4_096);
+    for n in 0..4 {
+        world.add(n, vm(n % 2, 256));
+    }
+    let two = BTreeSet::from([node(0), node(1)]);
+    let plan = drain(&world.state, &world.alive(), &two, false);
+    assert_eq!(plan.steps.len(), 4);
+    assert!(plan.steps.iter().all(|step| !two.contains(&step.to)));
+    let all = drain(&world.state, &world.alive(), &world.alive(), false);
+    assert!(all.unplaced.iter().all(|it| it.problem == Problem::NoNode));
+    assert_eq!(all.unplaced.len(), 4);
+}
+
+#[test]
+fn room_that_is_promised_to_one_on_its_way_is_not_given_to_another() {
+    let mut world = World::new(2, 2_048);
+    let first = world.add(1, vm(0, 1_200));
+    let second = world.add(2, vm(0, 800));
+    let to = Some(node(1));
+    world.propose(Command::VmMove { vm: first, to, quick: false });
+    let one = BTreeSet::from([node(0)]);
+    let plan = drain(&world.state, &world.alive(), &one, false);
+    assert_eq!(plan.unplaced, [Unplaced { vm: second, problem: Problem::Memory }]);
+    // Its own promise is no hindrance for it, wherever it is looked at.
+    let there = BTreeSet::from([node(1)]);
+    assert_eq!(choose(&world.state, &there, world.state.vm(first).unwrap()), Ok(node(1)));
+    assert_eq!(places(&world.lose(0)), [(first, node(1))]);
+}
+
+#[test]
+fn those_that_belong_together_follow_one_that_is_on_its_way() {
+    let mut world = World::new(3, 4_096);
+    let first = world.add(1, web(0, 256));
+    let second = world.add(2, web(0, 256));
+    world.rule(RuleKind::Together, true);
+    world.propose(Command::VmMove { vm: first, to: Some(node(2)), quick: false });
+    let plan = drain(&world.state, &world.alive(), &BTreeSet::from([node(0)]), false);
+    assert_eq!(places(&plan), [(second, node(2))]);
 }
 
 #[test]
@@ -292,9 +210,9 @@ fn a_drain_takes_local_vms_along_only_where_it_is_told_to() {
     let off = world.add(3, Vm { local: true, ..vm(0, 9_000) });
     world.run(OpRequest::VmOff { vm: off }, node(0));
     let large = world.add(4, Vm { local: true, ..vm(0, 3_500) });
-    let plain = drain(&world.state, &world.alive(), node(0), false);
+    let plain = drain(&world.state, &world.alive(), &BTreeSet::from([node(0)]), false);
     assert_eq!(places(&plain), [(shared, node(1))]);
-    let plan = drain(&world.state, &world.alive(), node(0), true);
+    let plan = drain(&world.state, &world.alive(), &BTreeSet::from([node(0)]), true);
     let moved: BTreeSet<VmId> = plan.steps.iter().map(|step| step.vm).collect();
     assert_eq!(moved, BTreeSet::from([shared, off, large]), "one that is off takes no room");
     for step in &plan.steps {
@@ -444,11 +362,14 @@ fn a_guest_goes_only_where_its_processors_are_and_a_restart_anywhere() {
     world.propose(Command::NodePlatform { node: node(0), platform: all.clone() });
     let id = world.add(1, vm(0, 512));
     world.propose(Command::NodePlatform { node: node(1), platform: platform(&["aes"], "10.0") });
-    let drained = drain(&world.state, &world.alive(), node(0), false);
+    let drained = drain(&world.state, &world.alive(), &BTreeSet::from([node(0)]), false);
     assert_eq!(drained.unplaced, [Unplaced { vm: id, problem: Problem::Platform }]);
     assert_eq!(places(&world.lose(0)), [(id, node(1))], "it boots anew");
     world.propose(Command::NodePlatform { node: node(1), platform: all });
-    assert_eq!(places(&drain(&world.state, &world.alive(), node(0), false)), [(id, node(1))]);
+    assert_eq!(
+        places(&drain(&world.state, &world.alive(), &BTreeSet::from([node(0)]), false)),
+        [(id, node(1))]
+    );
     // No host can start a machine that its QEMU does not know.
     let older = platform(&["aes", "avx"], "9.2");
     world.propose(Command::NodePlatform { node: node(1), platform: older });

@@ -124,8 +124,13 @@ impl<'a> Board<'a> {
         let rules: Vec<&RuleRecord> = state.rules.values().map(|rule| &**rule).collect();
         let tagged = vec![BTreeMap::new(); rules.len()];
         let mut board = Self { nodes, rules, volumes: &state.volumes, tagged, anew: false };
-        for vm in state.vms.values().filter(|vm| vm.deleted.is_none() && needs_room(vm)) {
-            board.put(vm, vm.owner);
+        for vm in state.vms.values().filter(|vm| vm.deleted.is_none()) {
+            if needs_room(vm) {
+                board.put(vm, vm.owner);
+            }
+            if let Some(to) = promised(vm) {
+                board.put(vm, to);
+            }
         }
         board
     }
@@ -224,21 +229,13 @@ impl<'a> Board<'a> {
         if left < 0 {
             return Err(Problem::Memory);
         }
-        let taken = i128::from(node.total) - left;
-        let filled = taken.max(0) * 1_000 / i128::from(node.total.max(1));
         let preferred = &vm.spec.ha.preferred;
         let preference = preferred
             .iter()
             .position(|name| name.key() == node.name.key())
             .unwrap_or(preferred.len());
         let distrusted = node.distrusted;
-        Ok(Cost {
-            distrusted,
-            preference,
-            broken,
-            filled: u64::try_from(filled).unwrap_or(u64::MAX),
-            node: id,
-        })
+        Ok(Cost { distrusted, preference, broken, filled: filled(node, left), node: id })
     }
 
     /// Whether a node has what a VM's machine is made of. What a node has not said is no hindrance.
@@ -269,10 +266,31 @@ impl<'a> Board<'a> {
             .any(|(known, by_node)| known.id == rule.id && !by_node.is_empty())
     }
 
+    /// Thousandths of a node's memory that are taken; all of it for a node that is not there.
+    pub(crate) fn filled(&self, id: NodeId) -> u64 {
+        let Some(node) = self.nodes.get(&id) else { return 1_000 };
+        filled(node, node.free)
+    }
+
+    /// How well a node suits a VM that stands on no node of the board: soft rules that it would break there,
+    /// and thousandths of the node's memory that would be taken.
+    pub(crate) fn suits(&self, vm: &VmRecord, id: NodeId) -> Result<(usize, u64), Problem> {
+        let node = self.nodes.get(&id).filter(|node| node.takes).ok_or(Problem::NoNode)?;
+        let cost = self.cost(vm, demand(vm), id, node)?;
+        Ok((cost.broken, cost.filled))
+    }
+
     #[cfg(test)]
     pub(crate) fn free(&self, node: NodeId) -> i128 {
         self.nodes.get(&node).map_or(0, |room| room.free)
     }
+}
+
+/// Thousandths of a node's memory that are taken when so much is left.
+fn filled(node: &Room<'_>, left: i128) -> u64 {
+    let taken = i128::from(node.total) - left;
+    let filled = taken.max(0) * 1_000 / i128::from(node.total.max(1));
+    u64::try_from(filled).unwrap_or(u64::MAX)
 }
 
 fn fits_rule(kind: RuleKind, by_node: &BTreeMap<NodeId, usize>, node: NodeId) -> bool {
@@ -289,6 +307,13 @@ pub(crate) fn has_tag(vm: &VmRecord, rule: &RuleRecord) -> bool {
 /// Whether a VM takes its node's memory, or is about to.
 pub(crate) fn needs_room(vm: &VmRecord) -> bool {
     matches!(vm.power, Power::Running | Power::Paused) || vm.busy().is_some()
+}
+
+/// The node, besides the one whose memory it takes, that a VM on its way will run on: room there is given
+/// away already. Until it has gone it needs both.
+pub(crate) fn promised(vm: &VmRecord) -> Option<NodeId> {
+    let moving = vm.moving.filter(|moving| moving.resume)?;
+    (moving.to != vm.owner || !needs_room(vm)).then_some(moving.to)
 }
 
 /// The VMs of a node that are not in the recycle bin.

@@ -358,6 +358,20 @@ pub(crate) fn answer(id: &str) -> Answer {
         }),
         "ValidationShow" => validation(&["warn", "pass"]),
         "NodePlan" | "NodeSetMode" => plan(),
+        "EvacuationPlan" | "Evacuate" => json!({
+            "plans": [{
+                "node": "host-1", "steps": [], "unplaced": [], "local": [], "moving": []
+            }],
+            "estimate": { "vms": 2, "total_ms": 4_000, "slow": ["db-1"], "unknown": [] }
+        }),
+        "BalanceShow" | "BalanceSet" => json!({
+            "automatic": true,
+            "nodes": [{
+                "node": "host-1", "told": true, "vms": 3, "cpu_percent": 98,
+                "cpu_waits_percent": 43, "memory_waits_percent": 0
+            }],
+            "steps": [], "stay": [{ "vm": "db-1", "why": "it is busy" }]
+        }),
         "Capacity" => json!([{
             "node": "host-1", "restarted": 3, "unplaced": [], "local": ["db-1"]
         }]),

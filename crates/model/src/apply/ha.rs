@@ -215,6 +215,20 @@ pub(crate) fn node_set_mode(
     Ok(())
 }
 
+pub(crate) fn balance_set(state: &mut ClusterState, cx: &mut Context<'_>, automatic: bool) {
+    if state.balance == automatic {
+        return;
+    }
+    state.balance = automatic;
+    let Some(cluster) = &state.cluster else { return };
+    let subject = Subject::Cluster { id: cluster.id, name: cluster.name.to_string() };
+    let text = match automatic {
+        true => "machines that wait for each other are moved apart by themselves",
+        false => "machines are not moved apart by themselves any more",
+    };
+    cx.event(EventKind::ClusterBalance, Severity::Info, subject, text.to_owned(), None);
+}
+
 /// Whether a node may be given a VM.
 pub(crate) fn admit_target(state: &ClusterState, vm: &VmRecord, to: NodeId) -> Result<(), Refused> {
     let node = state.node(to)?;

@@ -152,6 +152,10 @@ fn apply_cluster(
             cluster_network::strict(state, cx, *strict);
             Ok(())
         }
+        Command::BalanceSet { automatic } => {
+            ha::balance_set(state, cx, *automatic);
+            Ok(())
+        }
         Command::RuleCreate { rule } => ha::rule_create(state, cx, rule),
         Command::RuleDelete { rule } => ha::rule_delete(state, cx, *rule),
         Command::NodeFenced { node, epoch, reign, proof } => {

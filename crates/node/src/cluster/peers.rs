@@ -415,6 +415,7 @@ impl Handler for Port {
                 return crate::http::own_history(&app, &body).await.map(Bytes::from);
             }
             Method::VOLUMES => serde_json::to_vec(&self.app()?.luns.told().await),
+            Method::LOADS => serde_json::to_vec(&crate::balance::own(&*self.app()?).await),
             Method::SESSIONS => serde_json::to_vec(&crate::http::session_uses(&*self.app()?)),
             Method::MACHINES => serde_json::to_vec(&self.app()?.own_vm_summaries()),
             Method::HOST => {

@@ -6,8 +6,9 @@
 //!   isolated, self-fencing: it ends itself+--> FenceBegin --> (fencer) --> NodeFenced
 //!   isolated, proof: its time is over ---+                                    |
 //!                                                  VmTakeOver for each of its VMs, by the plan
-//!   mode drain ----> VmMove, a few at a time        (its owner carries it out: `moves`; with their
-//!                                                    files, if the drain says so)
+//!   mode drain ----> VmMove, some in advance        (its owner carries it out, as many at once as the
+//!                                                    way carries: `moves`, `gate`; with their files, if
+//!                                                    the drain says so)
 //!   preferred node is back ----> VmMove
 //! ```
 //!
@@ -35,8 +36,9 @@ use model::VmRecord;
 use placement::Plan;
 use placement::Step;
 
-/// VMs on their way from one node at once: each is a memory that is written and read.
-const MOVES_AT_ONCE: usize = 2;
+/// VMs of one node whose moves are ordered in advance, so that their owner need not wait for the next
+/// order. How many of them really go at once is the owner's to say (`gate`).
+const ORDERED: usize = 16;
 
 /// How long VMs that are started after another one wait for its guest, from its takeover on.
 const ANSWER_PATIENCE: Millis = Millis::from_secs(300);
@@ -91,7 +93,8 @@ pub(super) fn next(state: &ClusterState, seen: &Seen<'_>) -> Vec<Command> {
             let reason = FenceReason::Suspected { what };
             commands.push(Command::FenceBegin { node: node.id, reason });
         } else if node.mode == NodeMode::Drain {
-            let plan = placement::drain(state, &fit, node.id, node.drains_files);
+            let one = BTreeSet::from([node.id]);
+            let plan = placement::drain(state, &fit, &one, node.drains_files);
             moves(state, node.id, plan, &mut commands);
         }
     }
@@ -193,23 +196,36 @@ fn moving_from(state: &ClusterState, node: NodeId) -> usize {
 }
 
 fn moves(state: &ClusterState, from: NodeId, plan: Plan, commands: &mut Vec<Command>) {
-    let room = MOVES_AT_ONCE.saturating_sub(moving_from(state, from));
+    let room = ORDERED.saturating_sub(moving_from(state, from));
     let ready = |step: &Step| state.vms.get(&step.vm).is_some_and(|vm| vm.busy().is_none());
     for step in plan.steps.into_iter().filter(ready).take(room) {
         commands.push(Command::VmMove { vm: step.vm, to: Some(step.to), quick: false });
     }
 }
 
-/// Ends moves to nodes that cannot take anything now, before the VM is given away.
+/// Ends moves to nodes that cannot take anything now, before the VM is given away, and those that a drain
+/// ordered which is over before they began.
 fn stop_moves(state: &ClusterState, fit: &BTreeSet<NodeId>, commands: &mut Vec<Command>) {
     for vm in state.vms.values() {
         let Some(moving) = vm.moving else { continue };
         let takes = fit.contains(&moving.to)
             && state.nodes.get(&moving.to).is_some_and(|to| to.mode == NodeMode::Active);
-        if vm.owner != moving.to && !takes {
+        let over = !moving.quick && vm.busy().is_none() && vm.power == Power::Running && {
+            let drains = |node: &Arc<NodeRecord>| node.mode == NodeMode::Drain;
+            !state.nodes.get(&vm.owner).is_some_and(drains) && !goes_back(state, vm, moving.to)
+        };
+        if vm.owner != moving.to && (!takes || over) {
             commands.push(Command::VmMove { vm: vm.id, to: None, quick: false });
         }
     }
+}
+
+/// Whether a move is a way back to a node that the VM prefers.
+fn goes_back(state: &ClusterState, vm: &VmRecord, to: NodeId) -> bool {
+    let preferred = |node: &Arc<NodeRecord>| {
+        vm.spec.ha.preferred.iter().any(|name| name.key() == node.name.key())
+    };
+    vm.spec.ha.failback && state.nodes.get(&to).is_some_and(preferred)
 }
 
 fn fail_back(

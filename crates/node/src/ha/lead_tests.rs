@@ -146,30 +146,42 @@ fn a_vm_waits_until_the_guest_that_it_depends_on_answers() {
 }
 
 #[test]
-fn a_node_that_is_drained_gives_its_vms_away_two_at_a_time() {
-    let mut world = World::new(3);
-    for n in 1..=5 {
+fn the_moves_of_a_drain_are_ordered_in_advance_and_end_with_it() {
+    let mut world = World::new(4);
+    for n in 1..=18 {
         world.add(n, node(2), HaSpec::default());
     }
     world.ok(Command::NodeSetMode { node: node(2), mode: NodeMode::Drain, with_storage: false });
     let commands = next_with(&world, Verdict::Alive, Certainty::Proof);
-    assert_eq!(commands.len(), 2);
+    assert_eq!(commands.len(), ORDERED);
     for command in commands {
         world.ok(command);
     }
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
-    // One of the two has arrived.
+    // One of them has arrived.
     let first = world.state.vms.values().find(|vm| vm.moving.is_some()).unwrap().clone();
     world.run(OpRequest::VmOff { vm: first.id }, node(2));
     world.ok(Command::VmRehome { vm: first.id, to: first.moving.unwrap().to });
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof).len(), 1);
+    // What has begun goes on when the node is to stay as it is; what has not is left.
+    let begun = world.state.vms.values().find(|vm| vm.moving.is_some()).unwrap().clone();
+    let (to, policy) = (begun.moving.unwrap().to, model::MigratePolicy::default());
+    world.begin(OpRequest::VmMigrate { vm: begun.id, to, policy, storage: None });
+    world.ok(Command::NodeSetMode { node: node(2), mode: NodeMode::Active, with_storage: false });
+    let commands = next_with(&world, Verdict::Alive, Certainty::Proof);
+    assert_eq!(commands.len(), ORDERED - 2);
+    for command in commands {
+        assert!(matches!(command, Command::VmMove { vm, to: None, .. } if vm != begun.id));
+        world.ok(command);
+    }
+    assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
 }
 
 #[test]
 fn a_move_to_a_node_that_is_lost_is_stopped() {
     let mut world = World::new(3);
     world.add(1, node(1), HaSpec::default());
-    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: false });
+    world.ok(Command::VmMove { vm: vm(1), to: Some(node(2)), quick: true });
     assert_eq!(next_with(&world, Verdict::Alive, Certainty::Proof), []);
     let stop = Command::VmMove { vm: vm(1), to: None, quick: false };
     let commands = next_with(&world, DEAD, Certainty::Proof);

@@ -6,11 +6,12 @@
 //!   beats (thread a volume) -------+--> Watch (detector) --> verdicts, 5 times a second
 //!                                                               |
 //!   state ------------------------------------------> lead::next (pure) --> commands, if this leads
-//!   state ------------------------------------------> moves::next (pure) --> operations of own VMs
+//!   state ------------------------------------------> moves::next (pure) --gate--> operations of own VMs
 //! ```
 
 pub(crate) mod answers;
 mod beats;
+mod gate;
 mod lead;
 mod moves;
 pub(crate) mod pulse;
@@ -21,6 +22,7 @@ pub(crate) mod world;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -65,6 +67,25 @@ const MOVE_AGAIN: Duration = Duration::from_secs(60);
 /// A save or resume of a large VM on a slow volume.
 const MOVE_LIMIT: Millis = Millis::from_secs(3_600);
 
+/// How often it is looked whether more machines may leave at once, while some do.
+const GATE_EVERY: Duration = Duration::from_secs(1);
+
+/// What is measured of machines that leave this node.
+pub(crate) struct Outgoing {
+    /// Bytes that were carried to other nodes for migrations since the daemon began; only grows.
+    pub(crate) carried: Arc<AtomicU64>,
+    /// Processor time that a machine takes lately, in percent of one processor: the less it does, the less
+    /// of its memory changes while it is sent.
+    pub(crate) works: Box<dyn Fn(VmId) -> u32 + Send + Sync>,
+}
+
+impl Outgoing {
+    /// For a node without anything to measure.
+    pub(crate) fn unmeasured() -> Self {
+        Self { carried: Arc::default(), works: Box::new(|_| 0) }
+    }
+}
+
 /// What it is made of.
 pub(crate) struct Ha {
     ledger: Arc<NodeLedger>,
@@ -73,6 +94,7 @@ pub(crate) struct Ha {
     detect: Settings,
     /// Told of each heartbeat: a node that is heard is not off, whatever its fence device says.
     desk: Arc<LeaderDesk>,
+    outgoing: Outgoing,
 }
 
 impl Ha {
@@ -81,9 +103,10 @@ impl Ha {
         ledger: Arc<NodeLedger>,
         fencing: &fencing::Fencing,
         detect: Settings,
+        outgoing: Outgoing,
     ) -> Self {
         let (lease, desk) = (fencing.lease.clone(), fencing.desk.clone());
-        Self { ledger, settings: fencing.settings, lease, detect, desk }
+        Self { ledger, settings: fencing.settings, lease, detect, desk, outgoing }
     }
 
     /// Sets everything going; it ends with the daemon.
@@ -108,7 +131,7 @@ impl Ha {
     /// The part without threads: what is decided from what `watch` hears.
     pub(crate) fn decide(self, watch: &Arc<Watch>) {
         watch.tell(self.desk);
-        tokio::spawn(move_own(self.ledger.clone()));
+        tokio::spawn(move_own(self.ledger.clone(), self.outgoing));
         tokio::spawn(keep_epoch(self.ledger.clone(), self.lease));
         tokio::spawn(lead(self.ledger, self.settings, watch.clone()));
     }
@@ -196,12 +219,17 @@ async fn carry_out(ledger: &NodeLedger, commands: Vec<Command>) {
 }
 
 /// Carries moves of this node's VMs out.
-async fn move_own(ledger: Arc<NodeLedger>) {
+async fn move_own(ledger: Arc<NodeLedger>, outgoing: Outgoing) {
     let mut states = ledger.truth.watch();
+    let mut gate = gate::Gate::new();
     loop {
         let state = states.borrow_and_update().clone();
         let mut failed = false;
-        for next in moves::next(&state, ledger.node) {
+        let due = moves::next(&state, ledger.node);
+        let (going, waiting) = (moves::going(&state, ledger.node), moves::waiting(&due));
+        gate.look(Instant::now(), going, waiting, outgoing.carried.load(Ordering::Relaxed));
+        let due = moves::admitted(&state, due, gate.room(going), &*outgoing.works);
+        for next in due {
             let command = match next.clone() {
                 moves::Next::Begin(request) => {
                     let op = OpId::new(new_uuid());
@@ -225,8 +253,9 @@ async fn move_own(ledger: Arc<NodeLedger>) {
             }
         }
         let changed = states.changed();
-        if failed {
-            let _ = tokio::time::timeout(LOOK_ANYWAY, changed).await;
+        if failed || waiting > 0 {
+            let again = if failed { LOOK_ANYWAY } else { GATE_EVERY };
+            let _ = tokio::time::timeout(again, changed).await;
         } else if changed.await.is_err() {
             return;
         }

@@ -45,6 +45,47 @@ pub(super) fn next(state: &ClusterState, me: NodeId) -> Vec<Next> {
     state.vms.values().filter(|vm| vm.owner == me).filter_map(|vm| step(vm, me)).collect()
 }
 
+/// How many of this node's VMs are leaving it.
+pub(super) fn going(state: &ClusterState, me: NodeId) -> usize {
+    let leaves = |vm: &VmRecord| {
+        vm.owner == me && vm.busy().is_some() && vm.moving.is_some_and(|moving| moving.to != me)
+    };
+    state.vms.values().filter(|vm| leaves(vm)).count()
+}
+
+/// The VM that would leave by this step with all of its memory, or with its files.
+fn leaves(next: &Next) -> Option<VmId> {
+    match next {
+        Next::Begin(OpRequest::VmMigrate { vm, .. } | OpRequest::VmSave { vm }) => Some(*vm),
+        Next::Begin(_) | Next::Rehome { .. } => None,
+    }
+}
+
+/// How many would begin to leave.
+pub(super) fn waiting(due: &[Next]) -> usize {
+    due.iter().filter(|next| leaves(next).is_some()).count()
+}
+
+/// Those of the steps that may be taken now, where `room` more VMs may begin to leave: by their priority,
+/// and among equal ones those first that do the least, by `works`. They are quickly away, and the others
+/// then have the way for themselves.
+pub(super) fn admitted(
+    state: &ClusterState,
+    due: Vec<Next>,
+    room: usize,
+    works: &dyn Fn(VmId) -> u32,
+) -> Vec<Next> {
+    let (mut leaving, mut admitted): (Vec<_>, Vec<_>) =
+        due.into_iter().partition(|next| leaves(next).is_some());
+    leaving.sort_by_cached_key(|next| {
+        let vm = leaves(next).and_then(|vm| state.vms.get(&vm));
+        vm.map(|vm| (vm.spec.ha.priority, works(vm.id), vm.id))
+    });
+    leaving.truncate(room);
+    admitted.append(&mut leaving);
+    admitted
+}
+
 fn step(vm: &VmRecord, me: NodeId) -> Option<Next> {
     let moving = vm.moving?;
     if vm.busy().is_some() {

@@ -178,3 +178,40 @@ fn a_move_whose_migration_may_not_begin_is_over() {
     let save = Next::Begin(OpRequest::VmSave { vm: vm(1) });
     assert_eq!(refused(&save, &never), None);
 }
+
+#[test]
+fn those_that_leave_go_by_priority_and_the_idle_ones_first_as_far_as_there_is_room() {
+    let mut world = World::new(2);
+    let with = |priority| HaSpec { priority, ..HaSpec::default() };
+    for n in 1..=4 {
+        let priority = if n == 4 { model::Priority::High } else { model::Priority::Medium };
+        world.add(n, node(1), with(priority));
+        world.ok(Command::VmMove { vm: vm(n), to: Some(node(2)), quick: n == 3 });
+    }
+    // One is ready to be given away: it takes nothing of the way.
+    world.add(5, node(1), HaSpec::default());
+    world.run(OpRequest::VmOff { vm: vm(5) }, node(1));
+    world.ok(Command::VmMove { vm: vm(5), to: Some(node(2)), quick: true });
+    let works = |id| if id == vm(1) { 80 } else { 5 };
+    let ids = |world: &World, room| -> Vec<VmId> {
+        let due = next(&world.state, node(1));
+        admitted(&world.state, due, room, &works)
+            .into_iter()
+            .map(|next| match next {
+                Next::Begin(OpRequest::VmMigrate { vm, .. } | OpRequest::VmSave { vm })
+                | Next::Rehome { vm, .. } => vm,
+                Next::Begin(other) => panic!("{other:?}"),
+            })
+            .collect()
+    };
+    assert_eq!(waiting(&next(&world.state, node(1))), 4);
+    assert_eq!(ids(&world, 0), [vm(5)]);
+    assert_eq!(ids(&world, 9), [vm(5), vm(4), vm(2), vm(3), vm(1)]);
+    assert_eq!(ids(&world, 2), [vm(5), vm(4), vm(2)]);
+    assert_eq!(going(&world.state, node(1)), 0);
+    let first = next(&world.state, node(1)).into_iter().find(|next| leaves(next) == Some(vm(4)));
+    let Some(Next::Begin(request)) = first else { panic!("{first:?}") };
+    world.begin(request);
+    assert_eq!(going(&world.state, node(1)), 1);
+    assert_eq!(ids(&world, 1), [vm(5), vm(2)]);
+}

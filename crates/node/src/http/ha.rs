@@ -8,6 +8,9 @@ use api::ErrorKind;
 use api::endpoint as ep;
 use api::endpoint::Endpoint;
 use api::endpoint::Nothing;
+use api::ha::BalanceView;
+use api::ha::EstimateView;
+use api::ha::EvacuationView;
 use api::ha::LossView;
 use api::ha::PlanFor;
 use api::ha::PlanQuery;
@@ -24,6 +27,7 @@ use model::ClusterState;
 use model::Command;
 use model::Name;
 use model::NodeId;
+use model::NodeMode;
 use model::NodeRecord;
 use model::OpRequest;
 use model::RuleId;
@@ -34,6 +38,7 @@ use model::VmPlace;
 use model::VmRecord;
 use placement::Plan;
 
+use crate::app::App;
 use crate::app::new_uuid;
 use crate::app::now;
 use crate::http::Call;
@@ -45,6 +50,10 @@ use crate::http::vms::time;
 pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::NodeSetMode, _, _>(set_mode);
     mounts.json::<ep::NodePlan, _, _>(plan);
+    mounts.json::<ep::EvacuationPlan, _, _>(evacuation_plan);
+    mounts.json::<ep::Evacuate, _, _>(evacuate);
+    mounts.json::<ep::BalanceShow, _, _>(balance);
+    mounts.json::<ep::BalanceSet, _, _>(set_balance);
     mounts.json::<ep::Capacity, _, _>(capacity);
     mounts.json::<ep::ClusterCpu, _, _>(cpu);
     mounts.json::<ep::RuleList, _, _>(rules);
@@ -61,14 +70,115 @@ async fn set_mode(call: Call<ep::NodeSetMode>) -> Result<PlanView, ApiError> {
     let command = Command::NodeSetMode { node, mode, with_storage };
     call.app.propose(&call.caller.actor, command).await?;
     let state = call.app.truth.state();
-    let query = PlanQuery { plan: PlanFor::Drain, with_storage };
+    let query = PlanQuery { plan: PlanFor::Drain, with_storage, estimate: false };
     Ok(plan_view(&state, &fit(&call, &state), state.node(node)?, query))
 }
 
 async fn plan(call: Call<ep::NodePlan>) -> Result<PlanView, ApiError> {
     let state = call.app.truth.state();
     let node = state.find_node(call.param(0))?;
-    Ok(plan_view(&state, &fit(&call, &state), node, call.query))
+    let mut view = plan_view(&state, &fit(&call, &state), node, call.query);
+    if call.query.estimate && call.query.plan == PlanFor::Drain {
+        view.estimate = Some(estimate(&call.app, &state, std::slice::from_ref(&view)).await);
+    }
+    Ok(view)
+}
+
+async fn evacuation_plan(call: Call<ep::EvacuationPlan>) -> Result<EvacuationView, ApiError> {
+    let state = call.app.truth.state();
+    let names = call.query.nodes.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let nodes = several(&state, names)?;
+    let mut view = evacuation(&call, &state, &nodes, call.query.with_storage);
+    if call.query.estimate {
+        view.estimate = Some(estimate(&call.app, &state, &view.plans).await);
+    }
+    Ok(view)
+}
+
+async fn evacuate(call: Call<ep::Evacuate>) -> Result<EvacuationView, ApiError> {
+    let nodes = several(&call.app.truth.state(), call.body.nodes.iter().map(String::as_str))?;
+    // Each name was found: none is left half done. Between two of them, machines may begin to go to
+    // one that is emptied next; the leader ends such moves (`ha::lead`).
+    for node in nodes.iter().copied() {
+        let (mode, with_storage) = (NodeMode::Drain, call.body.with_storage);
+        let command = Command::NodeSetMode { node, mode, with_storage };
+        call.app.propose(&call.caller.actor, command).await?;
+    }
+    Ok(evacuation(&call, &call.app.truth.state(), &nodes, call.body.with_storage))
+}
+
+/// The nodes of some names, each once.
+fn several<'a>(
+    state: &ClusterState,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<BTreeSet<NodeId>, ApiError> {
+    let nodes = names
+        .map(|name| Ok(state.find_node(name)?.id))
+        .collect::<Result<BTreeSet<_>, ApiError>>()?;
+    if nodes.is_empty() {
+        return Err(ApiError::new(
+            ErrorKind::BadRequest,
+            "nodes",
+            "no node is named that is to be emptied",
+            "name one or more: muster node list",
+        ));
+    }
+    Ok(nodes)
+}
+
+fn evacuation<E: Endpoint>(
+    call: &Call<E>,
+    state: &ClusterState,
+    nodes: &BTreeSet<NodeId>,
+    with_files: bool,
+) -> EvacuationView {
+    let plan = placement::drain(state, &fit(call, state), nodes, with_files);
+    let of = |node: &&NodeId| {
+        let node = state.nodes.get(*node)?;
+        let mut own = plan.clone();
+        own.steps.retain(|step| step.from == node.id);
+        own.unplaced.retain(|it| state.vms.get(&it.vm).is_some_and(|vm| vm.owner == node.id));
+        Some(view_of(state, node, own, with_files))
+    };
+    EvacuationView { plans: nodes.iter().filter_map(|node| of(&node)).collect(), estimate: None }
+}
+
+/// How long plans will take: asked of the nodes that have the machines now.
+async fn estimate(app: &App, state: &ClusterState, plans: &[PlanView]) -> EstimateView {
+    let mut estimate = EstimateView::default();
+    let mut moves = Vec::new();
+    for step in plans.iter().flat_map(|plan| &plan.steps).filter(|step| step.start) {
+        let Some(vm) = state.vms.get(&step.id) else { continue };
+        match state.find_node(step.to.as_str()) {
+            Ok(to) if vm.volume.is_some() => moves.push((vm.owner, vm.id, to.id)),
+            // How large its files are is learnt when it goes.
+            _ => estimate.unknown.push(vm.name.clone()),
+        }
+    }
+    estimate.vms = (moves.len() + estimate.unknown.len()) as u64;
+    for (vm, expected) in crate::migrate::expected(app, moves).await {
+        let Some(name) = state.vms.get(&vm).map(|vm| vm.name.clone()) else { continue };
+        match expected.forecast {
+            Some(forecast) => {
+                estimate.total_ms = estimate.total_ms.saturating_add(forecast.total_ms);
+                if !forecast.converges {
+                    estimate.slow.push(name);
+                }
+            }
+            None => estimate.unknown.push(name),
+        }
+    }
+    estimate
+}
+
+async fn balance(call: Call<ep::BalanceShow>) -> Result<BalanceView, ApiError> {
+    Ok(crate::balance::view(&call.app).await)
+}
+
+async fn set_balance(call: Call<ep::BalanceSet>) -> Result<BalanceView, ApiError> {
+    let command = Command::BalanceSet { automatic: call.body.automatic };
+    call.app.propose(&call.caller.actor, command).await?;
+    Ok(crate::balance::view(&call.app).await)
 }
 
 async fn capacity(call: Call<ep::Capacity>) -> Result<Vec<LossView>, ApiError> {
@@ -198,6 +308,11 @@ async fn migrate_vm(call: Call<ep::VmMigrate>) -> Result<VmMigrateView, ApiError
     if !fits && !call.body.dry_run {
         return Err(unfit(&vm, &checks));
     }
+    let predicted = match call.body.dry_run && fits && place.is_none() {
+        true => crate::migrate::expected(&call.app, vec![(vm.owner, vm.id, to)]).await,
+        false => Vec::new(),
+    };
+    let predicted = predicted.into_iter().find_map(|(_, expected)| expected.forecast);
     let op = match call.body.dry_run {
         true => None,
         false => {
@@ -209,7 +324,8 @@ async fn migrate_vm(call: Call<ep::VmMigrate>) -> Result<VmMigrateView, ApiError
         }
     };
     let name = |node| node_name(&state, node).unwrap_or_else(|| vm.name.clone());
-    Ok(VmMigrateView { vm: vm.name.clone(), from: name(vm.owner), to: name(to), checks, fits, op })
+    let (vm, from, to) = (vm.name.clone(), name(vm.owner), name(to));
+    Ok(VmMigrateView { vm, from, to, checks, fits, predicted, op })
 }
 
 /// Where the files of a VM go that is to migrate; none if they stay where they are.
@@ -281,10 +397,15 @@ fn plan_view(
     query: PlanQuery,
 ) -> PlanView {
     let with_files = query.plan == PlanFor::Drain && (query.with_storage || node.drains_files);
-    let Plan { steps, unplaced: rest } = match query.plan {
-        PlanFor::Drain => placement::drain(state, fit, node.id, with_files),
+    let plan = match query.plan {
+        PlanFor::Drain => placement::drain(state, fit, &BTreeSet::from([node.id]), with_files),
         PlanFor::Loss => placement::fail_over(state, fit, node.id, now()),
     };
+    view_of(state, node, plan, with_files)
+}
+
+fn view_of(state: &ClusterState, node: &NodeRecord, plan: Plan, with_files: bool) -> PlanView {
+    let Plan { steps, unplaced: rest } = plan;
     let of_node = |vm: &&Arc<VmRecord>| vm.owner == node.id && vm.deleted.is_none();
     let named = |keep: &dyn Fn(&VmRecord) -> bool| {
         let kept = state.vms.values().filter(of_node).filter(|vm| keep(vm));
@@ -308,6 +429,7 @@ fn plan_view(
         unplaced: unplaced(state, &rest),
         local: named(&|vm| vm.volume.is_none() && !with_files),
         moving: named(&|vm| vm.moving.is_some()),
+        estimate: None,
     }
 }
 

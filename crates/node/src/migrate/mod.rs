@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   call MIGRATE   Plan     may this VM of yours go there? (asked by whoever has an API call for it)
+//!                  Outlook  what would these of yours take to go there?
 //!                  Check    may this VM come to you? reasons, not just yes or no
 //!                  Prepare  make a machine that waits for it
 //!                  Abandon  it is not needed
@@ -19,11 +20,15 @@
 
 mod along;
 mod check;
+mod counted;
+mod outlook;
 mod probe;
 mod storage;
 mod target;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use api::migrate::CheckView;
@@ -47,8 +52,11 @@ use vm::lifecycle::Ready;
 use vm::lifecycle::Wire;
 
 use crate::cluster::peers::Peers;
+use counted::Counted;
 
 pub(crate) use check::plan;
+pub(crate) use outlook::Outlook;
+pub(crate) use outlook::expected;
 pub(crate) use probe::PROBE_STREAM;
 pub(crate) use storage::plan as plan_storage;
 pub(crate) use target::Targets;
@@ -99,6 +107,11 @@ pub(crate) enum Question {
         #[serde(default)]
         storage: Option<VmPlace>,
     },
+    /// To the owner: what live migrations of VMs of its would take, each to a node.
+    Outlook {
+        /// Which, and where to.
+        moves: Vec<(VmId, NodeId)>,
+    },
     /// To the owner: whether a VM's storage could go to a place.
     Storage {
         /// Which.
@@ -145,6 +158,11 @@ pub(crate) enum Answer {
         /// All of it.
         checks: Vec<CheckView>,
     },
+    /// What was expected of each of the migrations that were asked for, in their order.
+    Expected {
+        /// A forecast, or why there is none.
+        each: Vec<Outlook>,
+    },
     /// What the target has found.
     Found {
         /// All of it.
@@ -168,11 +186,18 @@ pub(crate) enum Answer {
 /// The way to other nodes, as drivers use it.
 pub(crate) struct PeerMover {
     peers: Peers,
+    /// Bytes that went to other nodes.
+    carried: Arc<AtomicU64>,
 }
 
 impl PeerMover {
     pub(crate) fn new(peers: Peers) -> Self {
-        Self { peers }
+        Self { peers, carried: Arc::default() }
+    }
+
+    /// Where the bytes are counted that go to other nodes.
+    pub(crate) fn carried(&self) -> Arc<AtomicU64> {
+        self.carried.clone()
     }
 
     /// Asks for something that is done, or cannot be.
@@ -186,7 +211,10 @@ impl PeerMover {
         match asked.map_err(|error| unreachable(&error))? {
             Answer::Done => Ok(()),
             Answer::Cannot { failure } => Err(failure),
-            Answer::Planned { .. } | Answer::Found { .. } | Answer::Ready { .. } => Err(garbled()),
+            Answer::Planned { .. }
+            | Answer::Expected { .. }
+            | Answer::Found { .. }
+            | Answer::Ready { .. } => Err(garbled()),
         }
     }
 }
@@ -245,7 +273,10 @@ impl Mover for PeerMover {
                 fallback: measured.and_then(|(_, by)| fallback(&self.peers.migration_ways(to), by)),
             }),
             Answer::Cannot { failure } => Err(failure),
-            Answer::Planned { .. } | Answer::Found { .. } | Answer::Done => Err(garbled()),
+            Answer::Planned { .. }
+            | Answer::Expected { .. }
+            | Answer::Found { .. }
+            | Answer::Done => Err(garbled()),
         }
     }
 
@@ -256,7 +287,7 @@ impl Mover for PeerMover {
             Lane::Files => FILES_STREAM,
         };
         let (stream, _) = open(&self.peers, to, &format!("{begin}{op}")).await?;
-        Ok(Box::new(stream))
+        Ok(Box::new(Counted { stream, carried: self.carried.clone() }))
     }
 
     async fn rehearse(&self, to: NodeId, op: OpId) -> Result<(), OpFailure> {

@@ -26,6 +26,7 @@ use vm::lifecycle::settle_arrival;
 use super::Answer;
 use super::Question;
 use super::check;
+use super::outlook;
 use super::probe;
 use super::storage;
 use crate::app::App;
@@ -96,6 +97,9 @@ impl Targets {
             Question::Plan { vm, to, storage } => {
                 let checks = check::as_owner(app, vm, to, storage).await;
                 Answer::Planned { checks }
+            }
+            Question::Outlook { moves } => {
+                Answer::Expected { each: outlook::as_owner(app, &moves).await }
             }
             Question::Storage { vm, to } => {
                 let checks = storage::as_owner(app, vm, to).await;

@@ -97,6 +97,7 @@ pub use migrate::arrival::abandon as abandon_arrival;
 pub use migrate::arrival::prepare as prepare_arrival;
 pub use migrate::arrival::rehearse as rehearse_arrival;
 pub use migrate::arrival::settle as settle_arrival;
+pub use migrate::outlook;
 pub use migrate::receive_files;
 pub use register::Found;
 pub use register::NotFound;

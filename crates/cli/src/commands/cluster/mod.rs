@@ -1,9 +1,11 @@
 //! The cluster: several hosts that stand in for each other.
 
+mod balance;
 mod capacity;
 mod confirm_off;
 mod cpu;
 mod create;
+mod evacuate;
 mod evict;
 mod force_quorum;
 mod join;
@@ -25,6 +27,8 @@ noun! {
     Leave(leave),
     Status(status),
     Capacity(capacity),
+    Balance(balance),
+    Evacuate(evacuate),
     Cpu(cpu),
     Network(network),
     Validate(validate),

@@ -29,8 +29,8 @@ const ROOM_AFTER: Duration = Duration::from_secs(10);
 
 /// Empty a node for maintenance: its machines move to other nodes, and it gets no new ones.
 ///
-/// Machines on a volume are migrated while they run, two at a time; what cannot be is saved, moved and
-/// resumed. Machines on the node's own disks stay, and are named; with `--with-storage` they leave, too,
+/// Machines on a volume are migrated while they run, as many at once as the way carries, by their priority and
+/// the idle ones first; what cannot be is saved, moved and resumed. Machines on the node's own disks stay, and are named; with `--with-storage` they leave, too,
 /// with their files, to the own disks of other nodes. The node stays empty until `muster node resume`.
 /// Ctrl-C leaves the drain to itself.
 #[derive(Debug, clap::Args)]
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// Let machines on its own disks leave, too, with their files.
     #[arg(long)]
     with_storage: bool,
-    /// Only show where the machines would go.
+    /// Only show where the machines would go, and how long it would take.
     #[arg(long)]
     dry_run: bool,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     let with_storage = args.with_storage;
     if args.dry_run {
-        let query = PlanQuery { plan: PlanFor::Drain, with_storage };
+        let query = PlanQuery { plan: PlanFor::Drain, with_storage, estimate: true };
         let plan = context.call::<NodePlan>(&[&args.node], &query, &Nothing {}).await?;
         return context.out.reply(&plan, |plan| plan::render(&context.out, plan));
     }
@@ -82,7 +82,7 @@ pub(crate) async fn empty(
     with_storage: bool,
     deadline: Option<Instant>,
 ) -> Result<Reply<PlanView>, CliError> {
-    let query = PlanQuery { plan: PlanFor::Drain, with_storage };
+    let query = PlanQuery { plan: PlanFor::Drain, with_storage, estimate: false };
     let body = NodeModeBody { mode: NodeMode::Drain, with_storage };
     let mut plan = context.send::<NodeSetMode>(&[node], &body).await?;
     let (total, began) = (left(&plan.value), Instant::now());
@@ -104,13 +104,17 @@ pub(crate) async fn empty(
     Ok(plan)
 }
 
-fn left(plan: &PlanView) -> u64 {
+/// Machines that have not left yet and will.
+pub(crate) fn left(plan: &PlanView) -> u64 {
     let moving = plan.moving.iter().filter(|vm| !plan.steps.iter().any(|step| step.vm == **vm));
     (plan.steps.len() + moving.count()) as u64
 }
 
 /// What is still on the node, if that is a failure.
-fn ended(plan: &PlanView) -> Result<(), CliError> {
+///
+/// # Errors
+/// Machines stay there.
+pub(crate) fn ended(plan: &PlanView) -> Result<(), CliError> {
     let stays = |names: Vec<String>, why: &str| {
         let message = format!("{} stay on {}: {why}", names.join(", "), plan.node);
         CliError::failed(message, "shut them down, or make room: muster cluster capacity")

@@ -1,6 +1,6 @@
 //! The hosts.
 
-mod drain;
+pub(crate) mod drain;
 pub(crate) mod fence;
 mod fencing;
 mod list;

@@ -9,6 +9,7 @@ use api::migrate::VmMigrateView;
 use api::model::AtLimit;
 use api::model::Bytes;
 use api::model::MigrateChange;
+use api::model::MigrateForecast;
 use api::model::MigrateReport;
 use api::model::MigrateResult;
 use api::model::Millis;
@@ -184,7 +185,28 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
 }
 
 fn checks(context: &Context, view: &VmMigrateView) -> String {
-    check_list(context, &format!("{} from {} to {}", view.vm, view.from, view.to), &view.checks)
+    let title = format!("{} from {} to {}", view.vm, view.from, view.to);
+    let mut text = check_list(context, &title, &view.checks);
+    if let Some(predicted) = &view.predicted {
+        text.push_str(&expected(predicted));
+        text.push('\n');
+    }
+    text
+}
+
+/// What a migration is expected to take, in words.
+pub(crate) fn expected(predicted: &MigrateForecast) -> String {
+    let total = length(predicted.total_ms);
+    let stands =
+        format!("it would take about {total}, and stand for about {} ms", predicted.pause_ms);
+    match predicted.converges {
+        true => stands,
+        false => format!(
+            "{stands}; it changes {} MiB in a second, and the way carries {}",
+            predicted.dirty_rate.as_mib(),
+            predicted.bandwidth.as_mib()
+        ),
+    }
 }
 
 /// What was looked at before a move, below a title.
@@ -244,8 +266,6 @@ fn files_words(vm: &Name, to: &Name, measured: MigrateResult, report: &MigrateRe
 
 #[cfg(test)]
 mod tests {
-    use api::model::MigrateForecast;
-
     use super::*;
 
     #[test]
@@ -265,6 +285,9 @@ mod tests {
             dirty_rate: Bytes::ZERO,
             converges: true,
         };
+        assert_eq!(expected(&predicted), "it would take about 1.1 s, and stand for about 50 ms");
+        let busy = MigrateForecast { dirty_rate: Bytes::mib(300), converges: false, ..predicted };
+        assert!(expected(&busy).ends_with("changes 300 MiB in a second, and the way carries 100"));
         let report =
             MigrateReport { predicted: Some(predicted), measured: Some(measured), fallback: None };
         assert_eq!(

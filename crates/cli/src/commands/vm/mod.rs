@@ -11,7 +11,7 @@ mod ha;
 mod history;
 mod list;
 pub(crate) mod metrics;
-mod migrate;
+pub(crate) mod migrate;
 mod move_storage;
 mod moving;
 mod nic;

@@ -86,6 +86,7 @@ pub use handover::AfterHandover;
 pub use handover::Handover;
 pub use handover::HandoverNote;
 pub use handover::Handovers;
+pub use source::outlook;
 pub use still::receive_files;
 
 /// What the target must know of the machine, beside the VM's record: it is built alike.

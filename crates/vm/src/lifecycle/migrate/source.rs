@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::Bytes;
+use model::MigrateForecast;
 use model::MigratePolicy;
 use model::MigrateReport;
 use model::MigrateResult;
@@ -224,16 +225,10 @@ impl Driver {
             message: failure.message,
             hint: failure.hint,
         })?;
-        let known = forecast::Known {
-            memory: resident(machine.run().pid).unwrap_or(memory.present).min(memory.present),
-            disks,
-            // Measured when they are there.
-            flush: None,
-            bandwidth: ready.bandwidth.unwrap_or(BANDWIDTH_UNKNOWN),
-            // A guest of which nothing is known is taken for an idle one; the ladder sees more.
-            dirty_rate: dirty_rate.unwrap_or(Bytes::ZERO),
-        };
-        Ok((known, ready.fallback))
+        let dirty_rate = dirty_rate.ok();
+        let known = known(&**machine, memory.present, ready.bandwidth, dirty_rate);
+        // What it takes to flush them is measured when they are there.
+        Ok((forecast::Known { disks, ..known }, ready.fallback))
     }
 
     /// Sends until the target has everything. Gives what was seen last, and when the guest stopped.
@@ -433,6 +428,40 @@ impl Driver {
         }
         // A target that does not answer must not keep the guest waiting.
         tokio::spawn(async move { mover.abandon(to, op).await });
+    }
+}
+
+/// What a live migration of a machine would take that began now, its disks staying where they are. Nothing of
+/// the machine is changed; its guest is looked at for some tenths of a second. `bandwidth` is what the way
+/// carries, in bytes per second.
+///
+/// # Errors
+/// The machine does not answer.
+pub async fn outlook(
+    machine: &dyn Machine,
+    bandwidth: Bytes,
+    policy: MigratePolicy,
+) -> Result<MigrateForecast, EngineError> {
+    let memory = machine.memory_state().await?;
+    let dirty_rate = machine.dirty_rate(SAMPLE).await?;
+    let known = known(machine, memory.present, Some(bandwidth), Some(dirty_rate));
+    Ok(forecast::forecast(known, policy))
+}
+
+/// What is known of a machine's memory and of the way.
+fn known(
+    machine: &dyn Machine,
+    present: Bytes,
+    bandwidth: Option<Bytes>,
+    dirty_rate: Option<Bytes>,
+) -> forecast::Known {
+    forecast::Known {
+        memory: resident(machine.run().pid).unwrap_or(present).min(present),
+        disks: Bytes::ZERO,
+        flush: None,
+        bandwidth: bandwidth.unwrap_or(BANDWIDTH_UNKNOWN),
+        // A guest of which nothing is known is taken for an idle one; the ladder sees more.
+        dirty_rate: dirty_rate.unwrap_or(Bytes::ZERO),
     }
 }
 
