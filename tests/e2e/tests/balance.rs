@@ -9,7 +9,6 @@ use e2e::eventually;
 use e2e::ha::Auditor;
 use e2e::ha::TAKEOVER;
 use e2e::ha::answers_on;
-use e2e::ha::boot;
 use e2e::ha::cluster;
 use e2e::ha::show;
 use e2e::ha::unique;
@@ -30,13 +29,20 @@ async fn machines_that_wait_are_moved_apart_and_nodes_are_emptied_together() {
     let lab = cluster("3", "").await;
     let vms = ["first", "second", "third"].map(unique);
     for vm in &vms {
-        boot(&lab, "n1", vm).await;
+        let create = [
+            "vm", "create", vm, "--image", "tiny", "--memory", "128M", "--volume", "shared",
+            "--start",
+        ];
+        lab.muster("n1", &create).await.ok();
+    }
+    for vm in &vms {
+        answers_on(&lab, "n1", vm, "n1").await;
     }
     let auditors = vms.each_ref().map(|vm| Auditor::start(vm));
     for vm in &vms {
         let mut serial = lab.serial("n1", vm).await;
         serial.expect("MUSTER-GUEST-READY", BOOT).await;
-        serial.run("(while :; do :; done) > /dev/null 2>&1 &").await;
+        serial.run("(while :; do :; done > /dev/null 2>&1 &)").await;
     }
     // Asked of one that has none of them.
     let found = eventually("n1 is found to be crowded", TAKEOVER, async || {
