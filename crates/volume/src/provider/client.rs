@@ -120,6 +120,8 @@ enum Event {
     View(Epoch, NodeId),
     Open(FileId, Access, oneshot::Sender<Result<u64, Refusal>>),
     Close(u64),
+    /// Blocks of a handle's file that will be written soon.
+    Ahead(u64, u64),
     /// The length of a file that this node does not write any more is not to be told again.
     Written(FileId),
     /// To be answered when nothing is being closed.
@@ -231,6 +233,21 @@ impl Client {
     /// What the coordinator refused.
     pub async fn open(&self, file: FileId, access: Access) -> Result<u64, Refusal> {
         self.ask(|tell| Event::Open(file, access, tell)).await
+    }
+
+    /// A file grows by what is being written up to there: sees that the next blocks are leased before they
+    /// are written. Costs a look where that is not due.
+    pub(super) fn grows(&self, handle: u64, end: u64) {
+        let half = self.core.growth_blocks() / 2;
+        let Some(last) = end.checked_sub(1) else { return };
+        let Some(run) = self.core.look(|machine| machine.leased_around(handle, last)) else {
+            return;
+        };
+        // Only where it has been written from front to back for a while.
+        if end - run.start >= half && run.end() - end < half {
+            // If there is no room now, the next write comes soon.
+            let _ = self.inbox.try_send(Event::Ahead(handle, run.end()));
+        }
     }
 
     /// Closes a handle; its requests still end.
@@ -395,6 +412,9 @@ impl Task {
             Event::Closed(tell) => self.closed.push(tell),
             Event::Written(file) => self.written.push(file),
             Event::Close(handle) => self.inputs.push_back(ClientInput::Close { handle }),
+            Event::Ahead(handle, block) => {
+                self.inputs.push_back(ClientInput::Ahead { handle, block });
+            }
             Event::Io(what, tell) => self.core.submit(what, tell),
             Event::Call(call, tell) => {
                 if let Call::Length { file, length, .. } = &call {

@@ -61,6 +61,7 @@ pub(super) struct Core {
     /// There is something for the task.
     pub(super) some: Notify,
     path: Option<LunPath>,
+    growth_blocks: u64,
     begun: Instant,
 }
 
@@ -118,6 +119,7 @@ impl Core {
         first_hello: u64,
         path: Option<LunPath>,
     ) -> Self {
+        let growth_blocks = limits.growth_blocks;
         let mut machine = Machine::new(node, limits, first_hello);
         let first = machine.step(Duration::ZERO, ClientInput::Path(path.is_some()));
         assert!(first.is_empty(), "a client without a coordinator has something to do");
@@ -129,7 +131,8 @@ impl Core {
             losses: 0,
             next: 1,
         };
-        Self { state: Mutex::new(state), some: Notify::new(), path, begun: Instant::now() }
+        let (state, some) = (Mutex::new(state), Notify::new());
+        Self { state, some, path, growth_blocks, begun: Instant::now() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,6 +142,11 @@ impl Core {
 
     pub(super) const fn path(&self) -> Option<&LunPath> {
         self.path.as_ref()
+    }
+
+    /// The step in which files grow.
+    pub(super) const fn growth_blocks(&self) -> u64 {
+        self.growth_blocks
     }
 
     /// A look at the machine.

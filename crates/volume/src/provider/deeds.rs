@@ -126,6 +126,11 @@ const AHEAD_MIN: u64 = 16;
 /// back asks seldom, who writes here and there fills no holes, and a small file stays small.
 fn prepare_ahead(store: &Store, id: FileId, span: Span, ahead: Span) -> io::Result<Vec<Extent>> {
     let open: Arc<File> = store.file(id)?;
+    if let Some(run) = store.settled_around(id, span) {
+        // Prepared already, and ahead: only where it lies is asked for.
+        let end = run.end().min(ahead.end().max(span.end()));
+        return leasable(&open, Span::new(span.start, end - span.start));
+    }
     let more = store.settled_before(id, span.start).max(AHEAD_MIN);
     let end = span.end().saturating_add(more).min(ahead.end().max(span.end()));
     let wanted = Span::new(span.start, end - span.start);

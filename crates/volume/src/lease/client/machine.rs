@@ -178,6 +178,7 @@ impl Client {
                 }
             }
             ClientInput::Submit { io, what } => self.submit(io, what),
+            ClientInput::Ahead { handle, block } => self.ask_ahead(handle, block),
             ClientInput::Device { part, result } => self.device(part, result),
             ClientInput::Registered { key, outcome } => self.registered(key, outcome),
             ClientInput::Path(usable) => {

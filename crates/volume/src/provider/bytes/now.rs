@@ -34,6 +34,8 @@ pub(in crate::provider) struct Doing {
     mode: IoMode,
     /// Of a read: which bytes of the blocks are wanted.
     part: (usize, usize),
+    /// Of a write: how long the file has to be before it is answered.
+    end: u64,
     _beside: OwnedRwLockReadGuard<()>,
 }
 
@@ -59,11 +61,11 @@ impl OpenFile {
         let part = if empty { (0, 0) } else { (from, from + small(end - offset)) };
         let mode = IoMode::Read;
         let begun = (!empty).then(|| self.client.begin(handle, span, mode.clone()));
-        let file = self.clone();
-        Some((Doing { file, access: Access::Read, span, mode, part, _beside: beside }, begun))
+        let (file, end) = (self.clone(), 0);
+        Some((Doing { file, access: Access::Read, span, mode, part, end, _beside: beside }, begun))
     }
 
-    /// Begins to write whole blocks inside the file.
+    /// Begins to write whole blocks.
     pub(in crate::provider) fn begin_write(
         self: &Arc<Self>,
         offset: u64,
@@ -75,19 +77,22 @@ impl OpenFile {
             return None;
         }
         let beside = self.alone.clone().try_read_owned().ok()?;
-        let handle = {
+        let (handle, grows) = {
             let mut known = self.known();
-            let handle = known.write.filter(|_| end <= known.length)?;
+            let handle = known.write?;
             known.touched = true;
             known.modified = Some(SystemTime::now());
             known.told = false;
-            handle
+            (handle, end > known.length)
         };
+        if grows {
+            self.client.grows(handle, end / BLOCK_BYTES);
+        }
         let span = Span::new(offset / BLOCK_BYTES, data.len() as u64 / BLOCK_BYTES);
         let mode = IoMode::Write(Payload::from(data));
         let begun = self.client.begin(handle, span, mode.clone());
         let (file, part) = (self.clone(), (0, 0));
-        let doing = Doing { file, access: Access::Write, span, mode, part, _beside: beside };
+        let doing = Doing { file, access: Access::Write, span, mode, part, end, _beside: beside };
         Some((doing, begun))
     }
 
@@ -102,8 +107,8 @@ impl OpenFile {
         let handle = if known.writes { known.write? } else { known.write.or(known.read)? };
         let (span, mode) = (Span::new(0, 0), IoMode::Flush);
         let begun = self.client.begin(handle, span, mode.clone());
-        let (file, part) = (self.clone(), (0, 0));
-        Some((Doing { file, access, span, mode, part, _beside: beside }, begun))
+        let (file, part, end) = (self.clone(), (0, 0), 0);
+        Some((Doing { file, access, span, mode, part, end, _beside: beside }, begun))
     }
 }
 
@@ -118,33 +123,37 @@ impl Doing {
         blocks.get(self.part.0..self.part.1).ok_or(libc::EIO)
     }
 
-    /// What came of it on the spot; `None` where it was too much at a time, and is asked for again.
-    pub(in crate::provider) fn settled(&self, result: IoResult) -> Option<Result<Payload>> {
-        match result {
-            Ok(data) => Some(Ok(data)),
-            Err(IoError::Limit | IoError::Refused(Refusal::Limit)) => None,
-            Err(error) => Some(Err(errno_of(&error))),
-        }
-    }
-
     /// Waits for what comes of it.
     pub(in crate::provider) async fn wait(
         &self,
         told: oneshot::Receiver<IoResult>,
     ) -> Result<Payload> {
         match told.await {
-            Ok(result) => match self.settled(result) {
-                Some(result) => result,
-                None => self.again().await,
-            },
+            Ok(result) => self.settled(result).await,
             // Never while the client is there, and never answered wrongly.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Asks for it once more, a little later.
-    pub(in crate::provider) async fn again(&self) -> Result<Payload> {
-        tokio::time::sleep(AGAIN).await;
-        self.file.io(self.access, self.span, self.mode.clone()).await
+    /// What came of it; what was too much at a time is asked for once more, a little later.
+    pub(in crate::provider) async fn settled(&self, result: IoResult) -> Result<Payload> {
+        match result {
+            Ok(data) => Ok(data),
+            Err(IoError::Limit | IoError::Refused(Refusal::Limit)) => {
+                tokio::time::sleep(AGAIN).await;
+                self.file.io(self.access, self.span, self.mode.clone()).await
+            }
+            Err(error) => Err(errno_of(&error)),
+        }
+    }
+
+    /// Whether the coordinator has to be told of its end before it is answered.
+    pub(in crate::provider) fn grows(&self) -> bool {
+        self.end > self.file.known().length
+    }
+
+    /// The file is as long now as what was written, and the coordinator knows.
+    pub(in crate::provider) async fn grown(&self) -> Result<()> {
+        self.file.grown(self.end).await
     }
 }

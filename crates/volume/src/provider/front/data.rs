@@ -141,10 +141,7 @@ impl Front {
         let command = match begun {
             Begun::Direct(command) => command,
             Begun::Waiting(told) => {
-                return self.run(async move {
-                    let blocks = doing.wait(told).await;
-                    reply.give_payload(&doing, blocks);
-                });
+                return self.run(in_the_end(doing, reply, Ended::Waiting(told)));
             }
         };
         match self.turns.take() {
@@ -182,23 +179,30 @@ impl Front {
     }
 }
 
-/// Answers what has ended; gives back what has not.
+/// Answers what has ended and needs nothing more; gives back all else.
 fn at_once(
     doing: Doing,
     reply: Reply,
     ended: Ended,
     blocks: &[u8],
-) -> Option<(Doing, Reply, Option<Ended>)> {
-    let Ended::Done(result) = ended else { return Some((doing, reply, Some(ended))) };
-    let Some(result) = doing.settled(result) else { return Some((doing, reply, None)) };
-    reply.give(&doing, result.map(|_| blocks));
-    None
+) -> Option<(Doing, Reply, Ended)> {
+    match ended {
+        Ended::Done(Ok(_)) if !doing.grows() => {
+            reply.give(&doing, Ok(blocks));
+            None
+        }
+        ended => Some((doing, reply, ended)),
+    }
 }
 
-async fn in_the_end(doing: Doing, reply: Reply, ended: Option<Ended>) {
+async fn in_the_end(doing: Doing, reply: Reply, ended: Ended) {
     let blocks = match ended {
-        Some(Ended::Waiting(told)) => doing.wait(told).await,
-        Some(Ended::Done(_)) | None => doing.again().await,
+        Ended::Waiting(told) => doing.wait(told).await,
+        Ended::Done(result) => doing.settled(result).await,
+    };
+    let blocks = match blocks {
+        Ok(blocks) => doing.grown().await.map(|()| blocks),
+        Err(number) => Err(number),
     };
     reply.give_payload(&doing, blocks);
 }
