@@ -12,13 +12,16 @@
 //! ```
 //!
 //! A request whose blocks are leased costs no change of thread: the thread that has it asks the LUN, and
-//! waits for it. Nothing else is different from a request of the task's (decision 0027): it is admitted by
+//! waits for it. Nothing else is different from a request of the task's (invariant 45, decision 0037): it is admitted by
 //! the machine, under the lease, key and order that the machine gives it; it goes through the gate or is
 //! not done; and the machine is told of its end before anybody is answered, so that recalls, fences and new
 //! keys wait for it. What the machine says otherwise (wait, ask the coordinator, do it again) is the
 //! task's to perform, and whoever asked waits for it.
 //!
 //! The lock is held for a step of the machine, never for I/O.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
