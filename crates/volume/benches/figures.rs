@@ -44,7 +44,7 @@ const PART: u64 = 16 << 20;
 /// Client flushes that have to reach the LUN before anything is measured.
 const FLUSHES: u64 = 200;
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 60;
 
 /// One kind of load.
 struct Load {
@@ -78,7 +78,7 @@ const LOADS: &[Load] = &[
 
 fn main() {
     // Milliseconds of each turn.
-    let slice = std::env::args().filter_map(|word| word.parse().ok()).next_back().unwrap_or(100);
+    let slice = std::env::args().filter_map(|word| word.parse().ok()).next_back().unwrap_or(20);
     let slice = Duration::from_millis(slice);
     let raw = Rig::new(LUN_BYTES, 1, 0);
     let mut cluster = Cluster::with(2, LUN_BYTES, EXT4, Limits::default());
