@@ -131,7 +131,7 @@ mod tests {
             for payload in [Payload::from(&bytes[..]), Payload::from(bytes.clone())] {
                 assert_eq!(payload[..], bytes[..]);
                 let aligned = payload.blocks().map(|it| it.as_ptr() as usize % 4096);
-                assert_eq!(aligned, (length > 0 && length % 4096 == 0).then_some(0));
+                assert_eq!(aligned, (is_blocks(&bytes)).then_some(0));
                 let words = serde_json::to_string(&payload).expect("text");
                 assert_eq!(words, serde_json::to_string(&bytes).expect("text"));
                 assert_eq!(serde_json::from_str::<Payload>(&words).expect("bytes"), payload);

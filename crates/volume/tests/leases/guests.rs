@@ -167,7 +167,7 @@ impl World {
         self.nodes[node].ios.insert(io, pending);
         self.serve(node, ClientInput::Submit { io, what: Io { handle, span, mode } });
         // As a file that grows does: also where that is nonsense.
-        if io % 5 == 0 {
+        if io.is_multiple_of(5) {
             self.serve(node, ClientInput::Ahead { handle, block: span.end() });
         }
     }

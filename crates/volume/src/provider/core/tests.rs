@@ -174,7 +174,7 @@ fn a_leased_block_is_read_and_written_at_once() {
     let mut back = Buffer::zeroed(16384);
     assert!(matches!(command.now(&mut back), Ended::Done(Ok(_))));
     assert_eq!((back[0], back[4096]), (7, 0));
-    let (tell, told) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
     rig.command(5, 9).later(move |ended, _| {
         tell.send(matches!(ended, Ended::Done(Ok(_)))).expect("somebody waits");
     });
