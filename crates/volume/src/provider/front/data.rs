@@ -19,7 +19,6 @@ use super::Front;
 use super::Result;
 use super::THREADS;
 use crate::block::Buffer;
-use crate::block::Payload;
 use crate::provider::bytes::Doing;
 use crate::provider::bytes::OpenFile;
 use crate::provider::core::Begun;
@@ -61,32 +60,17 @@ enum Reply {
 }
 
 impl Reply {
-    fn failed(self, number: i32) {
-        match self {
-            Self::Data(reply) => reply.error(errno(number)),
-            Self::Written(reply, _) => reply.error(errno(number)),
-            Self::Flushed(reply) => reply.error(errno(number)),
-        }
-    }
-
-    fn give(self, doing: &Doing, blocks: Result<&[u8]>) {
-        match (self, blocks) {
-            (Self::Data(reply), Ok(blocks)) => match doing.part(blocks) {
-                Ok(part) => reply.data(part),
-                Err(number) => reply.error(errno(number)),
-            },
+    /// With the bytes that were wanted of a read, or how it failed.
+    fn give(self, result: Result<&[u8]>) {
+        match (self, result) {
+            (Self::Data(reply), Ok(bytes)) => reply.data(bytes),
             (Self::Written(reply, bytes), Ok(_)) => {
                 reply.written(u32::try_from(bytes).unwrap_or(0))
             }
             (Self::Flushed(reply), Ok(_)) => reply.ok(),
-            (reply, Err(number)) => reply.failed(number),
-        }
-    }
-
-    fn give_payload(self, doing: &Doing, blocks: Result<Payload>) {
-        match blocks {
-            Ok(blocks) => self.give(doing, Ok(&blocks)),
-            Err(number) => self.failed(number),
+            (Self::Data(reply), Err(number)) => reply.error(errno(number)),
+            (Self::Written(reply, _), Err(number)) => reply.error(errno(number)),
+            (Self::Flushed(reply), Err(number)) => reply.error(errno(number)),
         }
     }
 }
@@ -188,7 +172,10 @@ fn at_once(
 ) -> Option<(Doing, Reply, Ended)> {
     match ended {
         Ended::Done(Ok(_)) if !doing.grows() => {
-            reply.give(&doing, Ok(blocks));
+            let part = doing.part(blocks);
+            // Before the answer: whoever has it may close the file, which then is to be forgotten.
+            drop(doing);
+            reply.give(part);
             None
         }
         ended => Some((doing, reply, ended)),
@@ -204,5 +191,7 @@ async fn in_the_end(doing: Doing, reply: Reply, ended: Ended) {
         Ok(blocks) => doing.grown().await.map(|()| blocks),
         Err(number) => Err(number),
     };
-    reply.give_payload(&doing, blocks);
+    let part = blocks.as_deref().map_err(|number| *number).and_then(|blocks| doing.part(blocks));
+    drop(doing);
+    reply.give(part);
 }
