@@ -25,8 +25,8 @@ const GROWTH_SHARE: f64 = 0.8;
 /// Options of `cargo xtask bench volume`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Milliseconds of each turn; three turns of each place and load follow each other.
-    #[arg(long, default_value_t = 500)]
+    /// Milliseconds of each turn; sixty turns of each place and load follow each other.
+    #[arg(long, default_value_t = 20)]
     slice: u64,
 }
 
@@ -36,6 +36,8 @@ struct Figure {
     place: String,
     what: String,
     microseconds: Option<f64>,
+    /// In a good round: what it would be on a machine that does nothing else.
+    good: Option<f64>,
     flushes: Option<f64>,
 }
 
@@ -59,6 +61,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 flushes,
                 "",
             );
+        }
+        if let Some(good) = figure.good {
+            let what = format!("{}, {}: in a good round", figure.what, figure.place);
+            report.note(what, good, "us");
         }
         if let Some(microseconds) = figure.microseconds {
             figures.insert((figure.what, figure.place), microseconds);

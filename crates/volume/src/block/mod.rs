@@ -20,8 +20,12 @@
 //! - a flush that ends well makes durable all writes that had *ended* before it was submitted. One that
 //!   failed is final: every later flush fails, too, since the kernel forgets what it could not write;
 //! - requests that are on the way at the same time have no order. Who needs one, waits.
+//!
+//! Who has a thread that may wait asks the device on it, without the queue ([`BlockIo::read_now`] and its
+//! like): the same rules hold, and what is asked so counts like any other request, also for flushes.
 
 mod buffer;
+mod payload;
 mod plain;
 mod ring;
 
@@ -29,11 +33,15 @@ use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Seek;
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 pub use buffer::Buffer;
+pub use payload::Payload;
 pub use plain::PlainIo;
 pub use ring::RingIo;
 
@@ -62,6 +70,13 @@ pub enum Deed {
         offset: u64,
         /// What.
         data: Buffer,
+    },
+    /// Write bytes there that others hold, too; whole blocks of 4096, see [`Payload::blocks`].
+    WriteShared {
+        /// Where.
+        offset: u64,
+        /// What.
+        data: Payload,
     },
     /// Make durable what has been written.
     Flush,
@@ -143,6 +158,28 @@ pub trait BlockIo: Send + Sync {
     ///
     /// The request, if the queue is full. What is wrong with a request is told by its `done`.
     fn submit(&self, request: Request) -> Result<(), Busy>;
+
+    /// Reads on the caller's thread, and waits for the device. The buffer, as a [`Buffer`]'s memory, lies
+    /// at a multiple of [`BlockIo::alignment`]; after an error nobody knows what is in it.
+    ///
+    /// # Errors
+    ///
+    /// See [`BlockError`].
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<(), BlockError>;
+
+    /// Writes on the caller's thread; the bytes lie as those of [`BlockIo::read_now`].
+    ///
+    /// # Errors
+    ///
+    /// See [`BlockError`]; it may have been done in part.
+    fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), BlockError>;
+
+    /// Flushes on the caller's thread.
+    ///
+    /// # Errors
+    ///
+    /// See [`BlockError`]; final, as each flush that fails.
+    fn flush_now(&self) -> Result<(), BlockError>;
 }
 
 /// An open device, and what it says of itself.
@@ -151,6 +188,8 @@ struct Opened {
     file: File,
     size: u64,
     alignment: u64,
+    /// A flush has failed.
+    flush_lost: AtomicBool,
 }
 
 /// Opens a block device or a file for reading and writing without the page cache.
@@ -165,18 +204,33 @@ fn open(path: &Path) -> io::Result<Opened> {
     // Of a block device its metadata says 0.
     let size = file.seek(io::SeekFrom::End(0))?;
     let alignment = crate::block::buffer::ALIGNMENT;
-    Ok(Opened { file, size: size / alignment * alignment, alignment })
+    let flush_lost = AtomicBool::new(false);
+    Ok(Opened { file, size: size / alignment * alignment, alignment, flush_lost })
 }
 
 impl Opened {
     fn check(&self, deed: &Deed) -> Result<(), BlockError> {
-        let (offset, length) = match deed {
-            Deed::Flush => return Ok(()),
-            Deed::Read { offset, length } | Deed::Discard { offset, length } => (*offset, *length),
-            Deed::Write { offset, data } => (*offset, data.len() as u64),
-        };
+        match deed {
+            Deed::Flush if self.flush_lost.load(Ordering::SeqCst) => Err(BlockError::FlushLost),
+            Deed::Flush => Ok(()),
+            Deed::Read { offset, length } => self.check_range(*offset, *length, REQUEST_BYTES_MAX),
+            Deed::Discard { offset, length } => self.check_range(*offset, *length, u64::MAX),
+            Deed::Write { offset, data } => self.check_bytes(*offset, data),
+            Deed::WriteShared { offset, data } => self.check_bytes(*offset, data),
+        }
+    }
+
+    fn check_bytes(&self, offset: u64, bytes: &[u8]) -> Result<(), BlockError> {
+        let (alignment, length) = (self.alignment, bytes.len() as u64);
+        if !(bytes.as_ptr() as u64).is_multiple_of(alignment) {
+            return Err(BlockError::Unaligned { offset, length, alignment });
+        }
+        self.check_range(offset, length, REQUEST_BYTES_MAX)
+    }
+
+    fn check_range(&self, offset: u64, length: u64, most: u64) -> Result<(), BlockError> {
         let alignment = self.alignment;
-        let long = length > REQUEST_BYTES_MAX && !matches!(deed, Deed::Discard { .. });
+        let long = length > most;
         let even = offset.is_multiple_of(alignment) && length.is_multiple_of(alignment);
         if !even || length == 0 || long {
             return Err(BlockError::Unaligned { offset, length, alignment });
@@ -186,6 +240,31 @@ impl Opened {
             return Err(BlockError::OutOfRange { offset, end, size: self.size });
         }
         Ok(())
+    }
+
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<(), BlockError> {
+        self.check_bytes(offset, buffer)?;
+        self.file.read_exact_at(buffer, offset).map_err(short)
+    }
+
+    fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.check_bytes(offset, data)?;
+        self.file.write_all_at(data, offset).map_err(short)
+    }
+
+    fn flush_now(&self) -> Result<(), BlockError> {
+        self.check(&Deed::Flush)?;
+        self.file.sync_data().map_err(|error| {
+            self.flush_lost.store(true, Ordering::SeqCst);
+            error.into()
+        })
+    }
+}
+
+fn short(error: io::Error) -> BlockError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero => BlockError::Short,
+        _ => error.into(),
     }
 }
 

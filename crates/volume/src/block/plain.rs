@@ -1,7 +1,6 @@
 //! One request after the other, with pread and pwrite.
 
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -62,6 +61,18 @@ impl BlockIo for PlainIo {
             TrySendError::Full(request) | TrySendError::Disconnected(request) => Busy(request),
         })
     }
+
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<(), BlockError> {
+        self.device.read_now(offset, buffer)
+    }
+
+    fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.device.write_now(offset, data)
+    }
+
+    fn flush_now(&self) -> Result<(), BlockError> {
+        self.device.flush_now()
+    }
 }
 
 impl Drop for PlainIo {
@@ -75,47 +86,29 @@ impl Drop for PlainIo {
 }
 
 fn serve(device: &Opened, requests: &Receiver<Request>) {
-    let mut flush_lost = false;
     while let Ok(Request { deed, done }) = requests.recv() {
-        let outcome = if flush_lost && matches!(deed, Deed::Flush) {
-            Err(BlockError::FlushLost)
-        } else {
-            device.check(&deed).and_then(|()| perform(device, &deed))
-        };
-        flush_lost |= matches!(deed, Deed::Flush) && outcome.is_err();
-        done(outcome);
+        done(perform(device, &deed));
     }
 }
 
 fn perform(device: &Opened, deed: &Deed) -> Outcome {
+    device.check(deed)?;
     match deed {
         Deed::Read { offset, length } => {
             let length = usize::try_from(*length).map_err(|_| BlockError::Short)?;
             let mut buffer = Buffer::zeroed(length);
-            device.file.read_exact_at(&mut buffer, *offset).map_err(short)?;
-            Ok(buffer)
+            device.read_now(*offset, &mut buffer)?;
+            return Ok(buffer);
         }
-        Deed::Write { offset, data } => {
-            device.file.write_all_at(data, *offset).map_err(short)?;
-            Ok(Buffer::empty())
-        }
-        Deed::Flush => {
-            device.file.sync_data()?;
-            Ok(Buffer::empty())
-        }
+        Deed::Write { offset, data } => device.write_now(*offset, data)?,
+        Deed::WriteShared { offset, data } => device.write_now(*offset, data)?,
+        Deed::Flush => device.flush_now()?,
         Deed::Discard { offset, length } => {
             let place = (i64::try_from(*offset), i64::try_from(*length));
             let (Ok(offset), Ok(length)) = place else { return Err(BlockError::Short) };
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             fallocate(&device.file, flags, offset, length)?;
-            Ok(Buffer::empty())
         }
     }
-}
-
-fn short(error: io::Error) -> BlockError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::WriteZero => BlockError::Short,
-        _ => error.into(),
-    }
+    Ok(Buffer::empty())
 }

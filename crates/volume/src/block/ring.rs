@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::TryRecvError;
@@ -69,7 +70,6 @@ impl RingIo {
             listening: false,
             slots: (0..DEPTH_MAX).map(|_| None).collect(),
             free: (0..DEPTH_MAX).rev().collect(),
-            flush_lost: false,
         };
         let builder = std::thread::Builder::new().name("block-ring".to_owned());
         let thread = builder.spawn(move || worker.serve(&requests))?;
@@ -95,6 +95,18 @@ impl BlockIo for RingIo {
         let _ = self.wake.write(1);
         Ok(())
     }
+
+    fn read_now(&self, offset: u64, buffer: &mut [u8]) -> Result<(), BlockError> {
+        self.device.read_now(offset, buffer)
+    }
+
+    fn write_now(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.device.write_now(offset, data)
+    }
+
+    fn flush_now(&self) -> Result<(), BlockError> {
+        self.device.flush_now()
+    }
 }
 
 impl Drop for RingIo {
@@ -106,6 +118,13 @@ impl Drop for RingIo {
             let _ = thread.join();
         }
     }
+}
+
+/// Writes what is left of some bytes.
+fn write(fd: Fd, offset: u64, data: &[u8], so_far: usize) -> Entry {
+    let rest = &data[so_far..];
+    let length = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+    opcode::Write::new(fd, rest.as_ptr(), length).offset(offset + so_far as u64).build()
 }
 
 /// A request that the kernel has.
@@ -128,7 +147,6 @@ struct Worker {
     /// A slot is emptied only when the kernel has answered, so its buffer outlives the request.
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
-    flush_lost: bool,
 }
 
 impl Worker {
@@ -174,9 +192,6 @@ impl Worker {
         if let Err(error) = self.device.check(&deed) {
             return done(Err(error));
         }
-        if self.flush_lost && matches!(deed, Deed::Flush) {
-            return done(Err(BlockError::FlushLost));
-        }
         let read = match &deed {
             Deed::Read { length, .. } => Buffer::zeroed(usize::try_from(*length).unwrap_or(0)),
             _ => Buffer::empty(),
@@ -198,12 +213,8 @@ impl Worker {
                 let read = opcode::Read::new(fd, rest.as_mut_ptr(), length);
                 read.offset(*offset + so_far as u64).build()
             }
-            Deed::Write { offset, data } => {
-                let rest = &data[so_far..];
-                let length = u32::try_from(rest.len()).unwrap_or(u32::MAX);
-                let write = opcode::Write::new(fd, rest.as_ptr(), length);
-                write.offset(*offset + so_far as u64).build()
-            }
+            Deed::Write { offset, data } => write(fd, *offset, data, so_far),
+            Deed::WriteShared { offset, data } => write(fd, *offset, data, so_far),
             Deed::Flush => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
             Deed::Discard { offset, length } => {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -233,6 +244,7 @@ impl Worker {
         let wanted = match &slot.deed {
             Deed::Read { .. } => slot.read.len(),
             Deed::Write { data, .. } => data.len(),
+            Deed::WriteShared { data, .. } => data.len(),
             Deed::Flush | Deed::Discard { .. } => 0,
         };
         let outcome = match usize::try_from(result) {
@@ -251,7 +263,9 @@ impl Worker {
         };
         let Some(slot) = self.slots[place].take() else { return };
         self.free.push(place);
-        self.flush_lost |= matches!(slot.deed, Deed::Flush) && outcome.is_err();
+        if matches!(slot.deed, Deed::Flush) && outcome.is_err() {
+            self.device.flush_lost.store(true, Ordering::SeqCst);
+        }
         (slot.done)(outcome.map(|()| slot.read));
     }
 }

@@ -1,8 +1,6 @@
 //! What clients and the coordinator say to each other. Messages may be lost, late, doubled and out
 //! of order; each says which session it belongs to, and is refused in any other.
 
-use std::sync::Arc;
-
 use model::NodeId;
 use serde::Deserialize;
 use serde::Serialize;
@@ -13,7 +11,7 @@ use super::SessionId;
 use super::Span;
 
 /// Bytes of blocks, one after the other; the protocol does not look into them.
-pub type Payload = Arc<[u8]>;
+pub use crate::block::Payload;
 
 /// What an open file or a lease is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

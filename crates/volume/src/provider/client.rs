@@ -11,6 +11,9 @@
 //!                                 ^    |--> outbox --> stream --> coordinator             |
 //!                                 '----+------------------ answers -----------------------'
 //! ```
+//!
+//! Threads of the mount point step the machine, too, and ask the device themselves where that is all there
+//! is to do ([`Client::begin`]); see `core`.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
@@ -34,6 +37,9 @@ use tokio::time::Instant;
 
 use super::call::Call;
 use super::call::Reply;
+use super::core::Begun;
+use super::core::Core;
+use super::core::deed_of;
 use super::path::LunPath;
 use super::path::Pass;
 use super::state::Seen;
@@ -44,13 +50,10 @@ use super::wire::Sender;
 use super::wire::Up;
 use super::wire::WireError;
 use crate::block::BlockIo;
-use crate::block::Buffer;
 use crate::block::Busy;
-use crate::block::Deed;
 use crate::block::Request;
 use crate::lease::Access;
 use crate::lease::Ask;
-use crate::lease::BLOCK_BYTES;
 use crate::lease::Client as Machine;
 use crate::lease::ClientEffect;
 use crate::lease::ClientInput;
@@ -117,6 +120,8 @@ enum Event {
     View(Epoch, NodeId),
     Open(FileId, Access, oneshot::Sender<Result<u64, Refusal>>),
     Close(u64),
+    /// Blocks of a handle's file that will be written soon.
+    Ahead(u64, u64),
     /// The length of a file that this node does not write any more is not to be told again.
     Written(FileId),
     /// To be answered when nothing is being closed.
@@ -141,6 +146,7 @@ enum Event {
 /// A running client. Cheap to clone; it ends with the last clone.
 #[derive(Clone)]
 pub struct Client {
+    core: Arc<Core>,
     inbox: mpsc::Sender<Event>,
     root: watch::Receiver<Option<FileId>>,
     state: watch::Receiver<State>,
@@ -159,16 +165,13 @@ impl Client {
         let (inbox, events) = mpsc::channel(INBOX_MAX);
         let (root_tell, root) = watch::channel(None);
         let (state_tell, state) = watch::channel(State::waiting());
-        let mut machine = Machine::new(config.node, config.limits.clone(), config.first_hello);
-        let first = machine.step(Duration::ZERO, ClientInput::Path(path.is_some()));
-        assert!(first.is_empty(), "a client without a coordinator has something to do");
+        let core = Core::new(config.node, config.limits.clone(), config.first_hello, path);
+        let core = Arc::new(core);
         let task = Task {
             life: config.first_hello,
             config,
-            path,
+            core: core.clone(),
             dial: Arc::new(dial),
-            machine,
-            begun: Instant::now(),
             inbox: inbox.downgrade(),
             inputs: VecDeque::new(),
             view: None,
@@ -183,18 +186,16 @@ impl Client {
             backlog: VecDeque::new(),
             completions: Arc::default(),
             opening: BTreeMap::new(),
-            ios: BTreeMap::new(),
             calls: BTreeMap::new(),
             closed: Vec::new(),
             lengths: BTreeMap::new(),
             written: Vec::new(),
-            next: 1,
             root: root_tell,
             state: state_tell,
             seen: Seen::default(),
         };
         tokio::spawn(task.run(events));
-        Self { inbox, root, state }
+        Self { core, inbox, root, state }
     }
 
     /// The replicated state names a coordinator; older news are ignored.
@@ -234,6 +235,21 @@ impl Client {
         self.ask(|tell| Event::Open(file, access, tell)).await
     }
 
+    /// A file grows by what is being written up to there: sees that the next blocks are leased before they
+    /// are written. Costs a look where that is not due.
+    pub(super) fn grows(&self, handle: u64, end: u64) {
+        let half = self.core.growth_blocks() / 2;
+        let Some(last) = end.checked_sub(1) else { return };
+        let Some(run) = self.core.look(|machine| machine.leased_around(handle, last)) else {
+            return;
+        };
+        // Only where it has been written from front to back for a while.
+        if end - run.start >= half && run.end() - end < half {
+            // If there is no room now, the next write comes soon.
+            let _ = self.inbox.try_send(Event::Ahead(handle, run.end()));
+        }
+    }
+
     /// Closes a handle; its requests still end.
     pub async fn close(&self, handle: u64) {
         self.send(Event::Close(handle)).await;
@@ -256,6 +272,12 @@ impl Client {
     /// What the coordinator refused, or a request that cannot be.
     pub async fn io(&self, handle: u64, span: Span, mode: IoMode) -> IoResult {
         self.ask(|tell| Event::Io(Io { handle, span, mode }, tell)).await
+    }
+
+    /// Begins a request on a thread that may wait for the LUN. Its order to others is as if they had been
+    /// asked for one after the other.
+    pub(super) fn begin(&self, handle: u64, span: Span, mode: IoMode) -> Begun {
+        self.core.begin(Io { handle, span, mode })
     }
 
     async fn send(&self, event: Event) {
@@ -285,10 +307,8 @@ struct Called {
 struct Task {
     config: ClientConfig,
     life: u64,
-    path: Option<LunPath>,
+    core: Arc<Core>,
     dial: Arc<dyn Dial>,
-    machine: Machine,
-    begun: Instant,
     inbox: mpsc::WeakSender<Event>,
     /// What is to be told to the machine, one after the other.
     inputs: VecDeque<ClientInput>,
@@ -307,15 +327,12 @@ struct Task {
     backlog: VecDeque<Request>,
     completions: Arc<Completions>,
     opening: BTreeMap<u64, oneshot::Sender<Result<u64, Refusal>>>,
-    ios: BTreeMap<u64, oneshot::Sender<IoResult>>,
     calls: BTreeMap<u64, Called>,
     closed: Vec<oneshot::Sender<()>>,
     /// What was last said of the length of a file that this node writes.
     lengths: BTreeMap<FileId, u64>,
     /// Files that this node has ended to write; their lengths go when the coordinator has closed them.
     written: Vec<FileId>,
-    /// Numbers handles, requests and calls.
-    next: u64,
     root: watch::Sender<Option<FileId>>,
     state: watch::Sender<State>,
     seen: Seen,
@@ -333,7 +350,7 @@ impl Task {
     async fn run(mut self, mut events: mpsc::Receiver<Event>) {
         let mut tick = tokio::time::interval(self.config.limits.resend);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let completions = self.completions.clone();
+        let (completions, core) = (self.completions.clone(), self.core.clone());
         loop {
             tokio::select! {
                 event = events.recv() => match event {
@@ -341,26 +358,39 @@ impl Task {
                     None => return,
                 },
                 () = completions.some.notified() => {}
+                () = core.some.notified() => {}
                 _ = tick.tick() => self.inputs.push_back(ClientInput::Tick),
             }
             self.completed();
+            self.perform();
             while let Some(input) = self.inputs.pop_front() {
-                self.step(input);
+                self.core.step(input);
+                self.perform();
             }
-            let (machine, lengths) = (&self.machine, &mut self.lengths);
-            self.written.retain(|file| {
+            self.look_at_closing();
+            self.publish();
+        }
+    }
+
+    fn look_at_closing(&mut self) {
+        if self.written.is_empty() && self.closed.is_empty() {
+            return;
+        }
+        let (written, lengths) = (&mut self.written, &mut self.lengths);
+        let closing = self.core.look(|machine| {
+            written.retain(|file| {
                 let closing = machine.is_closing_writer(*file);
                 if !closing {
                     lengths.remove(file);
                 }
                 closing
             });
-            if !self.machine.is_closing() {
-                for tell in self.closed.drain(..) {
-                    let _ = tell.send(());
-                }
+            machine.is_closing()
+        });
+        if !closing {
+            for tell in self.closed.drain(..) {
+                let _ = tell.send(());
             }
-            self.publish();
         }
     }
 
@@ -375,29 +405,29 @@ impl Task {
                 }
             }
             Event::Open(file, access, tell) => {
-                let handle = self.number();
+                let handle = self.core.number();
                 self.opening.insert(handle, tell);
                 self.inputs.push_back(ClientInput::Open { handle, file, access });
             }
             Event::Closed(tell) => self.closed.push(tell),
             Event::Written(file) => self.written.push(file),
             Event::Close(handle) => self.inputs.push_back(ClientInput::Close { handle }),
-            Event::Io(what, tell) => {
-                let io = self.number();
-                self.ios.insert(io, tell);
-                self.inputs.push_back(ClientInput::Submit { io, what });
+            Event::Ahead(handle, block) => {
+                self.inputs.push_back(ClientInput::Ahead { handle, block });
             }
+            Event::Io(what, tell) => self.core.submit(what, tell),
             Event::Call(call, tell) => {
                 if let Call::Length { file, length, .. } = &call {
                     self.lengths.insert(*file, *length);
                 }
-                let number = self.number();
+                let number = self.core.number();
                 self.calls.insert(number, Called { call, sent: false, tell: Some(tell) });
                 self.say_call(number);
             }
             Event::Registered(key, outcome, device) => {
                 self.registering = false;
                 self.device = device.or(self.device.take());
+                self.core.set_device(self.device.as_ref(), self.losses);
                 self.inputs.push_back(ClientInput::Registered { key, outcome });
                 self.begin_register();
             }
@@ -412,11 +442,6 @@ impl Task {
             Event::Heard { link, down } if link == self.link => self.heard(down),
             Event::LinkUp { .. } | Event::LinkDown { .. } | Event::Heard { .. } => {}
         }
-    }
-
-    const fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next - 1
     }
 
     // ---- the connection
@@ -490,7 +515,7 @@ impl Task {
         let waiting: Vec<u64> = self.calls.keys().copied().collect();
         for (file, length) in lengths {
             let call = Call::Length { file, length, modified: None, durable: false };
-            let number = self.number();
+            let number = self.core.number();
             self.calls.insert(number, Called { call, sent: false, tell: None });
             self.say_call(number);
         }
@@ -501,9 +526,9 @@ impl Task {
 
     // ---- the machine
 
-    fn step(&mut self, input: ClientInput) {
-        let effects = self.machine.step(self.begun.elapsed(), input);
-        for effect in effects {
+    /// Performs what the machine has said, whoever stepped it.
+    fn perform(&mut self) {
+        while let Some(effect) = self.core.next_effect() {
             match effect {
                 ClientEffect::Send { message, .. } => self.say_lease(message),
                 ClientEffect::Device { part, key, deed, .. } => self.command(part, key, deed),
@@ -521,7 +546,7 @@ impl Task {
                     }
                 }
                 ClientEffect::Complete { io, result } => {
-                    if let Some(tell) = self.ios.remove(&io) {
+                    if let Some(tell) = self.core.waits(io) {
                         let _ = tell.send(result);
                     }
                 }
@@ -536,7 +561,9 @@ impl Task {
             if told.is_some_and(|(_, upto, since)| number <= upto && since.elapsed() < ASK_AGAIN) {
                 return;
             }
-            if matches!(ask, Ask::Read { .. } | Ask::Write { .. }) && self.machine.is_direct() {
+            if matches!(ask, Ask::Read { .. } | Ask::Write { .. })
+                && self.core.look(Machine::is_direct)
+            {
                 self.seen.redirected();
             }
             let since = told.map_or_else(Instant::now, |(_, _, since)| since);
@@ -551,12 +578,14 @@ impl Task {
         if self.registering {
             return;
         }
-        let (Some(key), Some(path)) = (self.register.take(), self.path.clone()) else { return };
+        let path = self.core.path().cloned();
+        let (Some(key), Some(path)) = (self.register.take(), path) else { return };
         self.registering = true;
         // Before anything is written under it.
         self.losses = path.fence().losses();
         // The machine asks only when nothing is on the way, so this closes an idle device.
         let old = self.device.take();
+        self.core.set_device(None, self.losses);
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
             let done = tokio::task::spawn_blocking(move || {
@@ -572,20 +601,11 @@ impl Task {
 
     /// Gives the device a command, if the gate lets it through.
     fn command(&mut self, part: u64, key: ReservationKey, deed: DeviceDeed) {
-        let pass = self.path.as_ref().and_then(|path| path.enter(key));
+        let pass = self.core.path().and_then(|path| path.enter(key));
         let (Some(pass), Some(_)) = (pass, &self.device) else {
             return self.inputs.push_back(ClientInput::Device { part, result: None });
         };
-        let bytes = |blocks: u64| blocks.saturating_mul(BLOCK_BYTES);
-        let deed = match deed {
-            DeviceDeed::Read(span) => {
-                Deed::Read { offset: bytes(span.start), length: bytes(span.count) }
-            }
-            DeviceDeed::Write(span, data) => {
-                Deed::Write { offset: bytes(span.start), data: Buffer::from(&data[..]) }
-            }
-            DeviceDeed::Flush => Deed::Flush,
-        };
+        let deed = deed_of(deed);
         let done = finish(self.completions.clone(), part, pass, self.losses);
         self.backlog.push_back(Request { deed, done });
         self.submit();
@@ -614,8 +634,8 @@ impl Task {
     }
 
     fn publish(&mut self) {
-        let state =
-            self.seen.look(self.outbox.is_some(), self.machine.is_direct(), self.path.is_some());
+        let direct = self.core.look(Machine::is_direct);
+        let state = self.seen.look(self.outbox.is_some(), direct, self.core.path().is_some());
         self.state.send_if_modified(|now| {
             let changed = !now.is_like(&state);
             if changed {
@@ -636,7 +656,7 @@ fn finish(
     Box::new(move |outcome| {
         // A LUN that lost its cache meanwhile did this and may have lost what was before: in doubt.
         let sure = pass.losses() == losses;
-        let result = outcome.ok().filter(|_| sure).map(|data| Payload::from(&data[..]));
+        let result = outcome.ok().filter(|_| sure).map(Payload::from);
         drop(pass);
         let mut done = completions.done.lock().unwrap_or_else(PoisonError::into_inner);
         // As many as the device has taken, which has its own bound.

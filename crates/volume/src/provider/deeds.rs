@@ -69,7 +69,11 @@ fn done(store: &Store, deed: Deed) -> io::Result<DeedOutcome> {
                 prepare_ahead(store, file, span, span)?;
             }
             let place = span.start * BLOCK_BYTES;
-            store.file(file)?.write_all_at(&Buffer::from(&data[..]), place)?;
+            let open = store.file(file)?;
+            match data.blocks() {
+                Some(blocks) => open.write_all_at(blocks, place)?,
+                None => open.write_all_at(&Buffer::from(&data[..]), place)?,
+            }
             Ok(DeedOutcome::Done)
         }
         Deed::Flush => {
@@ -112,7 +116,7 @@ fn read(file: &File, span: Span) -> io::Result<Payload> {
     let size = file.metadata()?.len();
     let inside = usize::try_from(size.saturating_sub(start)).unwrap_or(length).min(length);
     buffer[inside..].fill(0);
-    Ok(buffer[..].into())
+    Ok(buffer.into())
 }
 
 /// Blocks that are prepared ahead of the first write anywhere: 64 KiB.
@@ -122,6 +126,11 @@ const AHEAD_MIN: u64 = 16;
 /// back asks seldom, who writes here and there fills no holes, and a small file stays small.
 fn prepare_ahead(store: &Store, id: FileId, span: Span, ahead: Span) -> io::Result<Vec<Extent>> {
     let open: Arc<File> = store.file(id)?;
+    if let Some(run) = store.settled_around(id, span) {
+        // Prepared already, and ahead: only where it lies is asked for.
+        let end = run.end().min(ahead.end().max(span.end()));
+        return leasable(&open, Span::new(span.start, end - span.start));
+    }
     let more = store.settled_before(id, span.start).max(AHEAD_MIN);
     let end = span.end().saturating_add(more).min(ahead.end().max(span.end()));
     let wanted = Span::new(span.start, end - span.start);

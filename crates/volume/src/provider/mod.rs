@@ -40,6 +40,7 @@ mod bytes;
 mod call;
 mod client;
 mod coordinator;
+mod core;
 mod deeds;
 mod front;
 mod handle;

@@ -248,9 +248,14 @@ impl Store {
     }
 
     pub(super) fn is_settled(&self, id: FileId, span: Span) -> bool {
+        self.settled_around(id, span).is_some()
+    }
+
+    /// The run of settled blocks that has all of these in it.
+    pub(super) fn settled_around(&self, id: FileId, span: Span) -> Option<Span> {
         let known = self.known();
-        let Some(known) = known.get(&id) else { return false };
-        known.settled.iter().any(|run| run.start <= span.start && span.end() <= run.end())
+        let mut runs = known.get(&id)?.settled.iter();
+        runs.find(|run| run.start <= span.start && span.end() <= run.end()).copied()
     }
 }
 

@@ -17,8 +17,6 @@
 //! | --- | --- |
 //! | 1 | the first |
 
-use std::sync::Arc;
-
 use model::NodeId;
 use serde::Deserialize;
 use serde::Serialize;
@@ -30,6 +28,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::call::Call;
 use super::call::Reply;
+use crate::block::Buffer;
 use crate::lease::Answer;
 use crate::lease::Ask;
 use crate::lease::Epoch;
@@ -175,7 +174,7 @@ impl Up {
 
 impl Message for Up {
     fn take(&mut self) -> Option<Payload> {
-        swap(self.place(), Arc::from([]))
+        swap(self.place(), Payload::default())
     }
 
     fn put(&mut self, blocks: Payload) -> bool {
@@ -194,7 +193,7 @@ impl Down {
 
 impl Message for Down {
     fn take(&mut self) -> Option<Payload> {
-        swap(self.place(), Arc::from([]))
+        swap(self.place(), Payload::default())
     }
 
     fn put(&mut self, blocks: Payload) -> bool {
@@ -244,7 +243,7 @@ impl Frame {
 
 /// A message as it goes over the stream; `None` if it is longer than a frame may be.
 pub fn encode<M: Message>(mut message: M, number: u64) -> Option<(Vec<u8>, Payload)> {
-    let body = message.take().unwrap_or_else(|| Arc::from([]));
+    let body = message.take().unwrap_or_default();
     let head = serde_json::to_vec(&message).ok()?;
     let head_bytes = u32::try_from(head.len()).ok().filter(|it| *it <= HEAD_BYTES_MAX)?;
     let body_bytes = u32::try_from(body.len()).ok().filter(|it| *it <= BODY_BYTES_MAX)?;
@@ -301,7 +300,7 @@ impl<S: AsyncRead + Unpin> Receiver<S> {
         self.next += 1;
         let mut head = vec![0; frame.head];
         self.stream.read_exact(&mut head).await.map_err(WireError::Stream)?;
-        let mut body = vec![0; frame.body];
+        let mut body = Buffer::zeroed(frame.body);
         self.stream.read_exact(&mut body).await.map_err(WireError::Stream)?;
         decode(&head, body.into())
     }

@@ -11,6 +11,7 @@ use volume::block::BlockIo;
 use volume::block::Buffer;
 use volume::block::Deed;
 use volume::block::Outcome;
+use volume::block::Payload;
 use volume::block::PlainIo;
 use volume::block::QUEUE_MAX;
 use volume::block::REQUEST_BYTES_MAX;
@@ -117,6 +118,35 @@ fn refuses_what_cannot_be(device: &dyn BlockIo) {
     assert_eq!(before[..], after[..], "something was done");
 }
 
+/// On the caller's own thread: the same rules.
+fn does_the_same_at_once(device: &dyn BlockIo) {
+    for (offset, length) in [(4096, 4096), (1 << 20, 1 << 20), (SIZE - 4096, 4096)] {
+        device.write_now(offset, &pattern(offset ^ 5, length)).expect("a write");
+        let queued = wait(device, Deed::Read { offset, length: length as u64 }).expect("a read");
+        assert_eq!(queued[..], pattern(offset ^ 5, length)[..]);
+        let data = Payload::from(pattern(offset ^ 6, length));
+        wait(device, Deed::WriteShared { offset, data: data.clone() }).expect("a write");
+        let mut read = Buffer::zeroed(length);
+        device.read_now(offset, &mut read).expect("a read");
+        assert_eq!(read[..], data[..]);
+    }
+    device.flush_now().expect("a flush");
+    let mut bytes = Buffer::zeroed(8192);
+    let odd = [
+        device.read_now(512, &mut bytes[..4096]),
+        device.read_now(0, &mut bytes[..512]),
+        device.read_now(0, &mut bytes[512..4608]),
+        device.write_now(0, &bytes[..0]),
+        device.write_now(0, &bytes[512..4608]),
+        wait(device, Deed::WriteShared { offset: 0, data: [7; 100].into() }).map(|_| ()),
+    ];
+    for refused in odd {
+        assert!(matches!(refused, Err(BlockError::Unaligned { .. })), "{refused:?}");
+    }
+    let beyond = device.write_now(SIZE - 4096, &bytes);
+    assert!(matches!(beyond, Err(BlockError::OutOfRange { .. })), "{beyond:?}");
+}
+
 /// Each request is answered once, none is lost, and the queue has an end.
 fn takes_many_and_not_too_many(device: &dyn BlockIo) {
     let (tell, told) = sync_channel(100_000);
@@ -154,6 +184,7 @@ fn takes_many_and_not_too_many(device: &dyn BlockIo) {
 fn conformance(device: &dyn BlockIo) {
     reads_what_was_written(device);
     refuses_what_cannot_be(device);
+    does_the_same_at_once(device);
     takes_many_and_not_too_many(device);
 }
 
@@ -214,6 +245,8 @@ fn a_device_that_shrinks_is_an_error() {
         assert_eq!(read.map(|data| data.len()), Err(BlockError::Short), "{name}");
         let read = wait(&*device, Deed::Read { offset: 4 << 20, length: 4096 });
         assert_eq!(read.map(|data| data.len()), Err(BlockError::Short), "{name}");
+        let read = device.read_now((1 << 20) - 4096, &mut Buffer::zeroed(8192));
+        assert_eq!(read, Err(BlockError::Short), "{name}");
     }
 }
 

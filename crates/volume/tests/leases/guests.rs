@@ -166,6 +166,10 @@ impl World {
         self.say(&|| format!("n{node} submits {io} {pending:?}"));
         self.nodes[node].ios.insert(io, pending);
         self.serve(node, ClientInput::Submit { io, what: Io { handle, span, mode } });
+        // As a file that grows does: also where that is nonsense.
+        if io.is_multiple_of(5) {
+            self.serve(node, ClientInput::Ahead { handle, block: span.end() });
+        }
     }
 
     /// Forgets a guest that has closed and has nothing on the way.

@@ -97,6 +97,7 @@ pub(crate) struct Cluster {
     net: Arc<Mutex<Net>>,
     pub(crate) epoch: u32,
     xfs: bool,
+    limits: Limits,
     /// Of coordinators that died; they are still mounted.
     dead: Vec<PathBuf>,
     pub(crate) runtime: Runtime,
@@ -117,6 +118,10 @@ pub(crate) fn on_both(nodes: usize, size: u64, test: fn(&mut Cluster)) {
 
 impl Cluster {
     pub(crate) fn new(nodes: usize, size: u64, mkfs: &[&str]) -> Self {
+        Self::with(nodes, size, mkfs, limits())
+    }
+
+    pub(crate) fn with(nodes: usize, size: u64, mkfs: &[&str], limits: Limits) -> Self {
         let rig = Rig::new(size, nodes, 0x5E);
         let device = rig.device(0).to_string_lossy().into_owned();
         let arguments: Vec<&str> = mkfs[1..].iter().copied().chain([&*device]).collect();
@@ -132,6 +137,7 @@ impl Cluster {
             net: Arc::default(),
             epoch: 0,
             xfs: mkfs[0] == "mkfs.xfs",
+            limits,
             dead: Vec::new(),
             runtime,
             rig,
@@ -160,8 +166,8 @@ impl Cluster {
     fn join(&mut self, number: usize, path: LunPath) {
         let dialer = Dialer { own: node(number), net: self.net.clone() };
         let first_hello = u64::from(self.epoch) << 32;
-        let config =
-            ClientConfig { volume: VOLUME, node: node(number), first_hello, limits: limits() };
+        let limits = self.limits.clone();
+        let config = ClientConfig { volume: VOLUME, node: node(number), first_hello, limits };
         let at = self.folder("mount", number);
         let coordinator = self.net.lock().expect("the net").serving.as_ref().map(|it| it.0);
         let epoch = Epoch(self.epoch);
@@ -185,7 +191,7 @@ impl Cluster {
             // All nodes have one kernel, which sees the same file system several times.
             mount_options: if self.xfs { "nouuid" } else { "" }.to_owned(),
             uuid: None,
-            limits: limits(),
+            limits: self.limits.clone(),
         };
         let coordinator =
             self.runtime.block_on(Coordinator::start(path.clone(), config)).map(Arc::new)?;

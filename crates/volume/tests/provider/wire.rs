@@ -1,7 +1,5 @@
 //! What comes over a stream that is no node's volume, or a mad one's: it ends that stream only.
 
-use std::sync::Arc;
-
 use proptest::prelude::any;
 use proptest::prelude::prop_assert_eq;
 use proptest::proptest;
@@ -41,7 +39,7 @@ const EPOCH: Epoch = Epoch(3);
 
 fn written(count: u64) -> Up {
     let session = SessionId { epoch: EPOCH, number: 9 };
-    let data: Arc<[u8]> = (0..count * 512).map(|at| at as u8).collect();
+    let data = (0..count * 512).map(|at| at as u8).collect();
     let open = OpenId { epoch: EPOCH, number: 2 };
     let ask = Ask::Write { open, span: Span::new(5, count), data };
     Up::Lease(ToCoordinator::Ask { session, number: 4, done: 2, ask })

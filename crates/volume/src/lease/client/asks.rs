@@ -62,6 +62,14 @@ impl Client {
     /// Opens and claims what is not open in this session yet.
     pub(super) fn ask_for_files(&mut self) {
         let Link::Welcomed { claimed, .. } = self.link else { return };
+        let unasked = |it: &super::machine::Handle| match it.stage {
+            HandleStage::Opening { asked } | HandleStage::Claiming { asked, .. } => !asked,
+            _ => false,
+        };
+        // Nearly always: this is looked at with each request.
+        if claimed && !self.handles.values().any(unasked) {
+            return;
+        }
         let handles: Vec<u64> = self.handles.keys().copied().collect();
         for id in handles {
             let Some(handle) = self.handles.get(&id).copied() else { continue };

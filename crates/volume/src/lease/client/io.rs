@@ -218,13 +218,46 @@ impl Client {
         if let Some((extents, oldest)) = self.covered(handle, span, access) {
             return self.command(io, extents, None, oldest);
         }
-        let handle = request.what.handle;
-        // One request for leases at a time for a file; the others wait for what comes of it.
-        if self.asks.values().any(|asked| asked.whom == For::Leases(handle)) {
-            return;
-        }
         // A writer takes leases that serve its reads, too, unless it would have to grow for them.
-        self.ask(Ask::Acquire { open, span, access }, For::Leases(handle));
+        self.ask_for_leases(request.what.handle, open, span, access);
+    }
+
+    /// One request for leases at a time for a handle; the others wait for what comes of it.
+    fn ask_for_leases(&mut self, handle: u64, open: OpenId, span: Span, access: Access) {
+        if !self.asks.values().any(|asked| asked.whom == For::Leases(handle)) {
+            self.ask(Ask::Acquire { open, span, access }, For::Leases(handle));
+        }
+    }
+
+    /// Leases for what will be written soon.
+    pub(super) fn ask_ahead(&mut self, id: u64, block: u64) {
+        let Some(handle) = self.handles.get(&id).filter(|it| !it.closing).copied() else { return };
+        let span = Span::new(block, 1);
+        let HandleStage::Open(open) = handle.stage else { return };
+        if self.is_direct()
+            && handle.access == Access::Write
+            && !span.is_empty()
+            && self.covered(&handle, span, Access::Write).is_none()
+        {
+            self.ask_for_leases(id, open, span, Access::Write);
+        }
+    }
+
+    /// The run of blocks around this one that may be written directly now; none where it may not.
+    pub fn leased_around(&self, id: u64, block: u64) -> Option<Span> {
+        let handle = self.handles.get(&id)?;
+        let table = self.leases.get(&handle.file)?;
+        let runs = || table.all().iter().filter(|it| it.access == Access::Write);
+        let runs = || runs().map(|lease| lease.extent.span);
+        let mut found = runs().find(|run| run.contains(block))?;
+        // Few: a file that grows lies in large pieces.
+        while let Some(next) = runs().find(|run| run.start == found.end()) {
+            found.count += next.count;
+        }
+        while let Some(before) = runs().find(|run| run.end() == found.start) {
+            found = Span::new(before.start, before.count + found.count);
+        }
+        Some(found)
     }
 
     /// Where these blocks lie, if leases cover all of them, and the oldest of those leases.

@@ -149,6 +149,14 @@ impl Client {
         self.on_the_way.is_empty()
     }
 
+    /// For which request of a guest a command at the LUN is on the way.
+    pub fn asker(&self, part: Part) -> Option<u64> {
+        match self.on_the_way.get(&part) {
+            Some(Some(Turn::Guest(io))) => Some(*io),
+            _ => None,
+        }
+    }
+
     /// One step at `now`, a clock of this host that never goes back.
     pub fn step(&mut self, now: Duration, input: ClientInput) -> Vec<ClientEffect> {
         match input {
@@ -170,6 +178,7 @@ impl Client {
                 }
             }
             ClientInput::Submit { io, what } => self.submit(io, what),
+            ClientInput::Ahead { handle, block } => self.ask_ahead(handle, block),
             ClientInput::Device { part, result } => self.device(part, result),
             ClientInput::Registered { key, outcome } => self.registered(key, outcome),
             ClientInput::Path(usable) => {

@@ -75,6 +75,14 @@ pub enum ClientInput {
         /// What.
         what: Io,
     },
+    /// Blocks from there on will be written soon, in a file that grows: leases are asked for now, so that
+    /// nobody waits for them then. Nothing comes of it where something else is asked for just now.
+    Ahead {
+        /// A handle for writing.
+        handle: u64,
+        /// The first of the blocks.
+        block: u64,
+    },
     /// A command at the LUN has ended: `None` if it failed, or if it is not known to have worked.
     Device {
         /// Which.

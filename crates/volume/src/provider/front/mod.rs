@@ -1,7 +1,8 @@
 //! The mount point: what programs on a node see of a volume, through FUSE.
 //!
-//! The kernel's requests are answered out of tasks, so that none waits behind another one's LUN. Data
-//! is not cached by the kernel (each open is `FOPEN_DIRECT_IO`), attributes and names neither.
+//! The kernel's requests for names are answered out of tasks, those for bytes where they can be on the thread
+//! that takes them (`data`), so that none waits behind another one's LUN. Data is not cached by the kernel
+//! (each open is `FOPEN_DIRECT_IO`), attributes and names neither.
 //!
 //! | what programs may ask for | what they get |
 //! | --- | --- |
@@ -16,6 +17,8 @@
 //! | pipes, sockets, devices; collapse and insert range; `RENAME_EXCHANGE` | `EOPNOTSUPP` |
 //! | a file that was deleted while open, after a change of coordinator | `ESTALE` |
 //! | access times | not kept |
+
+mod data;
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -57,34 +60,36 @@ use fuser::SessionACL;
 use fuser::TimeOrNow;
 use fuser::WriteFlags;
 use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 
-use super::bytes::OpenFile;
-use super::bytes::OpenFiles;
-use super::call::Attributes;
-use super::call::Call;
-use super::call::Change;
-use super::call::Owner;
-use super::call::Reply;
-use super::client::Client;
-use super::held::Held;
-use super::kernel::access_of;
-use super::kernel::access_with;
-use super::kernel::errno;
-use super::kernel::handle_of;
-use super::kernel::name_of;
-use super::kernel::opened_as;
-use super::kernel::time_of;
-use super::kernel::told;
-use super::kernel::type_of;
+use self::data::Turns;
 use crate::lease::Access;
 use crate::lease::FileId;
+use crate::provider::bytes::OpenFile;
+use crate::provider::bytes::OpenFiles;
+use crate::provider::call::Attributes;
+use crate::provider::call::Call;
+use crate::provider::call::Change;
+use crate::provider::call::Owner;
+use crate::provider::call::Reply;
+use crate::provider::client::Client;
+use crate::provider::held::Held;
+use crate::provider::kernel::access_of;
+use crate::provider::kernel::access_with;
+use crate::provider::kernel::errno;
+use crate::provider::kernel::handle_of;
+use crate::provider::kernel::name_of;
+use crate::provider::kernel::opened_as;
+use crate::provider::kernel::time_of;
+use crate::provider::kernel::told;
+use crate::provider::kernel::type_of;
 
 /// Requests of the kernel that are in work; more wait in the kernel.
 const REQUESTS_MAX: usize = 1024;
 
-/// Threads that take requests from the kernel; they wait for nothing.
-const THREADS: usize = 2;
+/// Threads that take requests from the kernel; one of them waits for nothing.
+const THREADS: usize = 4;
 
 /// The longest read or write of the kernel.
 const TRANSFER_BYTES: u32 = 1 << 20;
@@ -116,8 +121,12 @@ impl Mount {
         let held = Arc::<Held>::default();
         let files = OpenFiles::new(held.clone());
         let volume = Arc::new(Volume { client, root, files, held });
-        let front =
-            Front { volume: volume.clone(), runtime: Handle::current(), work: work.clone() };
+        let front = Front {
+            volume: volume.clone(),
+            runtime: Handle::current(),
+            work: work.clone(),
+            turns: Turns::default(),
+        };
         let mut config = Config::default();
         config.mount_options = vec![
             MountOption::FSName(format!("muster:{name}")),
@@ -189,6 +198,7 @@ struct Front {
     volume: Arc<Volume>,
     runtime: Handle,
     work: Arc<Semaphore>,
+    turns: Turns,
 }
 
 impl Volume {
@@ -280,11 +290,19 @@ impl Front {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let Ok(permit) = self.runtime.block_on(self.work.clone().acquire_owned()) else { return };
+        let Some(permit) = self.permit() else { return };
         self.runtime.spawn(async move {
             work.await;
             drop(permit);
         });
+    }
+
+    /// Leave to have one more request in work; waits where there are too many.
+    fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        match self.work.clone().try_acquire_owned() {
+            Ok(permit) => Some(permit),
+            Err(_) => self.runtime.block_on(self.work.clone().acquire_owned()).ok(),
+        }
     }
 
     fn entry(&self, reply: ReplyEntry, call: Result<Call>) {
@@ -543,17 +561,10 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let volume = self.volume.clone();
-        self.run(async move {
-            let read = match volume.opened(inode) {
-                Ok(file) => file.read(offset, size.into()).await,
-                Err(number) => Err(number),
-            };
-            match read {
-                Ok(data) => reply.data(&data),
-                Err(number) => reply.error(errno(number)),
-            }
-        });
+        match self.volume.opened(inode) {
+            Ok(file) => self.read_data(file, offset, size, reply),
+            Err(number) => reply.error(errno(number)),
+        }
     }
 
     fn write(
@@ -568,17 +579,10 @@ impl Filesystem for Front {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (volume, data) = (self.volume.clone(), data.to_vec());
-        self.run(async move {
-            let written = match volume.opened(inode) {
-                Ok(file) => file.write(offset, &data).await,
-                Err(number) => Err(number),
-            };
-            match written {
-                Ok(()) => reply.written(u32::try_from(data.len()).unwrap_or(0)),
-                Err(number) => reply.error(errno(number)),
-            }
-        });
+        match self.volume.opened(inode) {
+            Ok(file) => self.write_data(file, offset, data, reply),
+            Err(number) => reply.error(errno(number)),
+        }
     }
 
     fn flush(&self, _: &Request, inode: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
@@ -602,7 +606,10 @@ impl Filesystem for Front {
     }
 
     fn fsync(&self, _: &Request, inode: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
-        self.empty(reply, |volume| async move { volume.opened(inode)?.sync().await });
+        match self.volume.opened(inode) {
+            Ok(file) => self.flush_data(file, reply),
+            Err(number) => reply.error(errno(number)),
+        }
     }
 
     fn readdir(

@@ -8,6 +8,10 @@
 //! - a file is as long as its writer says. The coordinator is told before a write that makes it longer
 //!   is answered, so every node sees it; it stands on the LUN with the next fsync;
 //! - bytes of the last block behind the end are zeroes, always.
+//!
+//! `now` has the short way, for whole blocks of a file that is open and does not grow.
+
+mod now;
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -20,13 +24,7 @@ use std::time::UNIX_EPOCH;
 use tokio::sync::RwLock;
 use tokio::time::Instant;
 
-use super::call::Call;
-use super::call::Reply;
-use super::call::Time;
-use super::client::Client;
-use super::client::errno_of;
-use super::client::errno_of_refusal;
-use super::held::Held;
+pub(super) use self::now::Doing;
 use crate::lease::Access;
 use crate::lease::BLOCK_BYTES;
 use crate::lease::FileId;
@@ -35,6 +33,13 @@ use crate::lease::IoMode;
 use crate::lease::Payload;
 use crate::lease::Refusal;
 use crate::lease::Span;
+use crate::provider::call::Call;
+use crate::provider::call::Reply;
+use crate::provider::call::Time;
+use crate::provider::client::Client;
+use crate::provider::client::errno_of;
+use crate::provider::client::errno_of_refusal;
+use crate::provider::held::Held;
 
 /// The longest file: half of what Linux can address, as the lease protocol has it.
 const LENGTH_MAX: u64 = 1 << 62;
@@ -56,13 +61,13 @@ const BELIEVE: Duration = Duration::from_secs(1);
 const GRACE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A file that this node has open, once, however often its programs have.
-pub(super) struct OpenFile {
+pub(in crate::provider) struct OpenFile {
     client: Client,
     id: FileId,
     held: Arc<Held>,
     known: Mutex<Known>,
     /// Taken to write alone; shared by all that touch whole blocks.
-    alone: RwLock<()>,
+    alone: Arc<RwLock<()>>,
     handles: tokio::sync::Mutex<Handles>,
 }
 
@@ -91,7 +96,7 @@ struct Handles {
 }
 
 /// An error number of Linux.
-pub(super) type Result<T> = std::result::Result<T, i32>;
+pub(in crate::provider) type Result<T> = std::result::Result<T, i32>;
 
 fn blocks_of(length: u64) -> u64 {
     length.div_ceil(BLOCK_BYTES)
@@ -113,7 +118,7 @@ impl OpenFile {
             id,
             held,
             known: Mutex::default(),
-            alone: RwLock::new(()),
+            alone: Arc::default(),
             handles: tokio::sync::Mutex::default(),
         }
     }
@@ -124,13 +129,13 @@ impl OpenFile {
     }
 
     /// What this node knows better than the coordinator, if it writes the file: length, last write.
-    pub(super) fn written(&self) -> Option<(u64, Option<Time>)> {
+    pub(in crate::provider) fn written(&self) -> Option<(u64, Option<Time>)> {
         let known = *self.known();
         known.writes.then(|| (known.length, known.modified.map(time_of)))
     }
 
     /// Somebody has set when it was written last.
-    pub(super) fn set_modified(&self) {
+    pub(in crate::provider) fn set_modified(&self) {
         let mut known = self.known();
         known.modified = None;
         known.told = true;
@@ -140,7 +145,7 @@ impl OpenFile {
 
     /// Opens it once more. Where it is held, an open for writing succeeds without the right to write; the
     /// first write after that takes it.
-    pub(super) async fn open(&self, access: Access) -> Result<()> {
+    pub(in crate::provider) async fn open(&self, access: Access) -> Result<()> {
         let mut handles = self.handles.lock().await;
         match access {
             Access::Read => {
@@ -209,7 +214,7 @@ impl OpenFile {
 
     /// Holds it (see [`Held`]): makes durable what was written and lets another node be the writer. What is
     /// open here stays so.
-    pub(super) async fn hold(&self) -> Result<()> {
+    pub(in crate::provider) async fn hold(&self) -> Result<()> {
         let handles = self.handles.lock().await;
         // First that: nobody takes the right anew.
         self.held.add(self.id, handles.writers > 0);
@@ -265,7 +270,7 @@ impl OpenFile {
     }
 
     /// Closes it once; says whether nobody has it open any more.
-    pub(super) async fn close(&self, access: Access) -> bool {
+    pub(in crate::provider) async fn close(&self, access: Access) -> bool {
         let mut handles = self.handles.lock().await;
         match access {
             Access::Read => handles.readers -= 1,
@@ -336,7 +341,7 @@ impl OpenFile {
     }
 
     /// Bytes from there on; fewer where the file ends.
-    pub(super) async fn read(&self, offset: u64, count: u64) -> Result<Vec<u8>> {
+    pub(in crate::provider) async fn read(&self, offset: u64, count: u64) -> Result<Vec<u8>> {
         let _beside = self.alone.read().await;
         let known = *self.known();
         let old = known.checked.is_none_or(|at| at.elapsed() > BELIEVE);
@@ -360,7 +365,7 @@ impl OpenFile {
     }
 
     /// Writes all of it.
-    pub(super) async fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
+    pub(in crate::provider) async fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
         let end = offset.checked_add(data.len() as u64).filter(|end| *end <= LENGTH_MAX);
         let end = end.ok_or(libc::EFBIG)?;
         if data.is_empty() {
@@ -442,7 +447,7 @@ impl OpenFile {
     }
 
     /// Makes durable what has been answered, with the length.
-    pub(super) async fn sync(&self) -> Result<()> {
+    pub(in crate::provider) async fn sync(&self) -> Result<()> {
         let known = *self.known();
         let access = if known.writes { Access::Write } else { Access::Read };
         self.io(access, Span::new(0, 0), IoMode::Flush).await?;
@@ -453,7 +458,7 @@ impl OpenFile {
     }
 
     /// At each close of a descriptor: what others see of it is right.
-    pub(super) async fn tell(&self) -> Result<()> {
+    pub(in crate::provider) async fn tell(&self) -> Result<()> {
         let known = *self.known();
         if known.writes && known.modified.is_some() && !known.told {
             self.tell_length(false).await?;
@@ -462,7 +467,7 @@ impl OpenFile {
     }
 
     /// Cuts the file, or makes it longer by a hole.
-    pub(super) async fn truncate(&self, length: u64) -> Result<()> {
+    pub(in crate::provider) async fn truncate(&self, length: u64) -> Result<()> {
         if length > LENGTH_MAX {
             return Err(libc::EFBIG);
         }
@@ -493,7 +498,7 @@ impl OpenFile {
     }
 
     /// Makes bytes zeroes and frees whole blocks of them; the length stays.
-    pub(super) async fn punch(&self, offset: u64, count: u64) -> Result<()> {
+    pub(in crate::provider) async fn punch(&self, offset: u64, count: u64) -> Result<()> {
         self.become_writer().await?;
         let _alone = self.alone.write().await;
         let end = offset.checked_add(count).ok_or(libc::EFBIG)?.min(self.known().length);
@@ -518,7 +523,12 @@ impl OpenFile {
     }
 
     /// Has space for bytes; with `longer` the file reaches to their end.
-    pub(super) async fn allocate(&self, offset: u64, count: u64, longer: bool) -> Result<()> {
+    pub(in crate::provider) async fn allocate(
+        &self,
+        offset: u64,
+        count: u64,
+        longer: bool,
+    ) -> Result<()> {
         let end = offset.checked_add(count).filter(|end| *end <= LENGTH_MAX).ok_or(libc::EFBIG)?;
         self.become_writer().await?;
         if longer && end > self.known().length {
@@ -539,7 +549,7 @@ impl OpenFile {
     }
 
     /// Where data, or a hole, begins.
-    pub(super) async fn seek(&self, offset: u64, hole: bool) -> Result<u64> {
+    pub(in crate::provider) async fn seek(&self, offset: u64, hole: bool) -> Result<u64> {
         match self.client.call(Call::Seek { file: self.id, offset, hole }).await {
             Reply::Place(place) => Ok(place),
             Reply::Failed(number) => Err(number),
@@ -549,13 +559,13 @@ impl OpenFile {
 }
 
 /// The files that a node has open.
-pub(super) struct OpenFiles {
+pub(in crate::provider) struct OpenFiles {
     held: Arc<Held>,
     files: Mutex<std::collections::HashMap<FileId, Arc<OpenFile>>>,
 }
 
 impl OpenFiles {
-    pub(super) fn new(held: Arc<Held>) -> Self {
+    pub(in crate::provider) fn new(held: Arc<Held>) -> Self {
         Self { held, files: Mutex::default() }
     }
 
@@ -564,17 +574,17 @@ impl OpenFiles {
     }
 
     /// The file, whether it is open or about to be.
-    pub(super) fn of(&self, client: &Client, id: FileId) -> Arc<OpenFile> {
+    pub(in crate::provider) fn of(&self, client: &Client, id: FileId) -> Arc<OpenFile> {
         let new = || Arc::new(OpenFile::new(client.clone(), id, self.held.clone()));
         self.files().entry(id).or_insert_with(new).clone()
     }
 
-    pub(super) fn find(&self, id: FileId) -> Option<Arc<OpenFile>> {
+    pub(in crate::provider) fn find(&self, id: FileId) -> Option<Arc<OpenFile>> {
         self.files().get(&id).cloned()
     }
 
     /// Drops one that nobody has opened.
-    pub(super) async fn forget_unopened(&self, id: FileId) {
+    pub(in crate::provider) async fn forget_unopened(&self, id: FileId) {
         let Some(file) = self.find(id) else { return };
         let unopened = {
             let handles = file.handles.lock().await;
@@ -587,7 +597,7 @@ impl OpenFiles {
     }
 
     /// Drops it, if nobody else has it in the hand.
-    pub(super) fn forget(&self, id: FileId) {
+    pub(in crate::provider) fn forget(&self, id: FileId) {
         let mut files = self.files();
         if files.get(&id).is_some_and(|file| Arc::strong_count(file) <= 1) {
             files.remove(&id);
