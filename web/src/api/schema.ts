@@ -1385,6 +1385,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/first-boot": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Create a virtual machine */
+        post: operations["VmFirstBoot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -2613,6 +2630,7 @@ export interface components {
              * @description VMs with a process.
              */
             vms_running: number;
+            load?: null | components["schemas"]["NodeLoadView"];
         };
         /** @description Why an operation failed, and what to do. */
         OpFailure: {
@@ -3752,6 +3770,23 @@ export interface components {
             since: components["schemas"]["UnixMillis"];
             /** @description Whether it votes now: it does while the number of nodes that vote is even. */
             votes: boolean;
+        };
+        FirstBootView: {
+            files: components["schemas"]["FirstBootFileView"][];
+        };
+        FirstBootFileView: {
+            name: string;
+            text: string;
+        };
+        NodeLoadView: {
+            /** Format: int32 */
+            cpu: number;
+            /** Format: int32 */
+            waits_for_cpu: number;
+            /** Format: int32 */
+            waits_for_memory: number;
+            /** Format: int32 */
+            waits_for_disks: number;
         };
     };
     responses: never;
@@ -7328,6 +7363,39 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["WhoAmIView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    VmFirstBoot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VmCreateBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FirstBootView"];
                 };
             };
             /** @description An error with its next step */

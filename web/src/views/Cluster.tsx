@@ -3,7 +3,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import type { Schemas } from "../api/client";
-import { capacity, cluster, networks, nodes, ops, volumes } from "../api/queries";
+import { capacity, cluster, networks, nodes, ops, vms, volumes } from "../api/queries";
 import { bytes, counted, type Tone, whenShort, word } from "../parts/format";
 import { Badge, Facts, Meter, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { EventLines } from "./Events";
@@ -30,6 +30,7 @@ export function Cluster() {
       </div>
       {asked.error && <Trouble error={asked.error} />}
       {asked.isPending && !asked.error && <Waiting what="the cluster" />}
+      <First />
       {view && <Quorum view={view} />}
       <Nodes members={view?.nodes ?? []} />
       <Losses />
@@ -42,6 +43,21 @@ export function Cluster() {
         <EventLines most={12} />
       </Section>
     </>
+  );
+}
+
+/** Where there is no machine yet, the way to the first one. */
+function First() {
+  const asked = useQuery(vms);
+  if (!asked.data || asked.data.length > 0) return null;
+  return (
+    <Section title="Nothing runs here yet">
+      <p>
+        <Link to="/start" className="button main">
+          The first machine, in three steps
+        </Link>
+      </p>
+    </Section>
   );
 }
 
@@ -199,7 +215,7 @@ function Volumes() {
       {asked.error && <Trouble error={asked.error} />}
       {asked.data?.length === 0 && <p>None. Machines lie on the disks of their nodes.</p>}
       {asked.data && asked.data.length > 0 && (
-        <Table label="Volumes" head={["Name", "Path", "Free", "Used by"]}>
+        <Table label="Volumes" head={["Name", "Path", "Free", "Used by", "How nodes reach it"]}>
           {asked.data.map((volume) => (
             <tr key={volume.id}>
               <th scope="row">{volume.name}</th>
@@ -212,11 +228,44 @@ function Volumes() {
                 )}
               </td>
               <td>{volume.used_by.length}</td>
+              <td>
+                <Reached volume={volume} />
+              </td>
             </tr>
           ))}
         </Table>
       )}
     </Section>
+  );
+}
+
+const ACCESS: Record<Schemas["VolumeAccess"], [string, Tone]> = {
+  direct: ["direct", "good"],
+  block_redirected: ["redirected, block by block", "busy"],
+  file_redirected: ["redirected, file by file", "busy"],
+  waiting: ["waits for a coordinator", "bad"],
+  none: ["not mounted", "plain"],
+  unknown: ["not known", "plain"],
+};
+
+/** Each node's way to a volume, since when, and why it is not the straight one. */
+function Reached({ volume }: { volume: Schemas["VolumeView"] }) {
+  const { coordination } = volume;
+  if (!coordination) return <>as a directory, mounted by each node itself</>;
+  return (
+    <ul className="bare-list">
+      {coordination.nodes.map((node) => {
+        const [access, tone] = ACCESS[node.access];
+        return (
+          <li key={node.node}>
+            {node.node}: <Badge tone={tone}>{access}</Badge>
+            {node.node === coordination.coordinator && " coordinates"}
+            {node.since && node.access !== "direct" && ` since ${whenShort(node.since)}`}
+            {node.why && <span className="hint"> {node.why}</span>}
+          </li>
+        );
+      })}
+    </ul>
   );
 }
 

@@ -10,6 +10,7 @@ import { useNotices } from "../parts/notices";
 import { Button, Field, Section, Trouble } from "../parts/parts";
 import { useRole } from "../session";
 import { body, command, EMPTY, type Form, wrong } from "./create";
+import { FirstBoot } from "./FirstBoot";
 import { perform } from "./perform";
 
 export const route = createLazyRoute("/new")({ component: CreateVm });
@@ -72,6 +73,17 @@ function CreateVm() {
           <Field label="SSH public keys" hint="One on each line" error={shown.sshKeys}>
             {(ids) => <textarea {...ids} rows={3} spellCheck={false} {...set("sshKeys")} />}
           </Field>
+          <Field label="Host name" hint="The machine's name if left empty">
+            {(ids) => <input {...ids} autoComplete="off" {...set("hostname")} />}
+          </Field>
+          <Field
+            label="Raw user-data"
+            hint="Instead of all that: taken as it is, such as a #cloud-config of your own"
+            error={shown.userData}
+          >
+            {(ids) => <textarea {...ids} rows={3} spellCheck={false} {...set("userData")} />}
+          </Field>
+          <FirstBoot body={body(form)} may={may} />
         </Section>
         <Section title="The same by command line and API">
           <pre tabIndex={0} aria-label="Command line">

@@ -15,6 +15,9 @@ export interface Form {
   tags: string;
   user: string;
   sshKeys: string;
+  hostname: string;
+  /** Raw user-data, instead of the three above. */
+  userData: string;
   start: boolean;
 }
 
@@ -30,6 +33,8 @@ export const EMPTY: Form = {
   tags: "",
   user: "",
   sshKeys: "",
+  hostname: "",
+  userData: "",
   start: true,
 };
 
@@ -53,14 +58,28 @@ export function wrong(form: Form): Wrong {
   if (keys.some((key) => !/^(ssh-|ecdsa-|sk-)\S+ \S+/.test(key))) {
     found.sshKeys = "Public keys, one on each line, such as ssh-ed25519 AAAA… you@host";
   }
+  if (form.userData !== "" && (form.user !== "" || form.hostname !== "" || keys.length > 0)) {
+    found.userData = "It stands instead of user, keys and host name: leave those empty, or this";
+  }
   return found;
+}
+
+/** What its guest is told at its first boot; nothing if nothing was said. */
+function firstBoot(form: Form): Schemas["CloudInit"] | undefined {
+  const ssh_keys = lines(form.sshKeys);
+  if (form.userData !== "") return { user_data: form.userData };
+  if (form.user === "" && form.hostname === "" && ssh_keys.length === 0) return undefined;
+  return {
+    ...(form.user === "" ? {} : { user: form.user }),
+    ...(form.hostname === "" ? {} : { hostname: form.hostname }),
+    ssh_keys,
+  };
 }
 
 export function body(form: Form): Schemas["VmCreateBody"] {
   const size = form.diskSize === "" ? {} : { size: parseBytes(form.diskSize) };
   const image = form.image === "" ? {} : { image: form.image };
-  const keys = lines(form.sshKeys);
-  const guest = form.user !== "" || keys.length > 0;
+  const cloud_init = firstBoot(form);
   return {
     name: form.name,
     cpus: Number(form.cpus),
@@ -70,9 +89,7 @@ export function body(form: Form): Schemas["VmCreateBody"] {
     ...(form.firmware === "uefi" ? { firmware: form.firmware } : {}),
     ...(words(form.tags).length > 0 ? { tags: words(form.tags) } : {}),
     ...(form.volume === "" ? {} : { volume: form.volume }),
-    ...(guest
-      ? { cloud_init: { ...(form.user === "" ? {} : { user: form.user }), ssh_keys: keys } }
-      : {}),
+    ...(cloud_init ? { cloud_init } : {}),
   };
 }
 
@@ -90,6 +107,8 @@ export function command(form: Form): string {
   parts.push(...words(form.tags).map((tag) => `--tag ${shell(tag)}`));
   if (form.user !== "") parts.push(`--user ${shell(form.user)}`);
   parts.push(...lines(form.sshKeys).map((key) => `--ssh-key ${shell(key)}`));
+  if (form.hostname !== "") parts.push(`--hostname ${shell(form.hostname)}`);
+  if (form.userData !== "") parts.push("--user-data FILE");
   if (form.start) parts.push("--start");
   return parts.join(" ");
 }
