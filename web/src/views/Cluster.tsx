@@ -35,10 +35,8 @@ export function Cluster() {
       <Nodes members={view?.nodes ?? []} />
       <Losses />
       <Under />
-      <div className="columns">
-        <Volumes />
-        <Networks />
-      </div>
+      <Volumes />
+      <Networks />
       <Section title="Last events" beside={<Link to="/events">All events</Link>}>
         <EventLines most={12} />
       </Section>
@@ -222,13 +220,13 @@ function Volumes() {
               <td>{volume.path}</td>
               <td>
                 {volume.problem ? (
-                  <Badge tone="bad">{volume.problem}</Badge>
+                  <span className="problem">{volume.problem}</span>
                 ) : (
                   `${bytes(volume.free)} of ${bytes(volume.size)}`
                 )}
               </td>
               <td>{volume.used_by.length}</td>
-              <td>
+              <td className="long">
                 <Reached volume={volume} />
               </td>
             </tr>
@@ -248,23 +246,37 @@ const ACCESS: Record<Schemas["VolumeAccess"], [string, Tone]> = {
   unknown: ["not known", "plain"],
 };
 
-/** Each node's way to a volume, since when, and why it is not the straight one. */
+/** Nodes that are named of those whose way is straight. */
+const DIRECT_NAMED_MAX = 3;
+
+/** Each node's way to a volume; where it is not the straight one, since when and why. */
 function Reached({ volume }: { volume: Schemas["VolumeView"] }) {
   const { coordination } = volume;
-  if (!coordination) return <>as a directory, mounted by each node itself</>;
+  if (!coordination) return <>a directory that each node mounts itself</>;
+  const { coordinator, nodes } = coordination;
+  const straight = nodes.filter((node) => node.access === "direct").map((node) => node.node);
+  const further = straight.length - DIRECT_NAMED_MAX;
   return (
     <ul className="bare-list">
-      {coordination.nodes.map((node) => {
-        const [access, tone] = ACCESS[node.access];
-        return (
-          <li key={node.node}>
-            {node.node}: <Badge tone={tone}>{access}</Badge>
-            {node.node === coordination.coordinator && " coordinates"}
-            {node.since && node.access !== "direct" && ` since ${whenShort(node.since)}`}
-            {node.why && <span className="hint"> {node.why}</span>}
-          </li>
-        );
-      })}
+      <li>{coordinator ? `${coordinator} coordinates` : "no node coordinates it"}</li>
+      {straight.length > 0 && (
+        <li>
+          <Badge tone="good">direct</Badge> {straight.slice(0, DIRECT_NAMED_MAX).join(", ")}
+          {further > 0 && ` and ${further} more`}
+        </li>
+      )}
+      {nodes
+        .filter((node) => node.access !== "direct")
+        .map((node) => {
+          const [access, tone] = ACCESS[node.access];
+          return (
+            <li key={node.node}>
+              <Badge tone={tone}>{access}</Badge> {node.node}
+              {node.since && ` since ${whenShort(node.since)}`}
+              {node.why && <span className="hint">: {node.why}</span>}
+            </li>
+          );
+        })}
     </ul>
   );
 }

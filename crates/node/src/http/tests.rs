@@ -511,7 +511,7 @@ async fn memory_is_admitted_by_size_maximum_and_what_is_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_guest_would_be_told_is_shown_and_nothing_is_made() {
     let daemon = daemon().await;
-    let asked = |config: Value| async {
+    let asked = async |config: Value| {
         let body = json!({ "name": "web_1", "nics": [{ "network": "nat" }], "cloud_init": config });
         let body: VmCreateBody = serde_json::from_value(body).unwrap();
         daemon.admin.send::<ep::VmFirstBoot>(&[], &body).await
