@@ -9,7 +9,7 @@ import { bytes, mayDo } from "../parts/format";
 import { useNotices } from "../parts/notices";
 import { Button, Field, Section, Trouble } from "../parts/parts";
 import { useRole } from "../session";
-import { body, command, EMPTY, type Form, wrong } from "./create";
+import { body, command, EMPTY, type Form, placed, wrong } from "./create";
 import { FirstBoot } from "./FirstBoot";
 import { perform } from "./perform";
 
@@ -19,7 +19,8 @@ function CreateVm() {
   const role = useRole();
   const navigate = route.useNavigate();
   const { follow } = useNotices();
-  const [form, setForm] = useState<Form>(EMPTY);
+  const [given, setForm] = useState<Form>(EMPTY);
+  const form = placed(given, useQuery(volumes).data ?? []);
   const [tried, setTried] = useState(false);
   const [error, setError] = useState<unknown>(null);
   const [busy, setBusy] = useState(false);
@@ -28,7 +29,7 @@ function CreateVm() {
   const may = mayDo(role, "administrator");
 
   const set = (key: keyof Form) => ({
-    value: String(form[key]),
+    value: String(form[key] ?? ""),
     onChange: (event: ChangeEvent<HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement>) =>
       setForm({ ...form, [key]: event.target.value }),
   });

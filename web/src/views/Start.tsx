@@ -4,12 +4,12 @@ import { useQuery, useQueryClient } from "@tanstack/react-query";
 import { createLazyRoute, Link } from "@tanstack/react-router";
 import { type ReactNode, useState } from "react";
 import { api, type Schemas, value } from "../api/client";
-import { cluster, images, keys, nodes, ops } from "../api/queries";
+import { cluster, images, keys, nodes, ops, volumes } from "../api/queries";
 import { bytes, counted, mayDo, shell } from "../parts/format";
 import { progress, useNotices } from "../parts/notices";
 import { Badge, Button, Facts, Field, Same, Section, Trouble, Waiting } from "../parts/parts";
 import { useRole } from "../session";
-import { body, command, EMPTY, type Form, wrong } from "./create";
+import { body, command, EMPTY, type Form, placed, wrong } from "./create";
 import { FirstBoot } from "./FirstBoot";
 import { source } from "./Images";
 import { perform } from "./perform";
@@ -218,7 +218,8 @@ function TheMachine({ why, image, onBack }: { why: string | undefined; image: st
   const client = useQueryClient();
   const known = useQuery(images).data?.find((one) => one.name === image);
   const under = useQuery(ops).data?.find((op) => op.image !== null && op.image === known?.id);
-  const [form, setForm] = useState<Form>({ ...EMPTY, image });
+  const [given, setForm] = useState<Form>({ ...EMPTY, image });
+  const form = placed(given, useQuery(volumes).data ?? []);
   const [error, setError] = useState<unknown>(null);
   const [busy, setBusy] = useState(false);
   const found = wrong(form);
@@ -263,7 +264,8 @@ function TheMachine({ why, image, onBack }: { why: string | undefined; image: st
       </Field>
       <FirstBoot body={body(form)} may={why === undefined} />
       <p className="quiet-text">
-        It gets an adapter on the network {form.network} and lies on this node&apos;s own disks. All there is to choose
+        It gets an adapter on the network {form.network} and lies on{" "}
+        {form.volume ? `the volume ${form.volume}` : "this node's own disks, where no other node can take it over"}. All there is to choose
         stands on the page <Link to="/new">Create a machine</Link>.
       </p>
       {error !== null && <Trouble error={error} what="Not created" />}

@@ -10,7 +10,8 @@ export interface Form {
   cpus: string;
   memory: string;
   network: string;
-  volume: string;
+  /** Empty for the node's own disks; null while nobody has chosen (see `placed`). */
+  volume: string | null;
   firmware: Schemas["Firmware"];
   tags: string;
   user: string;
@@ -28,7 +29,7 @@ export const EMPTY: Form = {
   cpus: "1",
   memory: "1G",
   network: "nat",
-  volume: "",
+  volume: null,
   firmware: "bios",
   tags: "",
   user: "",
@@ -37,6 +38,15 @@ export const EMPTY: Form = {
   userData: "",
   start: true,
 };
+
+/**
+ * The form with its place. Whoever chooses none gets a volume where there is one that works: a machine on
+ * its node's own disks is down with its node, which is no choice to make for anybody.
+ */
+export function placed(form: Form, volumes: Pick<Schemas["VolumeView"], "name" | "problem">[]): Form {
+  if (form.volume !== null) return form;
+  return { ...form, volume: volumes.find((volume) => !volume.problem)?.name ?? "" };
+}
 
 export type Wrong = Partial<Record<keyof Form, string>>;
 
@@ -88,7 +98,7 @@ export function body(form: Form): Schemas["VmCreateBody"] {
     nics: form.network === "" ? [] : [{ network: form.network }],
     ...(form.firmware === "uefi" ? { firmware: form.firmware } : {}),
     ...(words(form.tags).length > 0 ? { tags: words(form.tags) } : {}),
-    ...(form.volume === "" ? {} : { volume: form.volume }),
+    ...(form.volume ? { volume: form.volume } : {}),
     ...(cloud_init ? { cloud_init } : {}),
   };
 }
@@ -103,7 +113,7 @@ export function command(form: Form): string {
   parts.push(`--cpus ${form.cpus}`, `--memory ${form.memory.replaceAll(" ", "")}`);
   parts.push(form.network === "" ? "--no-network" : `--network ${shell(form.network)}`);
   if (form.firmware === "uefi") parts.push("--uefi");
-  if (form.volume !== "") parts.push(`--volume ${shell(form.volume)}`);
+  if (form.volume) parts.push(`--volume ${shell(form.volume)}`);
   parts.push(...words(form.tags).map((tag) => `--tag ${shell(tag)}`));
   if (form.user !== "") parts.push(`--user ${shell(form.user)}`);
   parts.push(...lines(form.sshKeys).map((key) => `--ssh-key ${shell(key)}`));

@@ -520,8 +520,8 @@ async fn what_a_guest_would_be_told_is_shown_and_nothing_is_made() {
     let told = asked(json!({ "user": "anna" })).await.unwrap().files;
     let text = |name: &str| told.iter().find(|file| file.name == name).unwrap().text.clone();
     assert!(text("user-data").starts_with("#cloud-config\n"), "{told:?}");
-    assert!(text("user-data").contains("\"name\":\"anna\""), "{told:?}");
-    assert!(text("meta-data").contains("\"local-hostname\":\"web-1\""), "{told:?}");
+    assert!(text("user-data").contains("\"name\": \"anna\""), "{told:?}");
+    assert!(text("meta-data").contains("\"local-hostname\": \"web-1\""), "{told:?}");
     assert!(text("network-config").contains("macaddress"), "{told:?}");
     let refused = asked(json!({ "user": "anna", "ssh_keys": ["nonsense"] })).await.unwrap_err();
     assert_eq!((refused.kind, refused.code.as_str()), (ErrorKind::BadRequest, "first_boot"));

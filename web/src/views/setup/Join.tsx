@@ -162,7 +162,8 @@ function Made({ token, onClose }: { token: Schemas["JoinTokenSecretView"]; onClo
     <Dialog title="The token" onClose={onClose}>
       <p>
         It is shown only now, and valid until {when(token.expires)}. On the new host, which must have no
-        machines of its own: look first whether it fits, then let it join.
+        machines of its own: look first whether it fits, then let it join. Its own console can do that, too: Set-up,
+        Join another cluster.
       </p>
       <pre>
         <code>muster cluster validate --join-token - &lt; token.txt</code>
