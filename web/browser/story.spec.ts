@@ -332,6 +332,8 @@ test("a node that dies is told, and the page is live again by itself", async () 
 });
 
 test("every page fits 360 pixels and keeps nobody out, light and dark", async () => {
+  // Two dozen pages, each looked through for what keeps anybody out.
+  test.setTimeout(240_000);
   const machine = new URL(page.url()).pathname;
   const pages = ["/", "/vms", machine, "/new", "/start", "/images", "/bin", "/operations", "/events", "/sessions", "/setup", "/validation", "/map"];
   for (const colorScheme of ["light", "dark"] as const) {
