@@ -218,8 +218,9 @@ export class World {
           : { node: node.name, access: "direct", path: true, why: null, since: null },
       );
       const coordinator = this.nodes[0]?.name ?? null;
-      const coordination = record("CoordinationView", lot, { epoch: 3, coordinator, wanted: null, maintenance: false, nodes });
-      return { id, name, created, size, free, problem, used_by, kind: "lun", lun: "wwn-0x5000c500a1b2c3d4", fs: "xfs", path: `/muster/volumes/${name}`, coordination } as Schemas["VolumeView"];
+      const coordination: Schemas["CoordinationView"] = { epoch: 3, coordinator, wanted: null, maintenance: false, phase: "ready", nodes };
+      const lun = { kind: "lun", lun: "wwn-0x5000c500a1b2c3d4", fs: "xfs", uuid: lot.uuid(), fences: true } as const;
+      return { id, name, created, size, free, problem, used_by, ...lun, path: `/muster/volumes/${name}`, coordination };
     }
     return { id, name, created, size, free, problem, used_by, kind: "share", path: `/srv/${name}` } as Schemas["VolumeView"];
   }
