@@ -118,11 +118,31 @@ const HANDLERS: Record<string, Handler> = {
     const vm = machine(call);
     return call.world.operate(vm, "vm_set", "change", () => change(call.world, vm, call.body));
   },
+  ClusterCreate: ({ world, body }) => world.found(String(body.name ?? world.nodes[0]?.name)),
+  ImageImport: ({ world, body }) => {
+    const image = world.image(world.lot, String(body.name));
+    world.images = [...world.images, image];
+    const begun = world.now();
+    const op = { id: world.lot.uuid(), verb: "image_import", title: `import ${image.name}`, target: image.name, image: image.id };
+    const done = { ...op, actor: "user mock", begun, deadline: begun + 300_000, state: "done", at: begun } as Schemas["OpView"];
+    world.ops = [...world.ops, done];
+    return done;
+  },
+  VmFirstBoot: ({ body }) => {
+    const config = body.cloud_init as Schemas["CloudInit"] | null | undefined;
+    if (!config) return { files: [] };
+    const user = JSON.stringify({ hostname: config.hostname ?? body.name, users: [{ name: config.user }] });
+    return {
+      files: [
+        { name: "meta-data", text: JSON.stringify({ "local-hostname": body.name }) },
+        { name: "user-data", text: config.user_data ?? `#cloud-config\n${user}` },
+      ],
+    };
+  },
   VmCreate: ({ world, body }) => {
     const name = String(body.name);
     if (world.vm(name)) throw new Refusal(409, "conflict", "name_taken", `there is a machine ${name}`, "choose another name");
-    const model = [...world.vms.values()][0];
-    if (!model) throw new Refusal(503, "unavailable", "empty", "this world has no machines to copy", "give it some");
+    const model = [...world.vms.values()][0] ?? world.machine(world.lot, 0);
     const vm: VmView = {
       ...structuredClone(model),
       id: world.lot.uuid(),

@@ -13,7 +13,7 @@ const LIVE_MS = 3_000;
 /** Longest body that is read, in bytes: as the daemon's. */
 const BODY_BYTES_MAX = 1 << 20;
 
-/** Answers everything below `/v1/`. `MUSTER_MOCK_VMS` and `MUSTER_MOCK_SEED` say which fleet. */
+/** Answers everything below `/v1/`. `MUSTER_MOCK_VMS` and `MUSTER_MOCK_SEED` say which fleet, `MUSTER_MOCK_FRESH=1` a host of its own. */
 export function mock(): Plugin {
   return {
     name: "muster-mock",
@@ -24,7 +24,7 @@ export function mock(): Plugin {
 
 function answers(): Connect.NextHandleFunction {
   const world = new World({
-    vms: Number(process.env.MUSTER_MOCK_VMS ?? 3_000),
+    ...(process.env.MUSTER_MOCK_FRESH ? { fresh: true } : { vms: Number(process.env.MUSTER_MOCK_VMS ?? 3_000) }),
     seed: Number(process.env.MUSTER_MOCK_SEED ?? 6),
     later: (what, ms) => void setTimeout(what, ms),
   });

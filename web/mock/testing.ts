@@ -6,7 +6,7 @@ import { type Options, World } from "./world";
 
 /** Answers every request out of a small world; gives the world, and the requests that came. */
 export function mocked(options: Options = {}): { world: World; came: Request[] } {
-  const world = new World({ vms: 60, nodes: 4, ...options });
+  const world = new World(options.fresh ? options : { vms: 60, nodes: 4, ...options });
   const came: Request[] = [];
   vi.stubGlobal("fetch", async (given: Request | string, init?: RequestInit) => {
     const request =

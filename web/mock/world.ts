@@ -27,6 +27,8 @@ export interface Options {
   seed?: number;
   nodes?: number;
   vms?: number;
+  /** A single host as it is after its installation: no cluster, no image, no volume, no machine. */
+  fresh?: boolean;
   /** The time now, in Unix milliseconds. */
   now?: () => number;
   /** Does something after so many milliseconds: at once in tests. */
@@ -49,10 +51,10 @@ export class World {
   readonly later: (what: () => void, ms: number) => void;
   readonly vms = new Map<string, VmView>();
   readonly nodes: Schemas["NodeView"][];
-  readonly cluster: Schemas["ClusterView"];
+  cluster: Schemas["ClusterView"];
   readonly volumes: Schemas["VolumeView"][];
   readonly networks: Schemas["NetworkView"][];
-  readonly images: Schemas["ImageView"][];
+  images: Schemas["ImageView"][];
   readonly hostNetworks: Schemas["ClusterNetworksView"];
   events: EventView[] = [];
   ops: OpView[] = [];
@@ -62,17 +64,17 @@ export class World {
   private seq = 0;
   private readonly followers = new Set<(event: EventView) => void>();
 
-  constructor({ seed = 6, nodes = 8, vms = 3_000, now = Date.now, later }: Options = {}) {
+  constructor({ seed = 6, fresh = false, nodes = fresh ? 1 : 8, vms = fresh ? 0 : 3_000, now = Date.now, later }: Options = {}) {
     this.now = now;
     this.later = later ?? ((what) => what());
     const lot = new Lot(seed);
     this.lot = lot;
     this.nodes = Array.from({ length: nodes }, (_, n) => this.node(lot, n + 1));
-    this.cluster = this.clusterOf(lot);
+    this.cluster = fresh ? this.singleOf() : this.clusterOf(lot);
     this.networks = this.networksOf(lot);
     this.hostNetworks = this.hostNetworksOf();
-    this.images = SYSTEMS.map((_, n) => this.image(lot, n));
-    this.volumes = ["fast", "slow", "archive"].map((name, n) => this.volume(lot, name, n));
+    this.images = fresh ? [] : SYSTEMS.map((_, n) => this.image(lot, `debian-${13 - n}`));
+    this.volumes = (fresh ? [] : ["fast", "slow", "archive"]).map((name, n) => this.volume(lot, name, n));
     for (let n = 0; n < vms; n++) {
       const vm = this.machine(lot, n);
       this.vms.set(vm.id, vm);
@@ -102,10 +104,27 @@ export class World {
       problems: n === 3 ? ["its volume slow is full: free some space"] : [],
       mode: "active",
       quarantine: null,
+      load: { cpu: lot.whole(5, 70), waits_for_cpu: 0, waits_for_memory: 0, waits_for_disks: n === 3 ? 34 : 1 },
       qemu: "10.0.2",
       tls_address: `10.1.0.${n}:7443`,
       reconcilers: [],
     });
+  }
+
+  private singleOf(): Schemas["ClusterView"] {
+    return {
+      ...this.clusterOf(this.lot),
+      id: null,
+      name: this.nodes[0]?.name ?? "host-1",
+      health: "single",
+      words: ["this host stands alone: what it runs, runs here only"],
+    };
+  }
+
+  /** Makes a cluster of the single host. */
+  found(name: string): Schemas["ClusterView"] {
+    this.cluster = { ...this.clusterOf(this.lot), name };
+    return this.cluster;
   }
 
   private clusterOf(lot: Lot): Schemas["ClusterView"] {
@@ -169,9 +188,9 @@ export class World {
     return { strict: false, networks: [one(1, "management", 0), one(2, null, 1)] };
   }
 
-  private image(lot: Lot, n: number): Schemas["ImageView"] {
+  image(lot: Lot, name: string): Schemas["ImageView"] {
     return {
-      ...record("ImageView", lot, { id: lot.uuid(), name: `debian-${13 - n}`, used_by: [], format: "qcow2" }),
+      ...record("ImageView", lot, { id: lot.uuid(), name, used_by: [], format: "qcow2" }),
       state: "ready",
       file_size: 400 << 20,
       virtual_size: 2 * GIB,
@@ -190,10 +209,24 @@ export class World {
       coordination: null,
     });
     const { id, created, size, free, problem, used_by } = made;
+    // One lies on a LUN, which a node has no path of its own to.
+    if (n === 2) {
+      const since = this.now() - 600_000;
+      const nodes = this.nodes.map((node, at): Schemas["VolumeNodeView"] =>
+        at === 1
+          ? { node: node.name, access: "block_redirected", path: false, why: "its path to the LUN does not answer", since }
+          : { node: node.name, access: "direct", path: true, why: null, since: null },
+      );
+      const coordinator = this.nodes[0]?.name ?? null;
+      const coordination: Schemas["CoordinationView"] = { epoch: 3, coordinator, wanted: null, maintenance: false, phase: "ready", nodes };
+      const lun = { kind: "lun", lun: "wwn-0x5000c500a1b2c3d4", fs: "xfs", uuid: lot.uuid(), fences: true } as const;
+      return { id, name, created, size, free, problem, used_by, ...lun, path: `/muster/volumes/${name}`, coordination };
+    }
     return { id, name, created, size, free, problem, used_by, kind: "share", path: `/srv/${name}` } as Schemas["VolumeView"];
   }
 
-  private machine(lot: Lot, n: number): VmView {
+  /** A machine by lot. */
+  machine(lot: Lot, n: number): VmView {
     const name = `${SERVICES[n % SERVICES.length]}-${Math.floor(n / SERVICES.length) + 1}`;
     const draw = lot.next();
     const phase: VmView["phase"] =
@@ -324,6 +357,7 @@ export class World {
 
   /** Something happens by itself, as in any fleet: a machine is started, or stopped. */
   live(): void {
+    if (this.vms.size === 0) return;
     const vm = this.lot.one([...this.vms.values()]);
     if (vm.op || vm.deleted) return;
     if (vm.phase === "off") this.operate(vm, "vm_start", "start", () => this.power(vm, "running"));

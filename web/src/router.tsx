@@ -56,6 +56,10 @@ const newRoute = createRoute({ getParentRoute: () => root, path: "/new" }).lazy(
   import("./views/CreateVm").then((page) => page.route),
 );
 
+const startRoute = createRoute({ getParentRoute: () => root, path: "/start" }).lazy(() =>
+  import("./views/Start").then((page) => page.route),
+);
+
 const setupRoute = createRoute({ getParentRoute: () => root, path: "/setup" }).lazy(() =>
   import("./views/setup/Setup").then((page) => page.route),
 );
@@ -75,6 +79,7 @@ export const tree = root.addChildren([
   vmsRoute,
   vmRoute,
   newRoute,
+  startRoute,
   mapRoute,
   setupRoute,
   validationRoute,

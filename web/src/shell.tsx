@@ -29,7 +29,7 @@ const PAGES = [
 ] as const;
 
 /** Pages that others lead to. */
-const FURTHER: Record<string, string> = { "/validation": "Validation", "/new": "New machine" };
+const FURTHER: Record<string, string> = { "/validation": "Validation", "/new": "New machine", "/start": "First machine" };
 
 export function Shell() {
   const me = useQuery(meQuery);

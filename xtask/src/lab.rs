@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use anyhow::Result;
+use anyhow::anyhow;
 use anyhow::bail;
 use anyhow::ensure;
 use serde_json::Value;
@@ -27,24 +28,43 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often a daemon is asked: each question is a process.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
+/// Addresses that a lab gets that a browser of this machine reaches: the first ones that are free.
+const NETS: [&str; 4] = ["10.90.0.0/16", "10.91.0.0/16", "10.92.0.0/16", "10.93.0.0/16"];
+
+/// Who reaches the nodes of a lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// The lab alone.
+    Inside,
+    /// This machine, too, over a cable.
+    Host,
+}
+
 /// A cluster in a lab, with a shared volume, the tiny guest's image and a fence device. Dropping it
 /// takes it down.
 pub(crate) struct Lab {
     binary: PathBuf,
     dir: PathBuf,
     nodes: Vec<String>,
+    /// Whether it was taken down, so that nobody does it again.
+    is_down: bool,
 }
 
 impl Lab {
-    /// Brings a lab of that many nodes up. Its directory is a short one: paths of sockets must be.
+    /// Brings a lab of that many nodes up, which nothing outside of it reaches.
     pub(crate) fn up(binary: &Path, name: &str, nodes: usize) -> Result<Self> {
-        let dir = std::env::temp_dir().join(format!("muster-{name}-lab"));
+        Self::up_for(binary, name, nodes, Reach::Inside)
+    }
+
+    /// Brings a lab of that many nodes up. Its directory is a short one: paths of sockets must be.
+    pub(crate) fn up_for(binary: &Path, name: &str, nodes: usize, reach: Reach) -> Result<Self> {
         let image = guest::ensure(guest::Which::Tiny, false)?;
         let names = (1..=nodes).map(|n| format!("n{n}")).collect();
-        let lab = Self { binary: binary.to_owned(), dir, nodes: names };
+        let (binary, dir) = (binary.to_owned(), Self::dir_of(name));
+        let lab = Self { binary, dir, nodes: names, is_down: false };
         // Of an earlier one that was killed.
         let _ = quiet(lab.command(&["down"]));
-        lab.lab(&["up", "--nodes", &nodes.to_string()])?;
+        lab.switch_on(reach)?;
         lab.muster("n1", &["volume", "create", "shared", "--share", "/muster/share"])?;
         let image = image.display().to_string();
         let import = ["image", "import", "tiny", &image, "--format", "raw", "--volume", "shared"];
@@ -56,6 +76,54 @@ impl Lab {
         }
         lab.muster("n1", &add)?;
         Ok(lab)
+    }
+
+    fn switch_on(&self, reach: Reach) -> Result<()> {
+        let count = self.nodes.len().to_string();
+        let up = ["up", "--nodes", &count];
+        if reach == Reach::Inside {
+            return self.lab(&up).map(drop);
+        }
+        let mut tried = Err(anyhow!("no addresses"));
+        for net in NETS {
+            stop::check()?;
+            tried = self.lab(&[up.as_slice(), &["--host-link", "--net", net]].concat()).map(drop);
+            let taken = |error: &anyhow::Error| format!("{error:#}").contains("has a way into");
+            if !tried.as_ref().is_err_and(taken) {
+                break;
+            }
+            // What was made before it was seen that the addresses are in use.
+            self.lab(&["down"])?;
+        }
+        tried
+    }
+
+    fn dir_of(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("muster-{name}-lab"))
+    }
+
+    /// Takes down what is left of a lab whose program was killed; fine if nothing is.
+    pub(crate) fn clear(binary: &Path, name: &str) -> Result<()> {
+        let dir = Self::dir_of(name);
+        if dir.exists() {
+            let (binary, nodes) = (binary.to_owned(), Vec::new());
+            Self { binary, dir, nodes, is_down: false }.down()?;
+        }
+        Ok(())
+    }
+
+    /// Takes it down; an error says that it is still there.
+    pub(crate) fn down(mut self) -> Result<()> {
+        self.is_down = true;
+        self.lab(&["down"]).map(drop)
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     pub(crate) fn nodes(&self) -> &[String] {
@@ -202,6 +270,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if self.is_down {
+            return;
+        }
         if let Err(error) = self.lab(&["down"]) {
             eprintln!("the lab in {} is still up: {error:#}", self.dir.display());
         }

@@ -271,6 +271,9 @@ endpoints! {
     VmList: Get "/vms" VIEWER, Json, (types::VmListQuery, Nothing) -> Vec<types::VmSummary>;
     /// Create a virtual machine
     VmCreate: Post "/vms" ADMINISTRATOR, Json, (Nothing, types::VmCreateBody) -> types::OpView;
+    /// Show what a virtual machine would be told at its first boot (cloud-init), and create nothing
+    VmFirstBoot: Post "/first-boot" ADMINISTRATOR, Json,
+        (Nothing, types::VmCreateBody) -> types::FirstBootView;
     /// Show a virtual machine
     VmShow: Get "/vms/{vm}" VIEWER, Json, (Nothing, Nothing) -> types::VmView;
     /// What a virtual machine used, now and in the last year

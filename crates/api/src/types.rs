@@ -394,6 +394,23 @@ pub struct VmCreateBody {
     pub ha: model::HaSpec,
 }
 
+/// What a guest is told at its first boot: the files of its disc of first-boot configuration (NoCloud).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct FirstBootView {
+    /// The files, by name; none where the machine gets no such disc. Ids and hardware addresses in them
+    /// are examples: they are drawn when a machine is created.
+    pub files: Vec<FirstBootFileView>,
+}
+
+/// A file of the first-boot configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FirstBootFileView {
+    /// Its name: `user-data`, `meta-data` or `network-config`.
+    pub name: String,
+    /// What is in it.
+    pub text: String,
+}
+
 /// A disk to add.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -678,6 +695,9 @@ pub struct NodeView {
     /// Until when it gets VMs only where no other node can take them: it was lost too often.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantine: Option<UnixMillis>,
+    /// How busy it is; absent while it does not answer, and in its first seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load: Option<NodeLoadView>,
     /// What is wrong, each with a next step.
     pub problems: Vec<String>,
     /// Fingerprint (SHA-256) of the certificate on the TLS port.
@@ -686,6 +706,19 @@ pub struct NodeView {
     pub tls_address: Option<String>,
     /// Background work and how its last pass went.
     pub reconcilers: Vec<ReconcilerView>,
+}
+
+/// How busy a node was in the last seconds, in whole percent, 0 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+pub struct NodeLoadView {
+    /// Share of all its processors that was used, by whatever.
+    pub cpu: u8,
+    /// Share of time in which something had to wait for a processor; 0 where the kernel does not say.
+    pub waits_for_cpu: u8,
+    /// Share of time in which something had to wait for memory.
+    pub waits_for_memory: u8,
+    /// Share of time in which something had to wait for disks.
+    pub waits_for_disks: u8,
 }
 
 /// Background work.

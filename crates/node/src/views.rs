@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use api::history::Figure;
 use api::types::Accelerator;
 use api::types::DiskView;
 use api::types::FilesystemView;
@@ -10,6 +11,7 @@ use api::types::Heartbeat;
 use api::types::ImageView;
 use api::types::NetworkView;
 use api::types::NicView;
+use api::types::NodeLoadView;
 use api::types::NodeView;
 use api::types::OpView;
 use api::types::Phase;
@@ -43,6 +45,8 @@ use vm::lifecycle::Status;
 use vm::lifecycle::VmFiles;
 
 use crate::app::App;
+use crate::history::Object;
+use crate::history::Values;
 use crate::host;
 use crate::http::reached_at;
 
@@ -260,6 +264,7 @@ impl App {
             missing_limits: ability.map_or_else(Vec::new, |ability| ability.missing_limits),
             mode: record.map_or_else(Default::default, |node| node.mode),
             quarantine: record.and_then(|node| node.quarantine),
+            load: self.history.recent(Object::Node).map(|seen| load(&seen, host::cpus())),
             problems,
             tls_fingerprint: self.tls.as_ref().map(|tls| tls.fingerprint.clone()),
             tls_address: self.tls.as_ref().map(|tls| reached_at(self, tls.address).to_string()),
@@ -410,6 +415,23 @@ fn nic_view(nic: &NicSpec) -> NicView {
         reserved_address: nic.address.map(|address| address.to_string()),
         addresses: Vec::new(),
         link_up: nic.link_up,
+    }
+}
+
+/// What was measured of a node, in whole percent.
+fn load(seen: &Values, cpus: u32) -> NodeLoadView {
+    let of =
+        |figure: Figure| seen[Figure::ALL.iter().position(|it| *it == figure).expect("one of all")];
+    // What is not a number becomes 0.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within 0 to 100")]
+    let whole = |percent: f32| percent.round().clamp(0.0, 100.0) as u8;
+    #[allow(clippy::cast_precision_loss, reason = "hosts have some hundreds")]
+    let each = of(Figure::CpuPercent) / cpus.max(1) as f32;
+    NodeLoadView {
+        cpu: whole(each),
+        waits_for_cpu: whole(of(Figure::CpuPressure)),
+        waits_for_memory: whole(of(Figure::MemoryPressure)),
+        waits_for_disks: whole(of(Figure::IoPressure)),
     }
 }
 

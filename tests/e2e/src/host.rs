@@ -84,6 +84,8 @@ pub struct Options {
     pub name: Option<String>,
     /// A namespace that it shares with others; one of its own if left out.
     pub netns: Option<Arc<Netns>>,
+    /// Its log is lines of JSON.
+    pub log_json: bool,
 }
 
 impl Default for Options {
@@ -97,6 +99,7 @@ impl Default for Options {
             guard: false,
             name: None,
             netns: None,
+            log_json: false,
         }
     }
 }
@@ -108,6 +111,7 @@ pub struct Host {
     data_is_mounted: bool,
     client: Client,
     daemon: Option<Child>,
+    log_json: bool,
     guard: Option<Child>,
     /// Last, so that it goes last.
     netns: Arc<Netns>,
@@ -163,6 +167,7 @@ impl Host {
             uid_base,
             data_is_mounted: false,
             daemon: None,
+            log_json: options.log_json,
             guard: None,
             netns,
         };
@@ -228,6 +233,9 @@ impl Host {
         let log = log.expect("/tmp can be written");
         let mut command = self.netns.command(&muster_bin().to_string_lossy());
         command.arg(role).arg("--config").arg(self.config_path());
+        if self.log_json {
+            command.env("MUSTER_LOG", "json");
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         command.spawn().expect("muster can be started")
     }
@@ -342,6 +350,11 @@ impl Host {
 
     fn log_path(&self) -> PathBuf {
         self.dir.join("daemon.log")
+    }
+
+    /// The daemon's log, whole.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     /// The end of the daemon's log.

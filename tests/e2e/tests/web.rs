@@ -165,6 +165,30 @@ async fn the_web_console_in_a_browser() {
     }
 }
 
+/// What `web-1` used before and after its migration from n1 to n3 is one line, at whichever node: each of
+/// the two measured its part, and the third one is asked.
+async fn history_of_a_machine_that_moved(lab: &TestLab) {
+    let ops = lab.muster("n2", &["op", "list", "--all", "--json"]).await.ok().json();
+    let moved = ops.as_array().unwrap().iter().find(|op| op["migration"]["measured"].is_object());
+    let moved = moved.unwrap_or_else(|| panic!("no migration in {ops}"));
+    let (begun, ended) = (moved["begun"].as_u64().unwrap(), moved["at"].as_u64().unwrap());
+    eventually("both parts are one line", OWN, async || {
+        let used = lab.muster("n2", &["vm", "metrics", "web-1", "--json"]).await.ok().json();
+        assert!(used["silent"].as_array().is_none_or(Vec::is_empty), "{used}");
+        let (from, step) = (used["from"].as_u64()?, used["resolution_s"].as_u64()? * 1_000);
+        let series = used["series"].as_array()?.iter().find(|it| it["figure"] == "memory")?;
+        let times: Vec<u64> = (0_u64..)
+            .zip(series["mean"].as_array()?)
+            .filter(|(_, value)| value.as_f64().is_some_and(|bytes| bytes > 1e6))
+            .map(|(point, _)| from + point * step)
+            .collect();
+        let before = times.iter().any(|at| at + step <= begun);
+        let after = times.iter().any(|at| *at >= ended);
+        (before && after).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_failover_is_seen_in_a_browser() {
     let playwright = playwright();
@@ -188,6 +212,7 @@ async fn a_failover_is_seen_in_a_browser() {
     let given = json!({ "link": link, "lostLink": lost_link, "powerOff": power_off });
     tell(command, "failover", url, &folder.0, given, async || {
         if power_off.exists() {
+            history_of_a_machine_that_moved(&lab).await;
             lab.run(&["power-off", "n1"]).await.ok();
             std::fs::remove_file(&power_off).unwrap();
         }

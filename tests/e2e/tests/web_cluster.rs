@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use api::cluster::ClusterCreateBody;
 use api::cluster::ClusterHealth;
@@ -35,10 +36,12 @@ struct Answer {
 }
 
 impl Node {
-    async fn start(netns: &Arc<Netns>, n: u8) -> Self {
+    async fn start(netns: &Arc<Netns>, n: u8, more: &str) -> Self {
         let address = format!("127.0.0.{}:7443", n + 1);
-        let extra =
-            format!("cluster_listen = \"127.0.0.{}:7444\"\ntls_listen = \"{address}\"", n + 1);
+        let extra = format!(
+            "cluster_listen = \"127.0.0.{}:7444\"\ntls_listen = \"{address}\"\n{more}",
+            n + 1
+        );
         let host = Host::start_with(Options {
             engine: "fake",
             networking: false,
@@ -46,6 +49,7 @@ impl Node {
             name: Some(format!("h{n}")),
             netns: Some(netns.clone()),
             extra,
+            log_json: true,
             ..Options::default()
         })
         .await;
@@ -90,8 +94,8 @@ impl Node {
     }
 }
 
-async fn pair(netns: &Arc<Netns>) -> [Node; 2] {
-    let nodes = [Node::start(netns, 1).await, Node::start(netns, 2).await];
+async fn pair(netns: &Arc<Netns>, more: &str) -> [Node; 2] {
+    let nodes = [Node::start(netns, 1, more).await, Node::start(netns, 2, more).await];
     let body = ClusterCreateBody { name: Some("lab".parse().unwrap()) };
     nodes[0].host.client().send::<ep::ClusterCreate>(&[], &body).await.unwrap();
     let body = JoinTokenCreateBody::default();
@@ -110,7 +114,7 @@ async fn pair(netns: &Arc<Netns>) -> [Node; 2] {
 #[tokio::test]
 async fn a_session_holds_at_every_node_and_ends_at_every_node() {
     let netns = Netns::shared("web");
-    let [one, two] = pair(&netns).await;
+    let [one, two] = pair(&netns, "").await;
 
     // A link made here is used there, and nowhere a second time; also at the same moment.
     let link = one.link().await;
@@ -159,7 +163,7 @@ async fn a_session_holds_at_every_node_and_ends_at_every_node() {
 #[tokio::test]
 async fn without_a_majority_who_is_signed_in_stays_so_and_nobody_else_signs_in() {
     let netns = Netns::shared("alone");
-    let [one, mut two] = pair(&netns).await;
+    let [one, mut two] = pair(&netns, "").await;
     let begun = one.sign_in(one.link().await).await;
     let cookie = begun.cookie.clone().unwrap();
     let made = one.host.cli(&["token", "create", "late", "--role", "viewer"]).await.ok();
@@ -178,4 +182,60 @@ async fn without_a_majority_who_is_signed_in_stays_so_and_nobody_else_signs_in()
     })
     .await;
     assert_eq!(one.look("/v1/whoami", &cookie).await.status, 200);
+}
+
+/// The limit on sessions that nobody uses, in this test.
+const IDLE: Duration = Duration::from_secs(3);
+
+#[tokio::test]
+async fn a_session_that_is_used_at_one_node_is_ended_by_none_until_nobody_uses_it() {
+    let netns = Netns::shared("idle");
+    let more = format!("session_idle_s = {}", IDLE.as_secs());
+    let [one, two] = pair(&netns, &more).await;
+    // It began at the first node, which never hears of it again.
+    let begun = one.sign_in(one.link().await).await;
+    let (id, cookie) = (begun.body["session"]["id"].clone(), begun.cookie.unwrap());
+    let touched = [format!("Cookie: {cookie}"), "x-muster-idle: 0".to_owned()];
+    eventually("the other node knows the session", SETTLE, async || {
+        (two.ask("GET", "/v1/whoami", &touched, Value::Null).await.status == 200).then_some(())
+    })
+    .await;
+    let used_until = Instant::now() + 3 * IDLE;
+    while Instant::now() < used_until {
+        let answer = two.ask("GET", "/v1/whoami", &touched, Value::Null).await;
+        assert_eq!(answer.status, 200, "ended while somebody used it: {answer:?}");
+        // Each request is a program: some pause between them leaves the machine to the others.
+        tokio::time::sleep(IDLE / 10).await;
+    }
+    // Asked by the command line from now on, which is no use of it.
+    let listed = async |node: &Node| {
+        let sessions = node.host.cli(&["session", "list", "--json"]).await.ok().json();
+        sessions.as_array().unwrap().iter().any(|session| session["id"] == id)
+    };
+    for node in [&one, &two] {
+        eventually("it has ended at both", SETTLE, async || (!listed(node).await).then_some(()))
+            .await;
+        let answer = node.look("/v1/whoami", &cookie).await;
+        assert_eq!((answer.status, &answer.body["code"]), (401, &json!("session_ended")));
+    }
+    let events = one.host.events().await;
+    let ended = events.iter().find(|it| it.event.kind.as_str() == "session.ended").unwrap();
+    assert!(format!("{ended:?}").contains("the idle limit"), "{ended:?}");
+}
+
+/// What collects logs reads each line by itself, whatever a name or an error holds.
+#[tokio::test]
+async fn a_log_of_json_is_json_in_every_line() {
+    let netns = Netns::shared("log");
+    let node = Node::start(&netns, 1, "").await;
+    node.host.cli(&["network", "create", "a\"b", "--isolated"]).await;
+    let lines = node.host.log();
+    assert!(lines.lines().count() > 3, "{lines}");
+    for line in lines.lines() {
+        let told: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        for part in ["timestamp", "level", "fields", "target"] {
+            assert!(!told[part].is_null(), "no {part} in {line}");
+        }
+    }
 }

@@ -351,6 +351,23 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/first-boot": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Show what a virtual machine would be told at its first boot (cloud-init), and create nothing */
+        post: operations["VmFirstBoot"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/images": {
         parameters: {
             query?: never;
@@ -2028,6 +2045,19 @@ export interface components {
          * @enum {string}
          */
         Firmware: "bios" | "uefi";
+        /** @description A file of the first-boot configuration. */
+        FirstBootFileView: {
+            /** @description Its name: `user-data`, `meta-data` or `network-config`. */
+            name: string;
+            /** @description What is in it. */
+            text: string;
+        };
+        /** @description What a guest is told at its first boot: the files of its disc of first-boot configuration (NoCloud). */
+        FirstBootView: {
+            /** @description The files, by name; none where the machine gets no such disc. Ids and hardware addresses in them
+             *     are examples: they are drawn when a machine is created. */
+            files: components["schemas"]["FirstBootFileView"][];
+        };
         /** @description What freezing or thawing did. A freeze ends by itself after ten seconds. */
         FreezeView: {
             consistency?: components["schemas"]["ConsistencyView"] | null;
@@ -2552,6 +2582,29 @@ export interface components {
          * @description A host of the cluster.
          */
         NodeId: string;
+        /** @description How busy a node was in the last seconds, in whole percent, 0 to 100. */
+        NodeLoadView: {
+            /**
+             * Format: int32
+             * @description Share of all its processors that was used, by whatever.
+             */
+            cpu: number;
+            /**
+             * Format: int32
+             * @description Share of time in which something had to wait for a processor; 0 where the kernel does not say.
+             */
+            waits_for_cpu: number;
+            /**
+             * Format: int32
+             * @description Share of time in which something had to wait for disks.
+             */
+            waits_for_disks: number;
+            /**
+             * Format: int32
+             * @description Share of time in which something had to wait for memory.
+             */
+            waits_for_memory: number;
+        };
         /**
          * @description What an administrator wants of a node.
          * @enum {string}
@@ -2577,6 +2630,7 @@ export interface components {
             cpus: number;
             /** @description Its id. */
             id: components["schemas"]["NodeId"];
+            load?: components["schemas"]["NodeLoadView"] | null;
             /** @description Host memory. */
             memory: components["schemas"]["Bytes"];
             /** @description Host memory that is free or can be freed at once. */
@@ -4713,6 +4767,39 @@ export interface operations {
             };
         };
     };
+    VmFirstBoot: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["VmCreateBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FirstBootView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
     ImageList: {
         parameters: {
             query?: {
@@ -5058,6 +5145,7 @@ export interface operations {
                         cpus: number;
                         /** @description Its id. */
                         id: components["schemas"]["NodeId"];
+                        load?: components["schemas"]["NodeLoadView"] | null;
                         /** @description Host memory. */
                         memory: components["schemas"]["Bytes"];
                         /** @description Host memory that is free or can be freed at once. */

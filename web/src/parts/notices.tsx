@@ -11,6 +11,8 @@ import {
 } from "react";
 import { Failure, type Schemas } from "../api/client";
 import { ended } from "../views/perform";
+import { length } from "./format";
+import { pace } from "./pace";
 import { Button } from "./parts";
 
 interface Notice {
@@ -97,7 +99,9 @@ export function progress(op: Schemas["OpView"]): string {
   const now = op.progress;
   if (!now) return "under way";
   if (now.total === 0) return now.step;
-  return `${now.step}, ${Math.floor((100 * now.done) / now.total)} %`;
+  const left = pace.left(op, Date.now());
+  const rest = left === null ? "" : `, about ${length(left)} left`;
+  return `${now.step}, ${Math.floor((100 * now.done) / now.total)} %${rest}`;
 }
 
 /** What was expected of a migration, and what came true. */

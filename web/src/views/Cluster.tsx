@@ -3,7 +3,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { Link } from "@tanstack/react-router";
 import type { Schemas } from "../api/client";
-import { capacity, cluster, networks, nodes, ops, volumes } from "../api/queries";
+import { capacity, cluster, networks, nodes, ops, vms, volumes } from "../api/queries";
 import { bytes, counted, type Tone, whenShort, word } from "../parts/format";
 import { Badge, Facts, Meter, Section, Table, Trouble, Waiting } from "../parts/parts";
 import { EventLines } from "./Events";
@@ -30,18 +30,32 @@ export function Cluster() {
       </div>
       {asked.error && <Trouble error={asked.error} />}
       {asked.isPending && !asked.error && <Waiting what="the cluster" />}
+      <First />
       {view && <Quorum view={view} />}
       <Nodes members={view?.nodes ?? []} />
       <Losses />
       <Under />
-      <div className="columns">
-        <Volumes />
-        <Networks />
-      </div>
+      <Volumes />
+      <Networks />
       <Section title="Last events" beside={<Link to="/events">All events</Link>}>
         <EventLines most={12} />
       </Section>
     </>
+  );
+}
+
+/** Where there is no machine yet, the way to the first one. */
+function First() {
+  const asked = useQuery(vms);
+  if (!asked.data || asked.data.length > 0) return null;
+  return (
+    <Section title="Nothing runs here yet">
+      <p>
+        <Link to="/start" className="button main">
+          The first machine, in three steps
+        </Link>
+      </p>
+    </Section>
   );
 }
 
@@ -199,24 +213,71 @@ function Volumes() {
       {asked.error && <Trouble error={asked.error} />}
       {asked.data?.length === 0 && <p>None. Machines lie on the disks of their nodes.</p>}
       {asked.data && asked.data.length > 0 && (
-        <Table label="Volumes" head={["Name", "Path", "Free", "Used by"]}>
+        <Table label="Volumes" head={["Name", "Path", "Free", "Used by", "How nodes reach it"]}>
           {asked.data.map((volume) => (
             <tr key={volume.id}>
               <th scope="row">{volume.name}</th>
               <td>{volume.path}</td>
               <td>
                 {volume.problem ? (
-                  <Badge tone="bad">{volume.problem}</Badge>
+                  <span className="problem">{volume.problem}</span>
                 ) : (
                   `${bytes(volume.free)} of ${bytes(volume.size)}`
                 )}
               </td>
               <td>{volume.used_by.length}</td>
+              <td className="long">
+                <Reached volume={volume} />
+              </td>
             </tr>
           ))}
         </Table>
       )}
     </Section>
+  );
+}
+
+const ACCESS: Record<Schemas["VolumeAccess"], [string, Tone]> = {
+  direct: ["direct", "good"],
+  block_redirected: ["redirected, block by block", "busy"],
+  file_redirected: ["redirected, file by file", "busy"],
+  waiting: ["waits for a coordinator", "bad"],
+  none: ["not mounted", "plain"],
+  unknown: ["not known", "plain"],
+};
+
+/** Nodes that are named of those whose way is straight. */
+const DIRECT_NAMED_MAX = 3;
+
+/** Each node's way to a volume; where it is not the straight one, since when and why. */
+function Reached({ volume }: { volume: Schemas["VolumeView"] }) {
+  const { coordination } = volume;
+  if (!coordination) return <>a directory that each node mounts itself</>;
+  const { coordinator, nodes } = coordination;
+  const straight = nodes.filter((node) => node.access === "direct").map((node) => node.node);
+  const further = straight.length - DIRECT_NAMED_MAX;
+  return (
+    <ul className="bare-list">
+      <li>{coordinator ? `${coordinator} coordinates` : "no node coordinates it"}</li>
+      {straight.length > 0 && (
+        <li>
+          <Badge tone="good">direct</Badge> {straight.slice(0, DIRECT_NAMED_MAX).join(", ")}
+          {further > 0 && ` and ${further} more`}
+        </li>
+      )}
+      {nodes
+        .filter((node) => node.access !== "direct")
+        .map((node) => {
+          const [access, tone] = ACCESS[node.access];
+          return (
+            <li key={node.node}>
+              <Badge tone={tone}>{access}</Badge> {node.node}
+              {node.since && ` since ${whenShort(node.since)}`}
+              {node.why && <span className="hint">: {node.why}</span>}
+            </li>
+          );
+        })}
+    </ul>
   );
 }
 

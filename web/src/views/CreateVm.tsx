@@ -9,7 +9,8 @@ import { bytes, mayDo } from "../parts/format";
 import { useNotices } from "../parts/notices";
 import { Button, Field, Section, Trouble } from "../parts/parts";
 import { useRole } from "../session";
-import { body, command, EMPTY, type Form, wrong } from "./create";
+import { body, command, EMPTY, type Form, placed, wrong } from "./create";
+import { FirstBoot } from "./FirstBoot";
 import { perform } from "./perform";
 
 export const route = createLazyRoute("/new")({ component: CreateVm });
@@ -18,7 +19,8 @@ function CreateVm() {
   const role = useRole();
   const navigate = route.useNavigate();
   const { follow } = useNotices();
-  const [form, setForm] = useState<Form>(EMPTY);
+  const [given, setForm] = useState<Form>(EMPTY);
+  const form = placed(given, useQuery(volumes).data ?? []);
   const [tried, setTried] = useState(false);
   const [error, setError] = useState<unknown>(null);
   const [busy, setBusy] = useState(false);
@@ -27,7 +29,7 @@ function CreateVm() {
   const may = mayDo(role, "administrator");
 
   const set = (key: keyof Form) => ({
-    value: String(form[key]),
+    value: String(form[key] ?? ""),
     onChange: (event: ChangeEvent<HTMLInputElement | HTMLSelectElement | HTMLTextAreaElement>) =>
       setForm({ ...form, [key]: event.target.value }),
   });
@@ -72,6 +74,17 @@ function CreateVm() {
           <Field label="SSH public keys" hint="One on each line" error={shown.sshKeys}>
             {(ids) => <textarea {...ids} rows={3} spellCheck={false} {...set("sshKeys")} />}
           </Field>
+          <Field label="Host name" hint="The machine's name if left empty">
+            {(ids) => <input {...ids} autoComplete="off" {...set("hostname")} />}
+          </Field>
+          <Field
+            label="Raw user-data"
+            hint="Instead of all that: taken as it is, such as a #cloud-config of your own"
+            error={shown.userData}
+          >
+            {(ids) => <textarea {...ids} rows={3} spellCheck={false} {...set("userData")} />}
+          </Field>
+          <FirstBoot body={body(form)} may={may} />
         </Section>
         <Section title="The same by command line and API">
           <pre tabIndex={0} aria-label="Command line">

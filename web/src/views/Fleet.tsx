@@ -3,7 +3,7 @@
 
 import { useQuery } from "@tanstack/react-query";
 import { createLazyRoute, Link } from "@tanstack/react-router";
-import { useMemo } from "react";
+import { useMemo, useState } from "react";
 import type { Schemas, VmSummary } from "../api/client";
 import { cluster, nodes, vms } from "../api/queries";
 import { bytes, counted, phaseTone } from "../parts/format";
@@ -29,6 +29,31 @@ export function byNode(list: VmSummary[]): Map<string, VmSummary[]> {
   return found;
 }
 
+export type Order = "name" | "load" | "pressure";
+
+/** From how much waiting on it is said, in percent of the time. */
+const PRESSED = 10;
+
+/** What a node waits for, the most first. */
+export function waits(load: Schemas["NodeLoadView"]): [what: string, percent: number][] {
+  const all: [string, number][] = [
+    ["processors", load.waits_for_cpu],
+    ["memory", load.waits_for_memory],
+    ["disks", load.waits_for_disks],
+  ];
+  return all.sort((a, b) => b[1] - a[1]);
+}
+
+/** Nodes in an order; those of which nothing is known come last. */
+export function arranged(nodes: Schemas["NodeView"][], order: Order): Schemas["NodeView"][] {
+  const of = ({ load }: Schemas["NodeView"]) => {
+    if (order === "name") return 0;
+    if (!load) return -1;
+    return order === "load" ? load.cpu : (waits(load)[0]?.[1] ?? 0);
+  };
+  return [...nodes].sort((a, b) => of(b) - of(a) || (a.name < b.name ? -1 : 1));
+}
+
 function Fleet() {
   const { node: chosen } = route.useSearch();
   const hosts = useQuery(nodes);
@@ -37,12 +62,24 @@ function Fleet() {
   const inside = useMemo(() => byNode(machines.data ?? []), [machines.data]);
   const away = new Set(members.data?.nodes.filter((node) => !node.reachable).map((node) => node.name));
   const error = hosts.error ?? machines.error;
-  const shown = hosts.data?.filter((node) => !chosen || node.name === chosen) ?? [];
+  const [order, setOrder] = useState<Order>("name");
+  const shown = arranged(hosts.data ?? [], order).filter((node) => !chosen || node.name === chosen);
   return (
     <>
       <div className="page-head">
         <h1>{chosen ?? "Map"}</h1>
-        {chosen && <Link to="/map">All nodes</Link>}
+        {chosen ? (
+          <Link to="/map">All nodes</Link>
+        ) : (
+          <label>
+            Nodes by{" "}
+            <select value={order} onChange={(event) => setOrder(event.target.value as Order)}>
+              <option value="name">name</option>
+              <option value="load">load</option>
+              <option value="pressure">pressure</option>
+            </select>
+          </label>
+        )}
       </div>
       {error && <Trouble error={error} />}
       {!hosts.data && !error && <Waiting what="nodes" />}
@@ -63,6 +100,18 @@ function Fleet() {
         <Badge tone="bad">in trouble</Badge> <Badge tone="plain">off</Badge>
       </p>
     </>
+  );
+}
+
+/** Whether work waits there: load alone does not hurt, waiting does. */
+function Pressure({ load }: { load: Schemas["NodeLoadView"] }) {
+  const pressed = waits(load).filter(([, percent]) => percent >= PRESSED);
+  if (pressed.length === 0) return <p className="quiet-text">no pressure</p>;
+  return (
+    <p>
+      <Badge tone="busy">pressure</Badge> waits for{" "}
+      {pressed.map(([what, percent]) => `${what} ${percent} % of the time`).join(", ")}
+    </p>
   );
 }
 
@@ -93,9 +142,9 @@ function Host({ node, away, machines, whole }: {
         <>
           <Meter
             label={`Processors of ${node.name}`}
-            part={busy}
-            whole={node.cpus * 100}
-            text={`machines use ${Math.round(busy) / 100} of ${counted(node.cpus, "processor")}`}
+            part={node.load ? node.load.cpu : busy}
+            whole={node.load ? 100 : node.cpus * 100}
+            text={`${node.load ? `processors ${node.load.cpu} % busy, ` : ""}machines use ${Math.round(busy) / 100} of ${counted(node.cpus, "processor")}`}
           />
           <Meter
             label={`Memory of ${node.name}`}
@@ -103,6 +152,7 @@ function Host({ node, away, machines, whole }: {
             whole={node.memory}
             text={`memory ${bytes(used)} of ${bytes(node.memory)}`}
           />
+          {node.load && <Pressure load={node.load} />}
         </>
       )}
       {named ? (

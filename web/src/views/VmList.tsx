@@ -114,7 +114,9 @@ export function VmList() {
       {all.error && <Trouble error={all.error} what="The list is not new" />}
       {all.isPending && !all.error && <Waiting what="the machines" />}
       {all.data && list.length === 0 && (
-        <p>There are no machines yet. Import an image first, then create one from it.</p>
+        <p>
+          There are no machines yet. <Link to="/start">The first one, in three steps</Link>
+        </p>
       )}
       {list.length > 0 && shown.length === 0 && <p>No machine matches. Take a filter away.</p>}
       {shown.length > 0 && (

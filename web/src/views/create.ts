@@ -10,11 +10,15 @@ export interface Form {
   cpus: string;
   memory: string;
   network: string;
-  volume: string;
+  /** Empty for the node's own disks; null while nobody has chosen (see `placed`). */
+  volume: string | null;
   firmware: Schemas["Firmware"];
   tags: string;
   user: string;
   sshKeys: string;
+  hostname: string;
+  /** Raw user-data, instead of the three above. */
+  userData: string;
   start: boolean;
 }
 
@@ -25,13 +29,24 @@ export const EMPTY: Form = {
   cpus: "1",
   memory: "1G",
   network: "nat",
-  volume: "",
+  volume: null,
   firmware: "bios",
   tags: "",
   user: "",
   sshKeys: "",
+  hostname: "",
+  userData: "",
   start: true,
 };
+
+/**
+ * The form with its place. Whoever chooses none gets a volume where there is one that works: a machine on
+ * its node's own disks is down with its node, which is no choice to make for anybody.
+ */
+export function placed(form: Form, volumes: Pick<Schemas["VolumeView"], "name" | "problem">[]): Form {
+  if (form.volume !== null) return form;
+  return { ...form, volume: volumes.find((volume) => !volume.problem)?.name ?? "" };
+}
 
 export type Wrong = Partial<Record<keyof Form, string>>;
 
@@ -53,14 +68,28 @@ export function wrong(form: Form): Wrong {
   if (keys.some((key) => !/^(ssh-|ecdsa-|sk-)\S+ \S+/.test(key))) {
     found.sshKeys = "Public keys, one on each line, such as ssh-ed25519 AAAA… you@host";
   }
+  if (form.userData !== "" && (form.user !== "" || form.hostname !== "" || keys.length > 0)) {
+    found.userData = "It stands instead of user, keys and host name: leave those empty, or this";
+  }
   return found;
+}
+
+/** What its guest is told at its first boot; nothing if nothing was said. */
+function firstBoot(form: Form): Schemas["CloudInit"] | undefined {
+  const ssh_keys = lines(form.sshKeys);
+  if (form.userData !== "") return { user_data: form.userData };
+  if (form.user === "" && form.hostname === "" && ssh_keys.length === 0) return undefined;
+  return {
+    ...(form.user === "" ? {} : { user: form.user }),
+    ...(form.hostname === "" ? {} : { hostname: form.hostname }),
+    ssh_keys,
+  };
 }
 
 export function body(form: Form): Schemas["VmCreateBody"] {
   const size = form.diskSize === "" ? {} : { size: parseBytes(form.diskSize) };
   const image = form.image === "" ? {} : { image: form.image };
-  const keys = lines(form.sshKeys);
-  const guest = form.user !== "" || keys.length > 0;
+  const cloud_init = firstBoot(form);
   return {
     name: form.name,
     cpus: Number(form.cpus),
@@ -69,10 +98,8 @@ export function body(form: Form): Schemas["VmCreateBody"] {
     nics: form.network === "" ? [] : [{ network: form.network }],
     ...(form.firmware === "uefi" ? { firmware: form.firmware } : {}),
     ...(words(form.tags).length > 0 ? { tags: words(form.tags) } : {}),
-    ...(form.volume === "" ? {} : { volume: form.volume }),
-    ...(guest
-      ? { cloud_init: { ...(form.user === "" ? {} : { user: form.user }), ssh_keys: keys } }
-      : {}),
+    ...(form.volume ? { volume: form.volume } : {}),
+    ...(cloud_init ? { cloud_init } : {}),
   };
 }
 
@@ -86,10 +113,12 @@ export function command(form: Form): string {
   parts.push(`--cpus ${form.cpus}`, `--memory ${form.memory.replaceAll(" ", "")}`);
   parts.push(form.network === "" ? "--no-network" : `--network ${shell(form.network)}`);
   if (form.firmware === "uefi") parts.push("--uefi");
-  if (form.volume !== "") parts.push(`--volume ${shell(form.volume)}`);
+  if (form.volume) parts.push(`--volume ${shell(form.volume)}`);
   parts.push(...words(form.tags).map((tag) => `--tag ${shell(tag)}`));
   if (form.user !== "") parts.push(`--user ${shell(form.user)}`);
   parts.push(...lines(form.sshKeys).map((key) => `--ssh-key ${shell(key)}`));
+  if (form.hostname !== "") parts.push(`--hostname ${shell(form.hostname)}`);
+  if (form.userData !== "") parts.push("--user-data FILE");
   if (form.start) parts.push("--start");
   return parts.join(" ");
 }

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { many, summaryOf } from "../fixtures";
 import { bytes, length, mayDo, parseBytes, shell } from "../parts/format";
 import { ACTIONS, fit, whyNot } from "./actions";
-import { body, command, EMPTY, wrong } from "./create";
+import { body, command, EMPTY, placed, wrong } from "./create";
 import { changes } from "./EditVm";
 import { exact } from "./setCommand";
 import { choices, narrowed, ordered } from "./filter";
@@ -135,6 +135,25 @@ describe("a new machine", () => {
         "--ssh-key 'ssh-ed25519 AAAA anna@home' --start",
     );
     expect(body({ ...form, network: "" }).nics).toEqual([]);
+  });
+
+  it("puts a machine where another node can take it over, unless somebody chose otherwise", () => {
+    const volumes = [{ name: "full", problem: "no space" }, { name: "shared", problem: null }];
+    expect(body(placed(form, volumes)).volume).toBe("shared");
+    expect(command(placed(form, volumes))).toContain("--volume shared");
+    expect(body(placed({ ...form, volume: "" }, volumes)).volume).toBeUndefined();
+    expect(body(placed({ ...form, volume: "full" }, volumes)).volume).toBe("full");
+    expect(body(placed(form, [])).volume).toBeUndefined();
+  });
+
+  it("tells a guest what was said, or what somebody wrote whole, and not both", () => {
+    expect(body(form).cloud_init).toBeUndefined();
+    expect(body({ ...form, hostname: "www" }).cloud_init).toEqual({ hostname: "www", ssh_keys: [] });
+    const raw = { ...form, userData: "#!/bin/sh\n" };
+    expect(body(raw).cloud_init).toEqual({ user_data: "#!/bin/sh\n" });
+    expect(command(raw)).toContain("--user-data FILE");
+    expect(wrong(raw).userData).toBeUndefined();
+    expect(wrong({ ...raw, user: "anna" }).userData).toContain("instead");
   });
 
   it("takes images from addresses and files", () => {

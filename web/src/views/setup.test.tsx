@@ -7,7 +7,7 @@ import type { Schemas } from "../api/client";
 import { answer, refusal, summaryOf } from "../fixtures";
 import { page } from "../page";
 import { Disks, Nics } from "./Devices";
-import { byNode } from "./Fleet";
+import { arranged, byNode } from "./Fleet";
 import { MoveStorage } from "./MoveStorage";
 import { Join } from "./setup/Join";
 import { options, Witness } from "./setup/Witness";
@@ -27,6 +27,20 @@ const vm = {
 } as unknown as Schemas["VmView"];
 
 const done = { id: "o1", state: "done", at: 5, begun: 1, title: "add a disk" };
+
+describe("the map", () => {
+  it("puts nodes in order by load and by what waits there, and the silent ones last", () => {
+    const node = (name: string, load: object | null) => ({ name, load }) as Schemas["NodeView"];
+    const quiet = { cpu: 0, waits_for_cpu: 0, waits_for_memory: 0, waits_for_disks: 0 };
+    const all = [
+      node("c", { ...quiet, cpu: 90 }),
+      node("b", null),
+      node("a", { ...quiet, cpu: 10, waits_for_disks: 40 }),
+    ];
+    const names = (order: "name" | "load" | "pressure") => arranged(all, order).map(({ name }) => name).join("");
+    expect([names("name"), names("load"), names("pressure")]).toEqual(["abc", "cab", "acb"]);
+  });
+});
 
 describe("the witness", () => {
   it("shows no secret, neither in the command nor in the call", async () => {

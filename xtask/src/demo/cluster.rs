@@ -1,5 +1,5 @@
-//! The cluster's scene, in a lab: a machine's host loses power, once of three nodes and once of two
-//! with a witness.
+//! The cluster's scene, in labs: a machine's host loses power, once of two nodes with a witness and once
+//! of three.
 
 use std::fs;
 use std::path::Path;
@@ -11,6 +11,7 @@ use anyhow::ensure;
 
 use super::Step;
 use crate::lab::Lab;
+use crate::lab::Reach;
 use crate::lab::processes;
 
 /// The machine of this scene.
@@ -19,16 +20,16 @@ const VM: &str = "demo2";
 /// The witness of two nodes, where all of them see it.
 const WITNESS: &str = "/muster/share/witness";
 
-/// Plays the scene; the labs are gone afterwards.
-pub(super) fn play(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
-    three_nodes(binary, steps)?;
-    two_nodes(binary, steps)
+/// Plays the scene; gives the lab of three nodes, with its machine.
+pub(super) fn play(binary: &Path, reach: Reach, steps: &mut Vec<Step>) -> Result<Lab> {
+    two_nodes(binary, steps)?;
+    three_nodes(binary, reach, steps)
 }
 
-fn three_nodes(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
+fn three_nodes(binary: &Path, reach: Reach, steps: &mut Vec<Step>) -> Result<Lab> {
     let began = Instant::now();
     println!("\nA lab of three nodes ...");
-    let lab = Lab::up(binary, "demo", 3)?;
+    let lab = Lab::up_for(binary, super::LAB, 3, reach)?;
     let said = "three nodes are one cluster, with a shared volume and a fence device";
     super::done(steps, "cluster", said, began);
 
@@ -59,7 +60,10 @@ fn three_nodes(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
     lab.muster("n2", &["node", "drain", &to])?;
     let on = lab.answers("n2", VM, |node| node != to)?;
     super::done(steps, "drain", &format!("{to} is empty; the guest goes on, on {on}"), began);
-    Ok(())
+    // Whoever looks around finds a cluster in which every node takes machines.
+    println!("  $ muster node resume {to}");
+    lab.muster("n2", &["node", "resume", &to])?;
+    Ok(lab)
 }
 
 /// The harder loss of the two: of the node that leads, so that the other one needs the witness's
@@ -67,7 +71,7 @@ fn three_nodes(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
 fn two_nodes(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
     let began = Instant::now();
     println!("\nA lab of two nodes and a witness ...");
-    let lab = Lab::up(binary, "demo", 2)?;
+    let lab = Lab::up(binary, super::LAB, 2)?;
     fs::create_dir(lab.share().join("witness")).context("the witness's directory")?;
     println!("  $ muster cluster witness set --directory {WITNESS}");
     lab.muster("n1", &["cluster", "witness", "set", "--directory", WITNESS])?;

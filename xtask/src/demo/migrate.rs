@@ -13,6 +13,7 @@ use anyhow::ensure;
 use super::Step;
 use crate::guest;
 use crate::lab::Lab;
+use crate::lab::Reach;
 use crate::outside;
 use crate::outside::GUEST;
 use crate::outside::ping::Pings;
@@ -75,12 +76,12 @@ struct Scene<'lab> {
     lines: Vec<Line>,
 }
 
-/// Plays the scene; the lab is gone afterwards.
-pub(super) fn play(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
+/// Plays the scene; gives its lab, with its machine.
+pub(super) fn play(binary: &Path, reach: Reach, steps: &mut Vec<Step>) -> Result<Lab> {
     let began = Instant::now();
     println!("\nA lab of two nodes ...");
     let image = guest::ensure(guest::Which::Bench, false)?;
-    let lab = Lab::up(binary, "demo", 2)?;
+    let lab = Lab::up_for(binary, super::LAB, 2, reach)?;
     outside::prepare(&lab, &image)?;
     super::done(steps, "two nodes", "a cluster with a shared volume and a network", began);
 
@@ -99,7 +100,8 @@ pub(super) fn play(binary: &Path, steps: &mut Vec<Step>) -> Result<()> {
     let client = Client { pings: Pings::start(&space, GUEST)?, web };
     let said = format!("pings {GUEST} every 10 ms, and asks for its page every 50 ms");
     super::done(steps, "client", &said, began);
-    Scene { lab: &lab, watch, client, on, lines: Vec::new() }.play(steps)
+    Scene { lab: &lab, watch, client, on, lines: Vec::new() }.play(steps)?;
+    Ok(lab)
 }
 
 impl Scene<'_> {

@@ -9,20 +9,25 @@
 //!   kill the daemon with SIGKILL                 the guest answers all the while
 //!   start the daemon again                       same process, same boot of the guest
 //!
-//!   a lab of three nodes, one cluster            module `cluster`
+//!   a lab of two nodes, a guest under load       module `migrate`
+//!   it migrates back and forth, by a drain too   a client loses no request, the guest no byte
+//!
+//!   labs of two nodes and of three, one cluster  module `cluster`
 //!   the host under a machine loses power         its guest answers on another one
 //!   the host comes back; the other one is drained
 //!
-//!   a lab of two nodes, a guest under load       module `migrate`
-//!   it migrates back and forth, by a drain too   a client loses no request, the guest no byte
+//!   the last lab and the first daemon go on      module `stay`
+//!   a link signs a browser in to the console     Ctrl-C takes everything down
 //! ```
 //!
 //! Each step ends in something that was seen from outside; the steps with their figures go to
-//! `target/demo/report.json`, and one that fails is the exit code.
+//! `target/demo/report.json`, and one that fails is the exit code. With `--unattended` nothing goes on,
+//! and nothing outside of the labs reaches them.
 
 mod cluster;
 mod migrate;
 mod muster;
+mod stay;
 mod watch;
 
 use std::fs;
@@ -40,6 +45,8 @@ use serde_json::Value;
 
 use crate::guest;
 use crate::install;
+use crate::lab::Lab;
+use crate::lab::Reach;
 use crate::run::cmd;
 use crate::run::is_root;
 use crate::run::quiet;
@@ -50,6 +57,9 @@ use crate::stop;
 use crate::web;
 use muster::Muster;
 use watch::Pulse;
+
+/// Name of the labs, of which there is one at a time.
+const LAB: &str = "demo";
 
 /// The VM of the demo.
 const VM: &str = "demo1";
@@ -77,7 +87,7 @@ pub(crate) struct Args {
     /// Play one scene only.
     #[arg(long)]
     scene: Option<Scene>,
-    /// End the daemon and the VM that an earlier demo has left running.
+    /// End what an earlier demo has left because it was killed.
     #[arg(long, conflicts_with = "unattended")]
     stop: bool,
 }
@@ -127,7 +137,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let dir = target().join("demo");
     if args.stop {
-        return Muster::new(&dir, PathBuf::new()).stop_all();
+        return clear(&dir);
     }
     stop::listen()?;
     install::run()?;
@@ -152,38 +162,60 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let path = dir.join("report.json");
     fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")?;
     println!("\nReport: {}", path.display());
-    if let Err(error) = result {
-        if args.plays(Scene::Host) {
-            eprintln!("\nThe daemon's last words:\n{}", demo.muster.log_tail());
+    let mut lab = match result {
+        Ok(lab) => lab,
+        Err(error) => {
+            if args.plays(Scene::Host) {
+                eprintln!("\nThe daemon's last words:\n{}", demo.muster.log_tail());
+            }
+            demo.muster.stop_all()?;
+            return Err(error.context("the demo failed"));
         }
-        demo.muster.stop_all()?;
-        return Err(error.context("the demo failed"));
-    }
-    if !args.plays(Scene::Host) {
-        return Ok(());
-    }
-    if args.unattended {
-        demo.muster.run(&["vm", "shutdown", VM])?;
-        demo.muster.stop_all()?;
-        return Ok(());
-    }
-    demo.what_next();
-    Ok(())
+    };
+    let stayed = if args.unattended {
+        Ok(())
+    } else {
+        stay::stay(&demo, args.plays(Scene::Host), lab.as_ref())
+    };
+    let shutdown = args.unattended && args.plays(Scene::Host);
+    let ended = stay::end_all([
+        &mut || lab.take().map_or(Ok(()), Lab::down),
+        &mut || if shutdown { demo.muster.run(&["vm", "shutdown", VM]) } else { Ok(()) },
+        &mut || demo.muster.stop_all(),
+    ]);
+    stayed.and(ended)
 }
 
-fn play_all(args: &Args, demo: &mut Demo, binary: &Path) -> Result<()> {
+/// Ends what a demo has left that was killed.
+fn clear(dir: &Path) -> Result<()> {
+    let built = ["release/muster", "debug/muster"].map(|path| target().join(path));
+    let lab = || match built.iter().find(|path| path.exists()) {
+        Some(binary) => Lab::clear(binary, LAB),
+        None => Ok(()),
+    };
+    stay::end_all([&mut || lab(), &mut || Muster::new(dir, PathBuf::new()).stop_all()])
+}
+
+/// Plays what was asked for; gives the last lab, which is still up.
+fn play_all(args: &Args, demo: &mut Demo, binary: &Path) -> Result<Option<Lab>> {
+    // What is not watched needs no way in from outside.
+    let reach = if args.unattended { Reach::Inside } else { Reach::Host };
+    let mut lab = None;
     if args.plays(Scene::Host) {
         println!("Building the Debian guest (cached) ...");
         let image = guest::ensure(guest::Which::Debian, false)?;
         demo.play(&image)?;
     }
-    if args.plays(Scene::Cluster) {
-        cluster::play(binary, &mut demo.steps)?;
-    }
     if args.plays(Scene::Migrate) {
-        migrate::play(binary, &mut demo.steps)?;
+        lab = Some(migrate::play(binary, reach, &mut demo.steps)?);
     }
-    Ok(())
+    if args.plays(Scene::Cluster) {
+        if let Some(lab) = lab.take() {
+            lab.down()?;
+        }
+        lab = Some(cluster::play(binary, reach, &mut demo.steps)?);
+    }
+    Ok(lab)
 }
 
 /// Tells of a step that was seen to work.
@@ -375,8 +407,7 @@ impl Demo {
              muster vm console {VM}            (leave it with Ctrl-])\n  \
              ssh -i {} muster@{address}\n  \
              muster top\n  \
-             muster web                        (another link to the web console)\n  \
-             cargo xtask demo --stop           (ends the VM and the daemon of the demo)\n\n\
+             muster web                        (another link to the web console)\n\n\
              A tutorial of ten minutes: {}",
             self.muster.binary_dir().display(),
             self.muster.socket().display(),

@@ -16,6 +16,7 @@ const VERBS: &[(&str, &str)] = &[
     ("Metrics", "metrics"),
     ("VmList", "vm list"),
     ("VmCreate", "vm create web-1"),
+    ("VmFirstBoot", "vm create web-1 --user anna --show-first-boot"),
     ("VmShow", "vm show web-1"),
     ("VmMetrics", "vm metrics web-1"),
     ("VmHistory", "vm history web-1"),

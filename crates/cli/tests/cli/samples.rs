@@ -319,6 +319,9 @@ pub(crate) fn answer(id: &str) -> Answer {
         "VmList" => json!([summary("web-1", "running"), summary("web-2", "off")]),
         "VmShow" | "VmUndelete" | "VmUpgrade" | "VmRegister" => vm(),
         "ClusterCpu" => processors(),
+        "VmFirstBoot" => json!({ "files": [
+            { "name": "user-data", "text": "#cloud-config\n{\"hostname\":\"web-1\"}" }
+        ] }),
         "VmHistory" => json!([{
             "revision": 3, "at": 1_000_000, "by": "token anna", "fields": [
                 { "field": "memory", "old": "1 GiB", "new": "2 GiB", "withheld": false },

@@ -21,6 +21,7 @@ mod probe;
 mod ring;
 
 use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -78,6 +79,9 @@ impl Object {
     }
 }
 
+/// Seconds that what was used "lately" is the mean of: one second alone jumps.
+const RECENT: usize = 10;
+
 /// What is not yet on disk, and where the ring of an object stands.
 #[derive(Default)]
 struct Kept {
@@ -85,6 +89,8 @@ struct Kept {
     last: Option<u64>,
     /// Newest last.
     pending: Vec<(u64, Values)>,
+    /// The newest points, the newest last.
+    recent: VecDeque<Values>,
 }
 
 /// All histories of this node. Cheap to clone.
@@ -107,11 +113,24 @@ impl History {
     /// Notes the values of a second.
     pub(crate) fn note(&self, object: Object, second: u64, values: Values) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let pending = &mut kept.entry(object).or_default().pending;
+        let Kept { pending, recent, .. } = kept.entry(object).or_default();
         if pending.len() >= PENDING_MAX {
             pending.remove(0);
         }
         pending.push((second, values));
+        if recent.len() >= RECENT {
+            recent.pop_front();
+        }
+        recent.push_back(values);
+    }
+
+    /// What it used lately: the mean of the newest points, not a number where nothing was measured. None
+    /// before the first point.
+    pub(crate) fn recent(&self, object: Object) -> Option<Values> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = &kept.get(&object)?.recent;
+        let slots: Vec<Slot> = recent.iter().map(|it| Slot { mean: *it, peak: *it }).collect();
+        (!slots.is_empty()).then(|| Slot::together(&slots).mean)
     }
 
     /// Brings everything that waits to disk. Blocks.
@@ -214,7 +233,11 @@ mod tests {
         let expected = [-1.0, 1_000.0, 1_001.0, 1_002.0, 1_003.0, 1_004.0, -1.0];
         let read = |history: &History| history.read(Object::Vm(one), 0, 999..1_006).unwrap();
         assert_eq!(mean(&read(&history)), expected);
+        let recent = || history.recent(Object::Vm(one)).map(|it| it[0]);
+        assert_eq!(recent(), Some(1_002.0), "the mean of five");
+        assert_eq!(history.recent(Object::Node), None);
         history.flush();
+        assert_eq!(recent(), Some(1_002.0), "also when nothing waits");
         assert_eq!(mean(&read(&history)), expected);
         // Another daemon finds it.
         let again = History::new(dir.path());

@@ -102,6 +102,7 @@ fn unreachable_view(record: &NodeRecord, error: &CallError) -> NodeView {
         missing_limits: Vec::new(),
         mode: record.mode,
         quarantine: record.quarantine,
+        load: None,
         problems: vec![format!("does not answer: {}; see: muster cluster status", error.problem())],
         tls_fingerprint: None,
         tls_address: None,

@@ -24,6 +24,7 @@ use api::types::VmDeleteQuery;
 
 use model::OpState;
 use model::Role;
+use serde_json::Value;
 use serde_json::json;
 use tower::ServiceExt;
 use vm::engine::fake::FakeEngine;
@@ -505,6 +506,26 @@ async fn memory_is_admitted_by_size_maximum_and_what_is_left() {
     daemon.done(admin.send::<ep::VmSet>(&["b"], &memory(most)).await.unwrap()).await;
     let error = admin.get::<ep::VmStart>(&["b"]).await.unwrap_err();
     assert_eq!(error.code, "host_memory");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_guest_would_be_told_is_shown_and_nothing_is_made() {
+    let daemon = daemon().await;
+    let asked = async |config: Value| {
+        let body = json!({ "name": "web_1", "nics": [{ "network": "nat" }], "cloud_init": config });
+        let body: VmCreateBody = serde_json::from_value(body).unwrap();
+        daemon.admin.send::<ep::VmFirstBoot>(&[], &body).await
+    };
+    assert_eq!(asked(Value::Null).await.unwrap().files, []);
+    let told = asked(json!({ "user": "anna" })).await.unwrap().files;
+    let text = |name: &str| told.iter().find(|file| file.name == name).unwrap().text.clone();
+    assert!(text("user-data").starts_with("#cloud-config\n"), "{told:?}");
+    assert!(text("user-data").contains("\"name\": \"anna\""), "{told:?}");
+    assert!(text("meta-data").contains("\"local-hostname\": \"web-1\""), "{told:?}");
+    assert!(text("network-config").contains("macaddress"), "{told:?}");
+    let refused = asked(json!({ "user": "anna", "ssh_keys": ["nonsense"] })).await.unwrap_err();
+    assert_eq!((refused.kind, refused.code.as_str()), (ErrorKind::BadRequest, "first_boot"));
+    assert!(daemon.admin.get::<ep::VmList>(&[]).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

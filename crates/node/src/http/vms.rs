@@ -11,6 +11,8 @@ use api::endpoint as ep;
 use api::endpoint::Endpoint;
 use api::settings::SettingsChangeView;
 use api::types::ConsistencyView;
+use api::types::FirstBootFileView;
+use api::types::FirstBootView;
 use api::types::FreezeView;
 use api::types::OpView;
 use api::types::VmCreateBody;
@@ -42,6 +44,8 @@ use crate::http::bad_request;
 use crate::http::devices;
 use crate::platform;
 use crate::views::promised;
+use vm::cloudinit::Seed;
+use vm::cloudinit::SeedInput;
 use vm::guest::GuestServices;
 use vm::guest::ServiceError;
 
@@ -77,6 +81,7 @@ pub(crate) fn mount(mounts: &mut Mounts) {
     mounts.json::<ep::VmShow, _, _>(show);
     mounts.json::<ep::VmHistory, _, _>(history);
     mounts.json::<ep::VmCreate, _, _>(create);
+    mounts.json::<ep::VmFirstBoot, _, _>(first_boot);
     mounts.json::<ep::VmSet, _, _>(set);
     mounts.json::<ep::VmDelete, _, _>(delete);
     mounts.json::<ep::VmUndelete, _, _>(undelete);
@@ -212,6 +217,22 @@ async fn create(call: Call<ep::VmCreate>) -> Result<OpView, ApiError> {
         volume,
     };
     begin(&call, request, time::LONG).await
+}
+
+/// The same words that a machine of this kind would get on its disc, made by the same code.
+async fn first_boot(call: Call<ep::VmFirstBoot>) -> Result<FirstBootView, ApiError> {
+    let spec = spec(&call.app.truth.state(), &call.body)?;
+    let Some(config) = &spec.cloud_init else { return Ok(FirstBootView::default()) };
+    let (vm, name) = (VmId::new(new_uuid()), &call.body.name);
+    let seed = Seed::build(SeedInput { vm, name, config, nics: &spec.nics }).map_err(|error| {
+        let hint = "change the first-boot configuration and look again";
+        ApiError::new(ErrorKind::BadRequest, "first_boot", error.to_string(), hint)
+    })?;
+    let file = |(name, bytes): (&str, &[u8])| FirstBootFileView {
+        name: name.to_owned(),
+        text: String::from_utf8_lossy(bytes).into_owned(),
+    };
+    Ok(FirstBootView { files: seed.files().into_iter().map(file).collect() })
 }
 
 /// The whole configuration from what the user said.

@@ -13,7 +13,7 @@ const VALID = { "15m": 900, "1h": 3_600, "12h": 43_200, "7d": 604_800 };
 
 export function Join({ why }: { why: string | undefined }) {
   const asked = useQuery(cluster);
-  const [dialog, setDialog] = useState<"make" | "token" | null>(null);
+  const [dialog, setDialog] = useState<"make" | "token" | "join" | null>(null);
   const [token, setToken] = useState<Schemas["JoinTokenSecretView"] | null>(null);
   const view = asked.data;
   return (
@@ -27,6 +27,9 @@ export function Join({ why }: { why: string | undefined }) {
           </p>
           <Button why={why} onPress={() => setDialog("make")}>
             Make it a cluster …
+          </Button>{" "}
+          <Button why={why} onPress={() => setDialog("join")}>
+            Join another cluster …
           </Button>
         </>
       )}
@@ -42,6 +45,7 @@ export function Join({ why }: { why: string | undefined }) {
         </>
       )}
       {dialog === "make" && <Make onClose={() => setDialog(null)} />}
+      {dialog === "join" && <JoinOther onClose={() => setDialog(null)} />}
       {dialog === "token" && <Token onClose={() => setDialog(null)} onMade={setToken} />}
       {token && <Made token={token} onClose={() => setToken(null)} />}
     </Section>
@@ -69,6 +73,44 @@ function Make({ onClose }: { onClose: () => void }) {
       <Field label="Name" hint="The host's name if left out">
         {(ids) => (
           <input {...ids} autoComplete="off" value={name} onChange={(event) => setName(event.target.value)} />
+        )}
+      </Field>
+    </FormDialog>
+  );
+}
+
+/** The other side: this host becomes a node of a cluster that is elsewhere. */
+function JoinOther({ onClose }: { onClose: () => void }) {
+  const client = useQueryClient();
+  const [token, setToken] = useState("");
+  const given = token.trim();
+  return (
+    <FormDialog
+      title="Join another cluster"
+      label="Join"
+      ready={given !== ""}
+      command="muster cluster join TOKEN"
+      call={'POST /v1/cluster/join\n{"token":"TOKEN"}'}
+      onClose={onClose}
+      onSubmit={async () => {
+        await value(api.POST("/v1/cluster/join", { body: { token: given } }));
+        await client.invalidateQueries();
+      }}
+    >
+      <p>
+        This host must have no machines of its own. It takes the cluster&apos;s state in place of its own: you have to
+        sign in again, with a token or link of that cluster.
+      </p>
+      <Field label="Token" hint="From a node of that cluster: its page Set-up, or muster cluster token">
+        {(ids) => (
+          <input
+            {...ids}
+            type="password"
+            autoComplete="off"
+            spellCheck={false}
+            value={token}
+            onChange={(event) => setToken(event.target.value)}
+          />
         )}
       </Field>
     </FormDialog>
@@ -120,7 +162,8 @@ function Made({ token, onClose }: { token: Schemas["JoinTokenSecretView"]; onClo
     <Dialog title="The token" onClose={onClose}>
       <p>
         It is shown only now, and valid until {when(token.expires)}. On the new host, which must have no
-        machines of its own: look first whether it fits, then let it join.
+        machines of its own: look first whether it fits, then let it join. Its own console can do that, too: Set-up,
+        Join another cluster.
       </p>
       <pre>
         <code>muster cluster validate --join-token - &lt; token.txt</code>

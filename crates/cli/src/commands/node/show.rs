@@ -84,6 +84,15 @@ fn render(out: &Output, node: &NodeView) -> String {
         node.memory, node.memory_available, node.memory_promised
     );
     sheet.row("memory", memory);
+    if let Some(load) = &node.load {
+        let waits = [
+            ("processors", load.waits_for_cpu),
+            ("memory", load.waits_for_memory),
+            ("disks", load.waits_for_disks),
+        ];
+        let waits = waits.map(|(what, percent)| format!("{what} {percent}%")).join(", ");
+        sheet.row("load", format!("{}% of its processors; waits for {waits}", load.cpu));
+    }
     sheet.row("storage", format!("{}, {} free", node.storage, node.storage_available));
     if let Some(address) = &node.tls_address {
         sheet.group("API on TLS");

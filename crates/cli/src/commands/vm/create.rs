@@ -2,6 +2,7 @@
 
 use api::endpoint::Nothing;
 use api::endpoint::VmCreate;
+use api::endpoint::VmFirstBoot;
 use api::endpoint::VmStart;
 use api::model::Bytes;
 use api::model::CrashPolicy;
@@ -11,6 +12,7 @@ use api::model::HaSpec;
 use api::model::Name;
 use api::model::Services;
 use api::types::DiskAddBody;
+use api::types::FirstBootView;
 use api::types::NicAddBody;
 use api::types::VmCreateBody;
 
@@ -20,6 +22,7 @@ use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::operation;
+use crate::output::clean;
 use crate::parse;
 
 /// Create a machine.
@@ -32,6 +35,7 @@ Examples:
   muster vm create web-1 --image debian --start
   muster vm create web-1 --image debian --cpus 2 --memory 1G --memory-max 4G \\
       --user anna --ssh-key ~/.ssh/id_ed25519.pub --disk size=20G,name=data --start
+  muster vm create web-2 --image debian --user anna --show-first-boot
   muster vm create old --image xp --legacy --no-network")]
 pub(crate) struct Args {
     /// Its name: letters, digits, '-', '_' and '.', at most 63.
@@ -97,14 +101,21 @@ pub(crate) struct Args {
     /// Start it, too.
     #[arg(long)]
     start: bool,
+    /// Create nothing: print what its guest would be told at its first boot (cloud-init).
+    #[arg(long, conflicts_with = "start")]
+    show_first_boot: bool,
     /// First-boot configuration.
     #[command(flatten)]
     guest: GuestArgs,
 }
 
 pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
-    let start = args.start;
+    let (start, show_first_boot) = (args.start, args.show_first_boot);
     let body = body(args)?;
+    if show_first_boot {
+        let told = context.send::<VmFirstBoot>(&[], &body).await?;
+        return context.out.reply(&told, first_boot);
+    }
     let name = body.name.to_string();
     let created = context.send::<VmCreate>(&[], &body).await?;
     if !start {
@@ -119,6 +130,13 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     operation::step(context, created).await?;
     let started = context.send::<VmStart>(&[&id], &Nothing {}).await?;
     operation::finish(context, started).await
+}
+
+fn first_boot(told: &FirstBootView) -> String {
+    if told.files.is_empty() {
+        return "nothing: none of the options of the first boot was given\n".to_owned();
+    }
+    told.files.iter().map(|file| format!("# {}\n{}\n", file.name, clean(&file.text))).collect()
 }
 
 fn body(args: Args) -> Result<VmCreateBody, CliError> {
