@@ -38,11 +38,13 @@ pub(crate) enum Plant {
     ActOnOld,
     /// The witness takes the condition of each write for fulfilled.
     CarelessWitness,
+    /// The memory of a saved guest stays where it is when the guest goes on.
+    MemoryTwice,
 }
 
 impl Plant {
     /// All of them.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::CountFromAnswer,
         Self::NoBarrier,
         Self::StartWithoutLease,
@@ -60,6 +62,7 @@ impl Plant {
         Self::EagerRebuild,
         Self::ActOnOld,
         Self::CarelessWitness,
+        Self::MemoryTwice,
     ];
 
     /// Those that the tests look for, each with the seed from which on they look: where it was found when this
