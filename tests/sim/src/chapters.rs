@@ -11,7 +11,9 @@ use crate::setup::Plan;
 /// Of a thousand schedules, so many with each part.
 const QUICK: u64 = 250;
 const FAILBACK: u64 = 150;
-const FULL: u64 = 150;
+/// Not drawn yet: a replica whose store fails may end the process by itself (`cluster::raft::replica`), and
+/// here that is the whole simulator.
+const FULL: u64 = 0;
 const STAFF: u64 = 200;
 const GUARDLESS: u64 = 60;
 const FORGETTING: u64 = 60;
@@ -35,7 +37,7 @@ pub(crate) struct Chapters {
     pub(crate) guardless: bool,
     /// Of three nodes one lags, one loses its log and the leader is cut off, in this order.
     pub(crate) forgetting: bool,
-    /// A pair is cut apart, again and again, and both sides ask the witness.
+    /// A pair is cut apart, and whoever led it goes on with what it knew of the witness before.
     pub(crate) duel: bool,
 }
 
@@ -80,9 +82,13 @@ impl Chapters {
             add(at + lag, Fault::Orphan { length: rng.between(2_000, 8_000) });
         }
         if self.duel && plan.witness {
-            for _ in 0..rng.between(2, 5) {
-                let length = rng.between(1_000, 4_000);
-                add(rng.between(from, to), Fault::Cut { a: 0, b: 1, one_way: false, length });
+            // Whoever leads stands still while the other asks the witness, and then goes on with what it
+            // knew, before it hears anything else.
+            for _ in 0..rng.between(1, 3) {
+                let (at, stands) = (rng.between(from, to - 8_000), rng.between(2_000, 5_000));
+                let length = stands + rng.between(1_000, 4_000);
+                add(at, Fault::Cut { a: 0, b: 1, one_way: false, length });
+                add(at + 40, Fault::PauseLeader { length: stands });
             }
         }
         faults

@@ -140,10 +140,10 @@ fn figures(output: &str) -> Figures {
 
 /// Runs one in a process of its own.
 pub(crate) fn one(job: &Job, seed: u64, trace: bool) -> Done {
-    let failed = |why: String| Done { seed, good: false, output: why };
+    let not_run = |why: String| Done { seed, good: false, output: why };
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(error) => return failed(format!("this program is not found: {error}")),
+        Err(error) => return not_run(format!("this program is not found: {error}")),
     };
     let mut command = Command::new(program);
     command.args(["--seed", &seed.to_string()]).stdin(Stdio::null());
@@ -160,9 +160,15 @@ pub(crate) fn one(job: &Job, seed: u64, trace: bool) -> Done {
         Ok(output) => {
             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
             text += &String::from_utf8_lossy(&output.stderr);
+            if output.status.code().is_none() {
+                // An assertion of openraft, say: a log that cannot go on ends its process.
+                let Job { nodes, plant } = *job;
+                let options = Options { seed, nodes, plant, trace };
+                text += &failed(&options, &format!("its process ended by a {}", output.status));
+            }
             Done { seed, good: output.status.success(), output: text }
         }
-        Err(error) => failed(format!("no process: {error}")),
+        Err(error) => not_run(format!("no process: {error}")),
     }
 }
 

@@ -112,7 +112,8 @@ impl Staff {
                     self.errand = Errand::Rest { until: now + self.rng.between(4_000, 12_000) };
                 } else {
                     let join = setup::join(host, hosts[host].id);
-                    self.propose(hosts, host, join);
+                    let by = self.somebody(hosts, host);
+                    self.propose(by, join);
                 }
             }
         }
@@ -140,19 +141,37 @@ impl Staff {
         let mode = newest.nodes.get(&node).map(|node| node.mode);
         if mode == Some(NodeMode::Active) {
             let mode = NodeMode::Drain;
-            self.propose(hosts, host, Command::NodeSetMode { node, mode, with_storage: false });
+            let by = self.somebody(hosts, host);
+            self.propose(by, Command::NodeSetMode { node, mode, with_storage: false });
         } else {
-            self.propose(hosts, host, Command::NodeEvict { node, forget_vms: false });
+            let by = self.somebody(hosts, host);
+            if votes_are_left(hosts, by, node) {
+                self.propose(by, Command::NodeEvict { node, forget_vms: false });
+            }
         }
     }
 
-    /// Through any daemon but that of the node that it is about.
-    fn propose(&mut self, hosts: &[Host], about: usize, command: Command) {
-        let by = &hosts[(about + 1 + self.rng.place(hosts.len() - 1)) % hosts.len()];
+    /// Any host but that which it is about.
+    fn somebody<'a>(&mut self, hosts: &'a [Host], about: usize) -> &'a Host {
+        &hosts[(about + 1 + self.rng.place(hosts.len() - 1)) % hosts.len()]
+    }
+
+    fn propose(&self, by: &Host, command: Command) {
         let Some(daemon) = by.daemon() else { return };
         by.spawn(async move {
             // What is refused or lost is asked for again.
             let _ = daemon.truth().propose(proposal(command)).await;
         });
     }
+}
+
+/// Whether the others can take the node's vote away: what the API looks at before it proposes an eviction
+/// (`node::http::cluster`). Who is evicted is heard no more at once.
+fn votes_are_left(hosts: &[Host], by: &Host, node: NodeId) -> bool {
+    let Some(voters) = by.metrics().map(|metrics| metrics.voters()) else { return false };
+    let up = |host: &&Host| {
+        let there = host.powered && !host.daemon_stands() && host.daemon().is_some();
+        there && host.id != node && voters.contains(&host.id)
+    };
+    !voters.contains(&node) || hosts.iter().filter(up).count() > voters.len() / 2
 }

@@ -776,6 +776,7 @@ impl World {
         let (metrics, state) = leader;
         let whole = self.hosts.iter().all(|host| host.lost.is_none())
             && state.nodes.values().all(|node| node.rebuild.is_none())
+            && self.hosts.iter().all(|host| state.nodes.contains_key(&host.id))
             && metrics.members_applied.members.voters
                 == [self.hosts.iter().map(|host| host.id).collect()]
             && metrics.members == metrics.members_applied;
