@@ -86,16 +86,13 @@ impl Staff {
         }
         // What they have asked for may come when they do not think of it any more.
         let gone = hosts.iter().position(|host| newest.gone.contains_key(&host.id));
-        match (&self.errand, gone) {
-            (Errand::Rest { .. } | Errand::Emptying { .. }, Some(host)) => {
-                // Until it is looked after, what is left there may still do what it can.
-                let until = now + if self.rests { 0 } else { self.rng.below(5_000) };
-                self.trace(&format!("{} is evicted", hosts[host].name));
-                self.ground.tally(|tally| tally.evicted += 1);
-                self.errand = Errand::Gone { host, until };
-                return None;
-            }
-            _ => {}
+        if let (Errand::Rest { .. } | Errand::Emptying { .. }, Some(host)) = (&self.errand, gone) {
+            // Until it is looked after, what is left there may still do what it can.
+            let until = now + if self.rests { 0 } else { self.rng.below(5_000) };
+            self.trace(&format!("{} is evicted", hosts[host].name));
+            self.ground.tally(|tally| tally.evicted += 1);
+            self.errand = Errand::Gone { host, until };
+            return None;
         }
         match self.errand {
             Errand::Rest { until } if now >= until && !self.rests => self.choose(hosts, newest),
