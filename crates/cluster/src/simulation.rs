@@ -72,6 +72,10 @@ struct Platter {
     /// How long a write takes.
     delay: Duration,
     syncs: u64,
+    /// How many more writes it takes; nothing: as many as one likes.
+    room: Option<u64>,
+    /// It has not taken a write.
+    refused: bool,
 }
 
 #[derive(Debug)]
@@ -108,6 +112,16 @@ impl Disk {
         lock(&self.inner).lies = true;
     }
 
+    /// It takes so many more writes and then none, as one that is full; nothing: it has room.
+    pub fn fill(&self, room: Option<u64>) {
+        lock(&self.inner).room = room;
+    }
+
+    /// Whether it has not taken a write of the process that uses it now: that process ends.
+    pub fn refused(&self) -> bool {
+        lock(&self.inner).refused
+    }
+
     /// How often it has synced.
     pub fn syncs(&self) -> u64 {
         lock(&self.inner).syncs
@@ -122,6 +136,7 @@ impl Disk {
     pub fn crash(&self, loss: Loss) {
         let mut platter = lock(&self.inner);
         platter.user += 1;
+        platter.refused = false;
         let dirty = std::mem::take(&mut platter.dirty);
         let kept = match loss {
             Loss::Process => dirty.len(),
@@ -182,6 +197,13 @@ impl Attached {
 
     fn change(&self, change: Change) -> io::Result<()> {
         self.with(|platter| {
+            if let Some(room) = &mut platter.room {
+                let Some(left) = room.checked_sub(1) else {
+                    platter.refused = true;
+                    return Err(io::ErrorKind::StorageFull.into());
+                };
+                *room = left;
+            }
             change.make(&mut platter.seen);
             platter.dirty.push(change);
             Ok(())
@@ -256,5 +278,26 @@ mod tests {
         way.sync_data().unwrap();
         disk.crash(Loss::Power { kept: 0 });
         assert_eq!(&read(&disk.attach()), b"kept");
+    }
+
+    #[test]
+    fn a_full_disk_takes_no_write_and_says_so() {
+        let disk = Disk::default();
+        let way = disk.attach();
+        disk.fill(Some(2));
+        way.set_len(2).unwrap();
+        way.write(0, b"ab").unwrap();
+        assert!(!disk.refused());
+        let error = way.write(0, b"xy").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(disk.refused());
+        disk.crash(Loss::Process);
+        disk.fill(None);
+        assert!(!disk.refused());
+        let way = disk.attach();
+        let mut bytes = [0; 2];
+        way.read(0, &mut bytes).unwrap();
+        assert_eq!(&bytes, b"ab");
+        way.write(0, b"xy").unwrap();
     }
 }

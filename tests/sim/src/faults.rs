@@ -43,6 +43,13 @@ pub(crate) enum Fault {
     Wall { host: usize, by: i64 },
     /// The fence devices do something else.
     Device { mood: Mood, length: u64 },
+    /// After so many more writes a disk takes none: the daemon ends, and does not come up.
+    FullDisk { host: usize, room: u64, length: u64 },
+    /// Whoever leads does not reach one of the two others.
+    Lag { length: u64 },
+    /// Then: the third finds its log damaged, and whoever leads reaches nobody. What it has acknowledged last
+    /// is nowhere else.
+    Orphan { length: u64 },
     /// A daemon ends and finds its log damaged, if no other one is being rebuilt.
     Damage { host: usize },
     /// An administrator has a node fenced that may be well.

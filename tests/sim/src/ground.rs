@@ -35,6 +35,13 @@ pub(crate) struct Tally {
     pub(crate) unsure: u64,
     /// Logs that were damaged.
     pub(crate) damaged: u64,
+    /// Guests that were saved, and that went on from their memory.
+    pub(crate) saved: u64,
+    pub(crate) resumed: u64,
+    /// Nodes that were evicted, and came back as new ones.
+    pub(crate) evicted: u64,
+    /// Daemons that ended because their disk was full.
+    pub(crate) full: u64,
 }
 
 struct Inner {

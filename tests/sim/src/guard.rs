@@ -27,6 +27,7 @@ use model::Generation;
 use model::VmId;
 
 use crate::drivers::Attempt;
+use crate::drivers::Saving;
 use crate::ground::Ground;
 use crate::ground::lock;
 use crate::plant::Plant;
@@ -44,6 +45,10 @@ pub(crate) struct Machine {
     pub(crate) sent: bool,
     /// It was made for a guest of another host.
     pub(crate) arrival: Option<Arrival>,
+    /// Its guest stands, and its memory is being written.
+    pub(crate) saving: Option<Saving>,
+    /// It was made from the memory of a guest that had stopped then.
+    pub(crate) memory: Option<u64>,
 }
 
 /// What a machine has of a guest that comes from another host.
@@ -57,7 +62,15 @@ pub(crate) struct Arrival {
 impl Machine {
     /// A machine that does not run yet.
     pub(crate) fn new(generation: Generation, epoch: u64) -> Self {
-        Self { generation, epoch, cpus: false, sent: false, arrival: None }
+        Self {
+            generation,
+            epoch,
+            cpus: false,
+            sent: false,
+            arrival: None,
+            saving: None,
+            memory: None,
+        }
     }
 }
 

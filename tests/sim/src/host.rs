@@ -67,6 +67,9 @@ const END_MAX: Duration = Duration::from_millis(1);
 /// Ids of hosts begin here.
 const FIRST_ID: u128 = 101;
 
+/// A host that comes back as a new node has an id so much greater.
+const LIVES: u128 = 16;
+
 /// The time of day at which each schedule begins: 14 Nov 2023.
 pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
 
@@ -103,6 +106,8 @@ pub(crate) struct Process {
     behind: u64,
     pulses: u64,
     incarnation: u64,
+    /// Its store was not yet that of a node that waits for a leader.
+    first: bool,
 }
 
 /// A host.
@@ -135,6 +140,8 @@ pub(crate) struct Host {
     pub(crate) logs: u64,
     /// Of how many entries its next daemon does not know that they are committed.
     pub(crate) behind: u64,
+    /// Its disk did not take a write, and its daemon has ended.
+    pub(crate) refused: bool,
 }
 
 /// What hosts share beside the network: the volume.
@@ -144,6 +151,8 @@ pub(crate) struct Volume {
     pub(crate) claims: BTreeMap<VmId, Generation>,
     /// The newest run that was launched from them.
     pub(crate) launched: BTreeMap<VmId, Generation>,
+    /// Memories of saved guests: of which run, and when the guest stopped.
+    pub(crate) memories: BTreeMap<(VmId, Generation), u64>,
     /// The counters of the nodes' beats.
     pub(crate) beats: BTreeMap<NodeId, u64>,
 }
@@ -173,6 +182,7 @@ impl Host {
             filling: None,
             logs: 0,
             behind: 0,
+            refused: false,
         }
     }
 
@@ -251,7 +261,7 @@ impl Host {
             name: self.name.clone(),
             disk: self.disk.clone(),
             first,
-            way: Arc::new(Way { from: self.index, wire: wire.clone() }),
+            way: Arc::new(Way { from: self.index, node: self.id, wire: wire.clone() }),
             lease: settings.lease,
             lost_after: settings.lost_after,
             lost: self.filling,
@@ -284,8 +294,17 @@ impl Host {
             }
         });
         let incarnation = EPOCH_MS + self.ground.now();
-        let process =
-            Process { runtime, daemon, known, serves, inbox, behind: 0, pulses: 0, incarnation };
+        let process = Process {
+            runtime,
+            daemon,
+            known,
+            serves,
+            inbox,
+            behind: 0,
+            pulses: 0,
+            incarnation,
+            first,
+        };
         self.process = Some(process);
     }
 
@@ -312,6 +331,18 @@ impl Host {
         self.disk.set_delay(Duration::from_millis(5));
     }
 
+    /// It becomes a new node, with an empty disk. It has no power, and so no machines.
+    pub(crate) fn renew(&mut self, wire: &Wire) {
+        assert!(!self.powered && lock(&self.body).machines.is_empty());
+        self.disk = Disk::default();
+        self.id = NodeId::new(Uuid::from_u128(self.id.uuid().as_u128() + LIVES));
+        wire.rename(self.index, self.id);
+        self.logs += 1;
+        self.joined = false;
+        (self.lost, self.filling, self.behind) = (None, None, 0);
+        self.trace("is a new node");
+    }
+
     /// Ends the daemon, at once.
     pub(crate) fn kill(&mut self, loss: Loss) {
         self.disk.crash(loss);
@@ -321,6 +352,9 @@ impl Host {
         self.migrations.break_off(&mut lock(&self.body));
         self.killed = Some(self.ground.now());
         if let Some(process) = self.process.take() {
+            if process.first && process.serves.get().is_none() {
+                self.joined = false;
+            }
             process.runtime.shutdown_timeout(END_MAX);
         }
     }
@@ -351,9 +385,9 @@ impl Host {
                     daemon.heard(Path(0), heard);
                 }
             }
-            Content::Ask { call, request } => {
+            Content::Ask { call, asker, request } => {
                 let up = self.process.as_ref().filter(|process| process.serves.get().is_some());
-                let content = Content::Ask { call, request };
+                let content = Content::Ask { call, asker, request };
                 let letter = Letter { from, to: self.index, content };
                 let refused = match up {
                     // A daemon that stands still, and has no room for more.
@@ -396,6 +430,14 @@ impl Host {
             }
             tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
         });
+        if self.disk.refused() {
+            // As `raft::store::die` does: nothing of this process is heard any more.
+            self.trace("its disk is full: the daemon ends");
+            self.ground.tally(|tally| tally.full += 1);
+            self.kill(Loss::Process);
+            self.refused = true;
+            return;
+        }
         self.pulse(wire, hosts, volume);
         self.drive(wire, volume);
         lock(&self.body).turn();
@@ -438,10 +480,10 @@ impl Host {
 
 /// The place of the host with that id.
 pub(crate) fn index_of(id: NodeId) -> usize {
-    usize::try_from(id.uuid().as_u128().saturating_sub(FIRST_ID)).unwrap_or(usize::MAX)
+    usize::try_from(id.uuid().as_u128().saturating_sub(FIRST_ID) % LIVES).unwrap_or(usize::MAX)
 }
 
-/// The id of the host at that place.
+/// The id of the host at that place, in its first life.
 pub(crate) fn id_of(index: usize) -> NodeId {
     NodeId::new(uuid::Uuid::from_u128(FIRST_ID + index as u128))
 }
@@ -511,14 +553,18 @@ async fn serve_all(
     wire: Arc<Wire>,
 ) {
     while let Some(Letter { from, content, .. }) = letters.recv().await {
-        let Content::Ask { call, request } = content else { continue };
+        let Content::Ask { call, asker, request } = content else { continue };
         let (daemon, truth, wire) = (daemon.get().cloned(), truth.clone(), wire.clone());
         tokio::spawn(async move {
             let limit = request.timeout;
             let served = async {
+                // As `node::cluster::peers` does with the key of a connection.
+                if truth.state().gone.contains_key(&asker) {
+                    return Err("it is no node of this cluster any more".to_owned());
+                }
                 match daemon {
-                    Some(daemon) => daemon.serve(id_of(from), request).await,
-                    None if request.method.is_raft() => truth.serve(id_of(from), request).await,
+                    Some(daemon) => daemon.serve(asker, request).await,
+                    None if request.method.is_raft() => truth.serve(asker, request).await,
                     None => Err("it is starting".to_owned()),
                 }
             };

@@ -58,6 +58,11 @@ pub(crate) struct Figures {
     pub(crate) unsure: u64,
     /// Logs that were damaged and made anew.
     pub(crate) damaged: u64,
+    /// Moves, guests that went on from their memory, daemons whose disk was full.
+    pub(crate) moves: u64,
+    pub(crate) resumed: u64,
+    pub(crate) evicted: u64,
+    pub(crate) full: u64,
 }
 
 impl Figures {
@@ -73,6 +78,10 @@ impl Figures {
         self.refused += more.refused;
         self.unsure += more.unsure;
         self.damaged += more.damaged;
+        self.moves += more.moves;
+        self.resumed += more.resumed;
+        self.evicted += more.evicted;
+        self.full += more.full;
     }
 }
 
@@ -91,14 +100,16 @@ pub(crate) fn failed(options: &Options, error: &str) -> String {
 /// One line about a schedule, for people and for [`run`].
 pub(crate) fn summary(outcome: &Outcome) -> String {
     let Outcome { lines, digest, simulated_ms, answered, unknown, takeovers, faults, .. } = outcome;
-    let Tally { migrations, arrived, refused, not_sent, unsure, damaged } = outcome.tally;
+    let Tally { migrations, arrived, refused, not_sent, unsure, damaged, .. } = outcome.tally;
+    let Tally { saved, resumed, evicted, full, .. } = outcome.tally;
     format!(
         "summary trace={lines}:{digest:016x} simulated_s={} answered={answered} \
          unknown={unknown} takeovers={takeovers} faults={faults} migrations={migrations} \
          handovers={} arrived={arrived} refused={refused} not_sent={not_sent} unsure={unsure} \
-         damaged={damaged}",
+         damaged={damaged} moves={} saved={saved} resumed={resumed} evicted={evicted} full={full}",
         simulated_ms / 1_000,
-        outcome.handovers
+        outcome.handovers,
+        outcome.moves
     )
 }
 
@@ -120,15 +131,19 @@ fn figures(output: &str) -> Figures {
         refused: value("refused"),
         unsure: value("unsure"),
         damaged: value("damaged"),
+        moves: value("moves"),
+        resumed: value("resumed"),
+        evicted: value("evicted"),
+        full: value("full"),
     }
 }
 
 /// Runs one in a process of its own.
 pub(crate) fn one(job: &Job, seed: u64, trace: bool) -> Done {
-    let failed = |why: String| Done { seed, good: false, output: why };
+    let not_run = |why: String| Done { seed, good: false, output: why };
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(error) => return failed(format!("this program is not found: {error}")),
+        Err(error) => return not_run(format!("this program is not found: {error}")),
     };
     let mut command = Command::new(program);
     command.args(["--seed", &seed.to_string()]).stdin(Stdio::null());
@@ -145,9 +160,15 @@ pub(crate) fn one(job: &Job, seed: u64, trace: bool) -> Done {
         Ok(output) => {
             let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
             text += &String::from_utf8_lossy(&output.stderr);
+            if output.status.code().is_none() {
+                // An assertion of openraft, say: a log that cannot go on ends its process.
+                let Job { nodes, plant } = *job;
+                let options = Options { seed, nodes, plant, trace };
+                text += &failed(&options, &format!("its process ended by a {}", output.status));
+            }
             Done { seed, good: output.status.success(), output: text }
         }
-        Err(error) => failed(format!("no process: {error}")),
+        Err(error) => not_run(format!("no process: {error}")),
     }
 }
 
@@ -197,12 +218,14 @@ pub(crate) fn report(job: &Job, seeds: Range<u64>) -> ExitCode {
 pub(crate) fn words(total: &Total) -> String {
     let Figures { simulated_s, answered, unknown, takeovers, faults, .. } = total.figures;
     let Figures { migrations, handovers, moving, refused, unsure, damaged, .. } = total.figures;
+    let Figures { moves, resumed, evicted, full, .. } = total.figures;
     let each = total.took.as_secs_f64() / (total.runs.max(1) as f64);
     format!(
         "{} schedules, {} failed, in {:.0} s ({each:.2} s each); {simulated_s} simulated s, \
          {faults} faults, {takeovers} takeovers, {answered} calls answered and {unknown} not, \
          {migrations} migrations, {handovers} handovers in {moving} schedules, {refused} refused, \
-         {unsure} unknown, {damaged} logs damaged",
+         {unsure} unknown, {damaged} logs damaged, {moves} moves, {resumed} guests resumed, \
+         {evicted} evictions, {full} daemons with a full disk",
         total.runs,
         total.failed.len(),
         total.took.as_secs_f64()

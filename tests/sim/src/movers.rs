@@ -9,9 +9,12 @@ use model::MigratePolicy;
 use model::Millis;
 use model::NodeId;
 use model::NodeMode;
+use model::NodeRecord;
 use model::OpId;
 use model::OpRequest;
+use model::Power;
 use model::VmId;
+use model::VmRecord;
 use node::truth::Truth;
 use sim::rng::Rng;
 use uuid::Uuid;
@@ -28,6 +31,9 @@ const OPERATIONS: u128 = 1 << 65;
 /// How often it is looked whether a node takes no VMs that should, in milliseconds.
 const MODE_AGAIN: u64 = 500;
 
+/// How long a start may take.
+const START_LIMIT: Millis = Millis::from_secs(20);
+
 /// What they are about.
 pub(crate) struct Movers {
     rng: Rng,
@@ -36,14 +42,16 @@ pub(crate) struct Movers {
     operations: u128,
     /// Who takes no VMs, until when.
     closed: Option<(NodeId, u64)>,
+    /// Now and then they save a VM and let it go on elsewhere.
+    quick: bool,
     /// They only put things in order.
     rests: bool,
 }
 
 impl Movers {
-    pub(crate) fn new(rng: Rng, ground: Arc<Ground>) -> Self {
+    pub(crate) fn new(rng: Rng, ground: Arc<Ground>, quick: bool) -> Self {
         let next = ground.now() + 200;
-        Self { rng, ground, next, operations: 0, closed: None, rests: false }
+        Self { rng, ground, next, operations: 0, closed: None, quick, rests: false }
     }
 
     /// They begin nothing more.
@@ -52,8 +60,9 @@ impl Movers {
         self.closed = None;
     }
 
-    pub(crate) fn turn(&mut self, hosts: &[Host]) {
-        self.open_again(hosts);
+    /// `kept` takes no VMs because others want it so.
+    pub(crate) fn turn(&mut self, hosts: &[Host], kept: Option<NodeId>) {
+        self.open_again(hosts, kept);
         if self.rests || self.ground.now() < self.next {
             return;
         }
@@ -78,8 +87,13 @@ impl Movers {
         let idle: Vec<(VmId, NodeId)> = idle.map(|vm| (vm.id, vm.owner)).collect();
         let Some((vm, owner)) = self.rng.pick(&idle) else { return };
         let to = (index_of(owner) + 1 + self.rng.place(hosts.len() - 1)) % hosts.len();
-        self.operations += 1;
-        let op = OpId::new(Uuid::from_u128(OPERATIONS + self.operations));
+        if self.quick && self.rng.permille(400) {
+            let what = format!("asks {} to move {} to n{}", host.name, short(&vm), to + 1);
+            self.ground.trace("m", &what);
+            let to = Some(hosts[to].id);
+            return self.propose(host, Command::VmMove { vm, to, quick: true });
+        }
+        let op = self.operation();
         let (to, policy) = (hosts[to].id, MigratePolicy::default());
         let request = Box::new(OpRequest::VmMigrate { vm, to, policy, storage: None });
         let limit = Millis::new(self.rng.between(1_000, 20_000));
@@ -90,7 +104,7 @@ impl Movers {
 
     /// Lets nodes take VMs again. What was proposed to close one may come late, so the state is
     /// looked at, not the answer.
-    fn open_again(&mut self, hosts: &[Host]) {
+    fn open_again(&mut self, hosts: &[Host], kept: Option<NodeId>) {
         let now = self.ground.now();
         if self.closed.is_some_and(|(_, until)| now >= until) {
             self.closed = None;
@@ -101,7 +115,9 @@ impl Movers {
         let host = &hosts[self.rng.place(hosts.len())];
         let Some(state) = host.state() else { return };
         let closed = self.closed.map(|(node, _)| node);
-        for node in state.nodes.values().filter(|node| Some(node.id) != closed) {
+        self.start_again(host, &state);
+        let ours = |node: &&Arc<NodeRecord>| Some(node.id) != closed && Some(node.id) != kept;
+        for node in state.nodes.values().filter(ours) {
             if node.mode != NodeMode::Active {
                 let mode = NodeMode::Active;
                 self.propose(
@@ -110,6 +126,25 @@ impl Movers {
                 );
             }
         }
+    }
+
+    fn operation(&mut self) -> OpId {
+        self.operations += 1;
+        OpId::new(Uuid::from_u128(OPERATIONS + self.operations))
+    }
+
+    /// Starts what a takeover or a failed move has left saved or off.
+    fn start_again(&mut self, host: &Host, state: &ClusterState) {
+        let rests = |vm: &&Arc<VmRecord>| {
+            matches!(vm.power, Power::Saved | Power::Off)
+                && vm.busy().is_none()
+                && vm.moving.is_none()
+        };
+        let Some(vm) = state.vms.values().find(rests).map(|vm| vm.id) else { return };
+        let op = self.operation();
+        self.ground.trace("m", &format!("asks {} to start {}", host.name, short(&vm)));
+        let request = Box::new(OpRequest::VmStart { vm });
+        self.propose(host, Command::BeginOp { op, request, limit: START_LIMIT });
     }
 
     fn propose(&self, host: &Host, command: Command) {

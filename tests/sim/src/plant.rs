@@ -38,11 +38,13 @@ pub(crate) enum Plant {
     ActOnOld,
     /// The witness takes the condition of each write for fulfilled.
     CarelessWitness,
+    /// The memory of a saved guest stays where it is when the guest goes on.
+    MemoryTwice,
 }
 
 impl Plant {
     /// All of them.
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::CountFromAnswer,
         Self::NoBarrier,
         Self::StartWithoutLease,
@@ -60,18 +62,20 @@ impl Plant {
         Self::EagerRebuild,
         Self::ActOnOld,
         Self::CarelessWitness,
+        Self::MemoryTwice,
     ];
 
     /// Those that the tests look for, each with the seed from which on they look: where it was found when this
     /// was written, so that a run takes seconds. What is found at none of so many seeds from there is missed.
-    /// `careless-witness` was found by seed 43 before the schedules with a witness got numbers of
-    /// their own, and not by the first 75 since. `forgetful-guard` was found until daemons began by looking
-    /// (decision 0032), and not by the first 180 seeds since; the lease's own tests find it (`cluster:
-    /// lease::props`). Of the other four it was not shown that they are found: the schedules seldom come to
+    /// `forgetful-guard` and `eager-rebuild` are shown by schedules that are directed at them (`chapters.rs`).
+    /// `careless-witness` was found by seed 43 before the schedules with a witness got numbers of their own,
+    /// and not since, nor by the first schedules directed at it. Of `count-from-answer`, `no-barrier`,
+    /// `old-generation` and `memory-twice` it was not shown that they are found: the schedules seldom come to
     /// what they break.
-    pub(crate) const PROVEN: [(Self, u64); 11] = [
+    pub(crate) const PROVEN: [(Self, u64); 13] = [
         (Self::StartWithoutLease, 57),
         (Self::KeepMachines, 38),
+        (Self::ForgetfulGuard, 140),
         (Self::LyingDisk, 1),
         (Self::LyingDevice, 19),
         (Self::EarlyAnswer, 0),
@@ -80,6 +84,7 @@ impl Plant {
         (Self::NoTickets, 0),
         (Self::GoOnUnsure, 24),
         (Self::AnyArrival, 47),
+        (Self::EagerRebuild, 120),
         (Self::ActOnOld, 23),
     ];
 

@@ -6,6 +6,7 @@
 //!   sim --list / --exact NAME / [FILTER]                  as a test program, for nextest and cargo
 //! ```
 
+mod chapters;
 mod clients;
 mod drivers;
 mod entropy;
@@ -19,6 +20,7 @@ mod many;
 mod movers;
 mod plant;
 mod setup;
+mod staff;
 mod suite;
 mod vault;
 mod wire;

@@ -43,6 +43,7 @@ use node::truth::Truth;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::chapters::Chapters;
 use crate::ground::Ground;
 use crate::host::id_of;
 use crate::host::proposal;
@@ -54,6 +55,9 @@ use crate::vault::WITNESS;
 pub(crate) const VOLUME: VolumeId = VolumeId::new(Uuid::from_u128(9));
 
 const CLUSTER: ClusterId = ClusterId::new(Uuid::from_u128(77));
+
+/// Ids of the operations that found it begin here.
+const OPERATIONS: u128 = 5_000;
 
 /// A VM of the schedule.
 pub(crate) const fn vm_of(index: usize) -> VmId {
@@ -100,6 +104,8 @@ pub(crate) struct Plan {
     pub(crate) devices: bool,
     /// Whether there is a witness.
     pub(crate) witness: bool,
+    /// What it has besides.
+    pub(crate) chapters: Chapters,
 }
 
 /// Makes the cluster, on the first node.
@@ -138,7 +144,7 @@ pub(crate) async fn found(truth: Arc<RaftTruth>, plan: Plan, vault: Arc<Vault>) 
     let kind = VolumeKind::Share { path: "/share".to_owned() };
     propose(&truth, Command::VolumeCreate { volume: VOLUME, name: name("shared"), kind }).await;
     for index in 0..plan.vms {
-        add_vm(&truth, index, id_of(index % plan.nodes)).await;
+        add_vm(&truth, index, index % plan.nodes, plan.chapters.failback).await;
     }
 }
 
@@ -156,42 +162,63 @@ async fn set_witness(truth: &RaftTruth, vault: &Vault) {
 
 /// The first node makes a cluster, and the others join it.
 async fn form(truth: &RaftTruth, nodes: usize) {
-    let key = |index: usize| format!("{index:064x}");
     let create = Command::ClusterCreate {
         cluster: CLUSTER,
         name: name("sim"),
         ca_certificate: "certificate".to_owned(),
         ca_key: SecretText::new("key"),
         node: id_of(0),
-        key: key(0),
+        key: key(id_of(0)),
     };
-    let digest = key(99);
     let token = Command::JoinTokenCreate {
         token: JoinTokenId::new(Uuid::from_u128(78)),
-        digest: digest.clone(),
+        digest: digest(),
         expires: UnixMillis::new(u64::MAX),
         uses: 64,
     };
     propose(truth, create).await;
     propose(truth, token).await;
     for index in 1..nodes {
-        let address = SocketAddr::from(([10, 0, 0, u8::try_from(index).unwrap_or(255)], 7444));
-        let facts = NodeFacts { addresses: vec![address], ..NodeFacts::default() };
-        let join = Command::NodeJoin {
-            node: id_of(index),
-            name: name(&format!("n{}", index + 1)),
-            key: key(index),
-            facts: Box::new(facts),
-            digest: digest.clone(),
-        };
-        propose(truth, join).await;
+        propose(truth, join(index, id_of(index))).await;
     }
 }
 
-async fn add_vm(truth: &RaftTruth, index: usize, owner: NodeId) {
+/// A node's public key, as the state has it.
+fn key(node: NodeId) -> String {
+    format!("{:064x}", node.uuid().as_u128())
+}
+
+/// The secret of the token with which all join.
+fn digest() -> String {
+    format!("{:064x}", 99)
+}
+
+/// The host at that place asks to be taken in as that node.
+pub(crate) fn join(index: usize, node: NodeId) -> Command {
+    let address = SocketAddr::from(([10, 0, 0, u8::try_from(index).unwrap_or(255)], 7444));
+    let facts = NodeFacts { addresses: vec![address], ..NodeFacts::default() };
+    Command::NodeJoin {
+        node,
+        name: name(&format!("n{}", index + 1)),
+        key: key(node),
+        facts: Box::new(facts),
+        digest: digest(),
+    }
+}
+
+/// Whether that operation is one of those by which the cluster comes about.
+pub(crate) fn founds(op: OpId) -> bool {
+    (OPERATIONS..OPERATIONS + 1_000).contains(&op.uuid().as_u128())
+}
+
+async fn add_vm(truth: &RaftTruth, index: usize, node: usize, failback: bool) {
+    let owner = id_of(node);
     let mut spec = VmSpec::new(1, Bytes::mib(128));
     // No limit of takeovers: each fault is one.
     spec.ha = HaSpec { enabled: true, failures_max: 100, ..HaSpec::default() };
+    if failback {
+        (spec.ha.failback, spec.ha.preferred) = (true, vec![name(&format!("n{}", node + 1))]);
+    }
     let request = OpRequest::VmCreate {
         vm: vm_of(index),
         name: name(&format!("v{}", index + 1)),
@@ -206,7 +233,7 @@ async fn add_vm(truth: &RaftTruth, index: usize, owner: NodeId) {
     };
     let requests = [request, OpRequest::VmStart { vm: vm_of(index) }];
     for (step, request) in requests.into_iter().enumerate() {
-        let op = OpId::new(Uuid::from_u128(5_000 + (index * 2 + step) as u128));
+        let op = OpId::new(Uuid::from_u128(OPERATIONS + (index * 2 + step) as u128));
         let limit = Millis::from_secs(60);
         propose(truth, Command::BeginOp { op, request: Box::new(request), limit }).await;
         let by = Speaker { node: owner, epoch: 0 };

@@ -7,7 +7,7 @@ use crate::many::Job;
 use crate::plant::Plant;
 
 /// Schedules of one run of the tests; `MUSTER_SIM_SEEDS` runs another number.
-const SCHEDULES: u64 = 100;
+const SCHEDULES: u64 = 300;
 
 /// Schedules within which each planted fault must be found.
 const PLANT_SEEDS: u64 = 200;
@@ -78,6 +78,10 @@ fn schedules() -> Result<(), String> {
             "too little becomes of the migrations, or too few logs are damaged, in these schedules"
                 .to_owned(),
         );
+    }
+    // What only some have.
+    if figures.moves < seeds / 5 || figures.resumed < seeds / 10 || figures.evicted < seeds / 20 {
+        return Err("too few moves or evictions in these schedules".to_owned());
     }
     Ok(())
 }

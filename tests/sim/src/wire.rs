@@ -22,6 +22,8 @@ use crate::ground::lock;
 pub(crate) enum Content {
     Ask {
         call: u64,
+        /// As which node it was sent: what a certificate says.
+        asker: NodeId,
         request: PeerRequest,
     },
     Answer {
@@ -45,12 +47,13 @@ type Waiting = oneshot::Sender<Result<PeerReply, TransportError>>;
 
 /// All ways between the hosts.
 pub(crate) struct Wire {
-    ids: Vec<NodeId>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Default)]
 struct Inner {
+    /// Which node each host is at present.
+    ids: Vec<NodeId>,
     out: Vec<Letter>,
     waiting: BTreeMap<u64, Waiting>,
     calls: u64,
@@ -59,12 +62,24 @@ struct Inner {
 /// One host's way to the others.
 pub(crate) struct Way {
     pub(crate) from: usize,
+    /// Which node it was when it was started.
+    pub(crate) node: NodeId,
     pub(crate) wire: Arc<Wire>,
 }
 
 impl Wire {
     pub(crate) fn new(ids: Vec<NodeId>) -> Self {
-        Self { ids, inner: Mutex::default() }
+        Self { inner: Mutex::new(Inner { ids, ..Inner::default() }) }
+    }
+
+    /// Which node a host is at present.
+    pub(crate) fn node(&self, host: usize) -> NodeId {
+        lock(&self.inner).ids[host]
+    }
+
+    /// A host is another node from now on.
+    pub(crate) fn rename(&self, host: usize, node: NodeId) {
+        lock(&self.inner).ids[host] = node;
     }
 
     pub(crate) fn send(&self, letter: Letter) {
@@ -89,7 +104,7 @@ impl Wire {
 #[async_trait]
 impl RaftTransport for Way {
     async fn send(&self, to: NodeId, request: PeerRequest) -> Result<PeerReply, TransportError> {
-        let Some(to) = self.wire.ids.iter().position(|id| *id == to) else {
+        let Some(to) = lock(&self.wire.inner).ids.iter().position(|id| *id == to) else {
             return Err(TransportError::NotSent("no such host".to_owned()));
         };
         let (waiting, reply) = oneshot::channel();
@@ -99,7 +114,7 @@ impl RaftTransport for Way {
             inner.calls += 1;
             let call = inner.calls;
             inner.waiting.insert(call, waiting);
-            let content = Content::Ask { call, request };
+            let content = Content::Ask { call, asker: self.node, request };
             inner.out.push(Letter { from: self.from, to, content });
         }
         match tokio::time::timeout(timeout, reply).await {

@@ -24,6 +24,7 @@ use node::truth::Truth;
 use sim::rng::Rng;
 use uuid::Uuid;
 
+use crate::chapters::Chapters;
 use crate::clients::Clients;
 use crate::faults;
 use crate::faults::AIM_MAX;
@@ -48,6 +49,8 @@ use crate::movers::Movers;
 use crate::plant::Plant;
 use crate::setup;
 use crate::setup::Plan;
+use crate::staff::Deed;
+use crate::staff::Staff;
 use crate::vault::Vault;
 use crate::wire::Content;
 use crate::wire::Letter;
@@ -62,6 +65,13 @@ const FAULTS: u64 = 36_000;
 /// Everything is well again so long after the last fault, at most: a failed fence device is asked
 /// again after 30 s, then a lease is waited for, then machines start.
 const HEALING_MAX: u64 = 120_000;
+
+/// Where VMs go back to a node, the time of day is so much later when the faults begin: a leader does not
+/// trust a node that has begun lately.
+const LATER: i64 = 120_000;
+
+/// When a daemon that has ended by itself is started again, in milliseconds.
+const RESTART: u64 = 1_000;
 
 /// Of a thousand schedules so many are of two nodes and a witness.
 const WITNESSED: u64 = 150;
@@ -89,6 +99,7 @@ pub(crate) struct Outcome {
     pub(crate) unknown: u64,
     pub(crate) takeovers: u64,
     pub(crate) handovers: u64,
+    pub(crate) moves: u64,
     pub(crate) tally: Tally,
     pub(crate) faults: u64,
     pub(crate) tail: Vec<String>,
@@ -104,6 +115,7 @@ struct Weather {
 }
 
 pub(crate) struct World {
+    seed: u64,
     rng: Rng,
     ground: Arc<Ground>,
     plan: Plan,
@@ -119,8 +131,12 @@ pub(crate) struct World {
     daemon_at: BTreeMap<usize, u64>,
     guard_at: BTreeMap<usize, u64>,
     disk_at: BTreeMap<usize, u64>,
+    /// When a full disk has room again.
+    room_at: BTreeMap<usize, u64>,
     /// When which host reaches the witness again; all do, by the number that no host has.
     vault_at: BTreeMap<usize, u64>,
+    /// Who leads, and who does not hear of it.
+    lagging: Option<(usize, usize)>,
     mood_until: u64,
     /// No fault before then.
     calm_until: u64,
@@ -129,6 +145,7 @@ pub(crate) struct World {
     volume: Volume,
     clients: Option<Clients>,
     movers: Option<Movers>,
+    staff: Option<Staff>,
     invariants: Invariants,
 }
 
@@ -148,6 +165,7 @@ pub(crate) fn run(options: &Options) -> Outcome {
         unknown,
         takeovers: world.invariants.takeovers(),
         handovers: world.invariants.handovers(),
+        moves: world.invariants.moves(),
         tally: world.ground.tallied(),
         faults: world.next_fault as u64,
         tail: world.ground.tail(),
@@ -170,7 +188,8 @@ impl World {
         let witness = options.nodes.is_none() && (chosen || needed);
         let nodes = options.nodes.unwrap_or(if witness { 2 } else { usual });
         let devices = rng.permille(400);
-        let plan = Plan { nodes, vms: 3, devices, witness };
+        let chapters = Chapters::of(options.seed);
+        let plan = Plan { nodes, vms: 3, devices, witness, chapters };
         let ground = Arc::new(Ground::new(rng.fork(), options.plant, options.trace));
         let lease = LeaseSettings {
             lease: Duration::from_millis(rng.between(8_000, 10_000)),
@@ -194,6 +213,7 @@ impl World {
         let vault = Arc::new(Vault::new(&ground, nodes));
         let agents = Agents::instead(Arc::new(agents));
         Self {
+            seed: options.seed,
             ground,
             plan,
             invariants: Invariants::new(witness.then_some(&vault)),
@@ -208,7 +228,9 @@ impl World {
             daemon_at: BTreeMap::new(),
             guard_at: BTreeMap::new(),
             disk_at: BTreeMap::new(),
+            room_at: BTreeMap::new(),
             vault_at: BTreeMap::new(),
+            lagging: None,
             mood_until: 0,
             calm_until: 0,
             faults: Vec::new(),
@@ -216,18 +238,19 @@ impl World {
             volume: Volume::default(),
             clients: None,
             movers: None,
+            staff: None,
             rng,
         }
     }
 
     fn go(&mut self) -> Result<(), String> {
-        let Plan { nodes, vms, devices, witness } = self.plan;
+        let Plan { nodes, vms, devices, witness, chapters } = self.plan;
         let lease = self.settings.lease;
         self.ground.trace(
             "-",
             &format!(
                 "{nodes} nodes, {vms} VMs, devices {devices}, witness {witness}, lease {} ms, \
-                 margin {} ms",
+                 margin {} ms, {chapters:?}",
                 lease.lease.as_millis(),
                 lease.guard_margin.as_millis()
             ),
@@ -236,8 +259,17 @@ impl World {
         let from = self.ground.now();
         self.ground.trace("-", "phase safety");
         self.faults = faults::plan(&mut self.rng, self.plan, from + 500, from + FAULTS);
+        self.faults.extend(chapters.faults(self.seed, self.plan, from + 500, from + FAULTS));
+        self.faults.sort_by_key(|(at, _, _)| *at);
+        if chapters.failback {
+            self.hosts.iter_mut().for_each(|host| host.clock.wall += LATER);
+        }
         self.clients = Some(Clients::new(self.rng.fork(), self.ground.clone()));
-        self.movers = Some(Movers::new(self.rng.fork(), self.ground.clone()));
+        self.movers = Some(Movers::new(self.rng.fork(), self.ground.clone(), chapters.quick));
+        if chapters.staff && !witness {
+            let rng = Rng::new(self.seed ^ u64::from_be_bytes(*b"staff???"));
+            self.staff = Some(Staff::new(rng, self.ground.clone()));
+        }
         while self.ground.now() < from + FAULTS + 2_000 {
             self.turn()?;
         }
@@ -281,6 +313,7 @@ impl World {
             let host = &mut self.hosts[index];
             (host.frozen_until, host.paused_until) = (0, 0);
             host.disk.set_delay(Duration::from_millis(5));
+            host.disk.fill(None);
             if !host.powered {
                 self.power_at.insert(index, soon);
             } else if host.process.is_none() {
@@ -292,6 +325,7 @@ impl World {
             }
         }
         self.disk_at.clear();
+        self.room_at.clear();
         let hosts = self.hosts.len();
         (0..=hosts).for_each(|at| self.reach_witness(at));
         self.vault_at.clear();
@@ -301,9 +335,17 @@ impl World {
         if let Some(movers) = &mut self.movers {
             movers.rest();
         }
+        if let Some(staff) = &mut self.staff {
+            staff.rest();
+        }
         self.invariants.heal(from);
         while self.ground.now() < from + HEALING_MAX {
             self.turn()?;
+            if self.staff.as_ref().is_some_and(Staff::is_busy) {
+                // A node that is out when the faults stop is the last of them.
+                self.invariants.heal(self.ground.now());
+                continue;
+            }
             let served = self.clients.as_ref().is_some_and(|clients| {
                 (0..self.hosts.len()).all(|host| clients.served.get(&host).is_some_and(|n| *n > 0))
             });
@@ -360,7 +402,7 @@ impl World {
             };
             let runs: Vec<usize> =
                 (0..self.hosts.len()).filter(|at| machine(&self.hosts[*at]).is_some()).collect();
-            if runs.len() != 1 || id_of(runs[0]) != vm.owner {
+            if runs.len() != 1 || self.hosts[runs[0]].id != vm.owner {
                 return Some(format!("{} ({:?}) runs on {runs:?}", vm.name, vm.power));
             }
         }
@@ -403,6 +445,11 @@ impl World {
         for host in &mut self.hosts {
             host.turn(&self.wire, hosts, &mut self.volume);
         }
+        for (index, host) in self.hosts.iter_mut().enumerate() {
+            if std::mem::take(&mut host.refused) {
+                self.daemon_at.insert(index, now + RESTART);
+            }
+        }
         for letter in self.wire.take() {
             self.post(letter, now);
         }
@@ -410,10 +457,21 @@ impl World {
             clients.turn(&self.hosts);
         }
         if let Some(movers) = &mut self.movers {
-            movers.turn(&self.hosts);
+            let kept = self.staff.as_ref().and_then(|staff| staff.closes(&self.hosts));
+            movers.turn(&self.hosts, kept);
         }
-        self.invariants.check(now, &self.hosts)?;
+        self.look_after_nodes(now);
+        self.invariants.check(now, &self.hosts, &self.volume)?;
         self.ground.problem().map_or(Ok(()), Err)
+    }
+
+    fn look_after_nodes(&mut self, now: u64) {
+        let (Some(staff), Some(newest)) = (&mut self.staff, self.invariants.newest()) else {
+            return;
+        };
+        let Some(Deed::Renew { host }) = staff.turn(&self.hosts, &newest) else { return };
+        self.power_off(host, 0, now + 1_000);
+        self.hosts[host].renew(&self.wire);
     }
 
     /// Whether a fault that is due since `late` waits for its moment.
@@ -520,6 +578,9 @@ impl World {
         }
         for host in due(&mut self.disk_at) {
             self.hosts[host].disk.set_delay(Duration::from_millis(5));
+        }
+        for host in due(&mut self.room_at) {
+            self.hosts[host].disk.fill(None);
         }
         for host in due(&mut self.vault_at) {
             self.reach_witness(host);
@@ -635,6 +696,28 @@ impl World {
                 self.set_mood(*mood);
                 self.mood_until = now + length;
             }
+            Fault::FullDisk { host, room, length } => {
+                // One that has lost its log begins a new one when it is told to.
+                if self.hosts[*host].lost.is_none() {
+                    self.hosts[*host].disk.fill(Some(*room));
+                    self.room_at.insert(*host, now + length);
+                }
+            }
+            Fault::Lag { length } => {
+                if let Some(host) = leader {
+                    let other = (host + 1) % self.hosts.len();
+                    self.lagging = Some((host, other));
+                    self.weather.cuts.push((host, other, now + length));
+                    self.weather.cuts.push((other, host, now + length));
+                }
+            }
+            Fault::Orphan { length } => {
+                let lagging = self.lagging.take().filter(|(host, _)| leader == Some(*host));
+                if let Some((host, other)) = lagging {
+                    self.damage(3 - host - other, now);
+                    self.isolate(host, now + length);
+                }
+            }
             Fault::Damage { host } => self.damage(*host, now),
             Fault::WitnessAway { host, length } => {
                 match host {
@@ -693,8 +776,9 @@ impl World {
         let (metrics, state) = leader;
         let whole = self.hosts.iter().all(|host| host.lost.is_none())
             && state.nodes.values().all(|node| node.rebuild.is_none())
+            && self.hosts.iter().all(|host| state.nodes.contains_key(&host.id))
             && metrics.members_applied.members.voters
-                == [(0..self.plan.nodes).map(id_of).collect()]
+                == [self.hosts.iter().map(|host| host.id).collect()]
             && metrics.members == metrics.members_applied;
         if whole && self.hosts[host].powered && self.hosts[host].process.is_some() {
             self.ground.tally(|tally| tally.damaged += 1);
@@ -740,7 +824,7 @@ impl World {
 
     /// An administrator has a node fenced, through any daemon that is up.
     fn fence(&mut self, host: usize) {
-        let node = id_of(host);
+        let node = self.hosts[host].id;
         let by = self.hosts.iter().find(|it| it.index != host && it.daemon().is_some());
         let Some((by, daemon)) = by.and_then(|by| Some((by, by.daemon()?))) else { return };
         by.spawn(async move {

@@ -10,6 +10,7 @@
 //!
 //! What a daemon knows of migrations ends with it ([`Migrations`]); machines stay.
 
+mod saved;
 mod source;
 mod target;
 
@@ -32,6 +33,8 @@ use vm::lifecycle::machine::Cpus;
 use vm::lifecycle::machine::Settle;
 use vm::lifecycle::machine::is_of_present_run;
 use vm::lifecycle::machine::settle;
+
+pub(crate) use saved::Saving;
 
 use crate::guard::Body;
 use crate::guard::Machine;
@@ -135,10 +138,15 @@ impl Host {
                     self.end_older(record, scene);
                     self.migrate(scene, record, op, *to);
                 }
-                // Behind a drain that could not migrate: these machines have no memory to save.
-                Some((op, OpRequest::VmSave { .. } | OpRequest::VmResume { .. })) => {
+                Some((op, OpRequest::VmSave { .. })) => {
                     self.end_older(record, scene);
-                    self.refuse(scene, record, op.id);
+                    self.save(scene, record, op);
+                }
+                Some((op, OpRequest::VmStart { .. } | OpRequest::VmResume { .. }))
+                    if !crate::setup::founds(op.id) =>
+                {
+                    self.end_older(record, scene);
+                    self.start_vm(scene, record, op);
                 }
                 // Whoever founds the cluster ends the others itself.
                 Some(_) => {}

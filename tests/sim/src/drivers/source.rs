@@ -18,6 +18,7 @@ use model::OpFailure;
 use model::OpId;
 use model::OpOutcome;
 use model::OpRecord;
+use model::Power;
 use model::VmId;
 use model::VmRecord;
 use vm::lifecycle::AfterHandover;
@@ -370,21 +371,14 @@ impl Host {
         self.finish(scene, vm, op, outcome);
     }
 
-    /// An operation that this world does not have.
-    pub(super) fn refuse(&mut self, scene: &Scene, record: &VmRecord, op: OpId) {
-        if self.migrations.ended.get(&record.id) != Some(&op) {
-            self.finish(scene, record.id, op, failed("not_here"));
-        }
-    }
-
     /// Reports the end of an operation until the state has it.
-    fn finish(&mut self, scene: &Scene, vm: VmId, op: OpId, outcome: OpOutcome) {
+    pub(super) fn finish(&mut self, scene: &Scene, vm: VmId, op: OpId, outcome: OpOutcome) {
         let how = match &outcome {
             OpOutcome::Failed { failure, .. } => failure.code.clone(),
             OpOutcome::Cancelled { .. } => "cancelled".to_owned(),
             _ => "done".to_owned(),
         };
-        self.trace(&format!("its migration of {}: {how}", short(&vm)));
+        self.trace(&format!("its operation on {}: {how}", short(&vm)));
         self.migrations.ended.insert(vm, op);
         let (ledger, refused) = (scene.daemon.ledger(), self.migrations.refused.clone());
         self.spawn(async move {
@@ -401,10 +395,15 @@ impl Host {
 }
 
 fn failed(code: &str) -> OpOutcome {
+    failure(code, None)
+}
+
+/// An operation that failed, and what its VM is then, if that is not what it was.
+pub(super) fn failure(code: &str, power: Option<Power>) -> OpOutcome {
     let failure = OpFailure {
         code: code.to_owned(),
-        message: "it was not migrated".to_owned(),
+        message: "it was not done".to_owned(),
         hint: "see the trace".to_owned(),
     };
-    OpOutcome::Failed { failure, power: None }
+    OpOutcome::Failed { failure, power }
 }

@@ -17,7 +17,6 @@ use crate::guard::Machine;
 use crate::guard::short;
 use crate::host::Host;
 use crate::host::TICK_MS;
-use crate::host::id_of;
 use crate::wire::Content;
 use crate::wire::Letter;
 
@@ -117,7 +116,7 @@ impl Host {
         if now > until {
             return self.say(scene, from, Word::Cannot(attempt));
         }
-        let known = migration_under_way(scene.state, attempt.op, id_of(from), self.id);
+        let known = migration_under_way(scene.state, attempt.op, scene.wire.node(from), self.id);
         if known.is_some() && self.migrations.waiting.contains_key(&vm) {
             self.take_away(scene, vm, "an older attempt");
         }
@@ -171,9 +170,9 @@ impl Host {
         let Some((vm, _)) = waiting.find(|(_, waiting)| waiting.attempt.op == op) else { return };
         let vm = *vm;
         let over = scene.state.ops.get(&op).is_none_or(|op| !op.is_running());
-        if over || migration_under_way(scene.state, op, id_of(from), self.id).is_some() {
+        if over || migration_under_way(scene.state, op, scene.wire.node(from), self.id).is_some() {
             let owned = scene.state.vms.get(&vm).is_some_and(|vm| vm.owner == self.id);
-            match (owned, fate(scene.state, vm, op, id_of(from), self.id)) {
+            match (owned, fate(scene.state, vm, op, scene.wire.node(from), self.id)) {
                 (true, Fate::Stays) => {}
                 (true, _) => drop(self.migrations.waiting.remove(&vm)),
                 (false, _) => self.take_away(scene, vm, "abandoned"),
@@ -187,7 +186,7 @@ impl Host {
         for vm in all {
             let Some(waiting) = self.migrations.waiting.get_mut(&vm) else { continue };
             let (attempt, from) = (waiting.attempt, waiting.from);
-            match fate(scene.state, vm, attempt.op, id_of(from), self.id) {
+            match fate(scene.state, vm, attempt.op, scene.wire.node(from), self.id) {
                 Fate::Stays => {}
                 Fate::TakenOver => {
                     self.migrations.waiting.remove(&vm);

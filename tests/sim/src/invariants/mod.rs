@@ -14,17 +14,21 @@ mod i28_leader_again;
 mod i29_caught_up;
 mod lease;
 mod reign;
+mod saved;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cluster::raft::Metrics;
 use model::ClusterState;
+use model::Generation;
 use model::NodeId;
 use model::VmId;
 
 use crate::ground::lock;
 use crate::guard::Machine;
 use crate::host::Host;
+use crate::host::Volume;
 use crate::vault::Vault;
 
 /// A host, as one who sees everything sees it.
@@ -53,6 +57,8 @@ pub(crate) struct Seen {
     hosts: Vec<HostSeen>,
     /// The newest state that anybody has applied.
     newest: Option<Arc<ClusterState>>,
+    /// Memories of saved guests on the volume: of which run, and when the guest stopped.
+    memories: BTreeMap<(VmId, Generation), u64>,
 }
 
 trait Invariant {
@@ -66,6 +72,7 @@ pub(crate) struct Invariants {
     newest: (u64, Option<Arc<ClusterState>>),
     takeovers: u64,
     handovers: u64,
+    moves: u64,
 }
 
 impl Invariants {
@@ -79,6 +86,7 @@ impl Invariants {
             ("(12) generations grow", Box::<i12_generations::Generations>::default()),
             ("(13) no takeover without proof", Box::<i13_proof::Proof>::default()),
             ("(22) one place in a migration", Box::<i22_handover::Handover>::default()),
+            ("(41) who was saved goes on once", Box::<saved::Saved>::default()),
             ("(lease) who runs has the present epoch", Box::new(lease::Lease)),
             ("(reign) one grants at a time", Box::<reign::Reign>::default()),
             ("(28) one leader in 10 s", Box::new(i28_leader_again::LeaderAgain::default())),
@@ -88,7 +96,7 @@ impl Invariants {
             let witness = Box::new(i08_witness::Witness::new(vault.clone()));
             all.push(("(8, 9) the witness's record only grows", witness));
         }
-        Self { healing: None, all, newest: (0, None), takeovers: 0, handovers: 0 }
+        Self { healing: None, all, newest: (0, None), takeovers: 0, handovers: 0, moves: 0 }
     }
 
     /// There are no faults from now on.
@@ -109,7 +117,22 @@ impl Invariants {
         self.handovers
     }
 
-    pub(crate) fn check(&mut self, now: u64, hosts: &[Host]) -> Result<(), String> {
+    /// The newest state that anybody has applied.
+    pub(crate) fn newest(&self) -> Option<Arc<ClusterState>> {
+        self.newest.1.clone()
+    }
+
+    /// Moves that somebody or the leader began.
+    pub(crate) fn moves(&self) -> u64 {
+        self.moves
+    }
+
+    pub(crate) fn check(
+        &mut self,
+        now: u64,
+        hosts: &[Host],
+        volume: &Volume,
+    ) -> Result<(), String> {
         let hosts: Vec<HostSeen> = hosts.iter().map(look).collect();
         for host in &hosts {
             if let (Some(metrics), Some(state)) = (&host.metrics, &host.state)
@@ -120,11 +143,13 @@ impl Invariants {
                 if let Some(before) = before {
                     self.takeovers += taken_over(&before, state);
                     self.handovers += handed_over(&before, state);
+                    self.moves += moved(&before, state);
                 }
             }
         }
         let newest = self.newest.1.clone();
-        let seen = Seen { now, healing: self.healing, hosts, newest };
+        let memories = volume.memories.clone();
+        let seen = Seen { now, healing: self.healing, hosts, newest, memories };
         for (name, invariant) in &mut self.all {
             invariant.check(&seen).map_err(|what| format!("{name}: {what}"))?;
         }
@@ -142,6 +167,12 @@ fn taken_over(before: &ClusterState, after: &ClusterState) -> u64 {
 fn handed_over(before: &ClusterState, after: &ClusterState) -> u64 {
     let arrival = |vm: &VmId| before.vms.get(vm).and_then(|vm| vm.arrival);
     let new = after.vms.values().filter(|vm| vm.arrival != arrival(&vm.id));
+    new.count() as u64
+}
+
+fn moved(before: &ClusterState, after: &ClusterState) -> u64 {
+    let moving = |vm: &VmId| before.vms.get(vm).and_then(|vm| vm.moving);
+    let new = after.vms.values().filter(|vm| vm.moving.is_some() && moving(&vm.id).is_none());
     new.count() as u64
 }
 
