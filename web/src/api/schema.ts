@@ -2414,6 +2414,11 @@ export interface components {
              */
             commit_ms: number;
             /**
+             * @description Memory that was not sent because it was empty: never used by the guest, or free and given back to
+             *     the host. Zero where that is not known.
+             */
+            empty?: components["schemas"]["Bytes"];
+            /**
              * Format: int64
              * @description Passes over the guest's memory.
              */
