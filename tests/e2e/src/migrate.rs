@@ -23,17 +23,9 @@ pub async fn migrate(lab: &TestLab, by: &str, vm: &str, to: &str) -> Value {
 /// # Panics
 /// If it cannot be made.
 pub async fn with_network(lab: &TestLab, node: &str, vm: &str) {
-    with_memory(lab, node, vm, "192M").await;
-}
-
-/// The same with so much memory.
-///
-/// # Panics
-/// If it cannot be made.
-pub async fn with_memory(lab: &TestLab, node: &str, vm: &str, memory: &str) {
     lab.muster(node, &["network", "create", "lan", "--bridge", "lan0"]).await.ok();
     let create = [
-        "vm", "create", vm, "--image", "tiny", "--memory", memory, "--volume", "shared", "--nic",
+        "vm", "create", vm, "--image", "tiny", "--memory", "192M", "--volume", "shared", "--nic",
         "lan", "--start",
     ];
     lab.muster(node, &create).await.ok();
@@ -49,16 +41,6 @@ pub async fn load(serial: &mut Serial) {
         .run("dd if=/dev/urandom of=/tmp/kept bs=1M count=24 && md5sum /tmp/kept > /tmp/sum")
         .await;
     serial.run("(guestload dirty 16 40 > /tmp/dirty 2>&1 &)").await;
-}
-
-/// Uses 192 MiB in pieces of half a MiB and frees three of four, so that no block is free that is large
-/// enough to be reported to the host. The others must not change. To be called after [`load`].
-pub async fn free_in_pieces(serial: &mut Serial) {
-    serial.run("for i in $(seq 384); do head -c 524288 /tmp/kept > /tmp/p$i; done").await;
-    serial.run("for i in $(seq 384); do [ $((i % 4)) = 0 ] || rm /tmp/p$i; done").await;
-    serial.run("md5sum /tmp/p* >> /tmp/sum").await;
-    // The guest tells how much is free every five seconds.
-    serial.run("sleep 11").await;
 }
 
 /// Memory and disk are as they were; writes the next pattern.

@@ -21,28 +21,21 @@ use e2e::ha::show;
 use e2e::ha::unique;
 use e2e::migrate::WORKS;
 use e2e::migrate::count;
-use e2e::migrate::free_in_pieces;
 use e2e::migrate::load;
 use e2e::migrate::migrate;
 use e2e::migrate::processes;
 use e2e::migrate::unharmed;
-use e2e::migrate::with_memory;
 use e2e::migrate::with_network;
 use serde_json::Value;
-
-/// Memory that must be found empty of a guest of 512 MiB that has freed 144 of it in small pieces.
-/// TODO
-const EMPTY: u64 = 290 << 20;
 
 #[tokio::test]
 async fn a_guest_under_load_moves_back_and_forth_and_loses_nothing() {
     let lab = cluster("2", "").await;
     let vm = unique("roams");
-    with_memory(&lab, "n1", &vm, "512M").await;
+    with_network(&lab, "n1", &vm).await;
     let mut serial = lab.serial("n1", &vm).await;
     serial.expect("MUSTER-GUEST-READY", BOOT).await;
     load(&mut serial).await;
-    free_in_pieces(&mut serial).await;
     unharmed(&mut serial, 0).await;
     serial.run("ip link set eth0 up; ip addr add 10.90.3.200/24 dev eth0 || true").await;
     let run = generation(&lab, "n1", &vm).await;
@@ -54,7 +47,6 @@ async fn a_guest_under_load_moves_back_and_forth_and_loses_nothing() {
         let told = migrate(&lab, by, &vm, to).await;
         eprintln!("round {round}: {} {}", told["measured"], told["predicted"]);
         assert!(told["measured"]["passes"].as_u64().unwrap() <= 11, "{told}");
-        assert!(round > 1 || told["measured"]["empty"].as_u64() > Some(EMPTY), "{told}");
         let (pause, commit) = (&told["measured"]["pause_ms"], &told["measured"]["commit_ms"]);
         assert!(pause.as_u64() > commit.as_u64(), "{told}");
         let view = show(&lab, by, &vm).await.unwrap();

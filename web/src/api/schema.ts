@@ -2413,10 +2413,8 @@ export interface components {
              *     as the target learnt it. In milliseconds.
              */
             commit_ms: number;
-            /**
-             * @description Memory that was not sent because it was empty: never used by the guest, or free and given back to
-             *     the host. Zero where that is not known.
-             */
+            /** @description Memory that was not sent because it was empty: never used by the guest, or free and given back to
+             *     the host. Zero where that is not known. */
             empty?: components["schemas"]["Bytes"];
             /**
              * Format: int64
