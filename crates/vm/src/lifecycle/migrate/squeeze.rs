@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The guest reports free memory by itself, too (`free-page-reporting`), and has it all again: but only
-//! whole blocks of 2 MiB, and a sixteenth of them every two seconds. What it has freed lately, or in small
-//! pieces, is still with the host. The balloon takes single pages, at once. It is let go again before the
+//! whole blocks of 2 MiB, and in portions with pauses between. What it has freed lately, or in small pieces,
+//! is still with the host. The balloon takes single pages, at once. It is let go again before the
 //! first byte is sent, so the guest is short of memory for a second at most, and with a margin
 //! (decision 0034, which has the figures).
 //!
