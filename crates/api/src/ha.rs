@@ -104,7 +104,7 @@ pub struct BalanceView {
     /// Whether it is done by itself.
     pub automatic: bool,
     /// The nodes.
-    pub nodes: Vec<NodeLoadView>,
+    pub nodes: Vec<NodeWaitsView>,
     /// What should be moved now: at most one VM of each node, then it is measured anew.
     pub steps: Vec<ReliefView>,
     /// VMs that would be moved and cannot be.
@@ -113,7 +113,7 @@ pub struct BalanceView {
 
 /// What the machines of a node did lately.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NodeLoadView {
+pub struct NodeWaitsView {
     /// Its name.
     pub node: Name,
     /// Whether it has told. One that has not neither gives nor takes.

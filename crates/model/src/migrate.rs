@@ -89,6 +89,10 @@ pub struct MigrateResult {
     pub passes: u64,
     /// What was sent.
     pub bytes: Bytes,
+    /// Memory that was not sent because it was empty: never used by the guest, or free and given back to
+    /// the host. Zero where that is not known.
+    #[serde(default, skip_serializing_if = "Bytes::is_zero")]
+    pub empty: Bytes,
 }
 
 /// What an operation of this kind leaves behind.

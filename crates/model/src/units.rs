@@ -39,6 +39,11 @@ impl Bytes {
         Self(gib.saturating_mul(1 << 30))
     }
 
+    /// Whether there are none.
+    pub const fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+
     /// The number of bytes.
     pub const fn get(self) -> u64 {
         self.0

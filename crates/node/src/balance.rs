@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::ha::BalanceView;
-use api::ha::NodeLoadView;
+use api::ha::NodeWaitsView;
 use api::ha::ReliefView;
 use api::ha::UnplacedView;
 use api::history::Figure;
@@ -215,7 +215,7 @@ pub(crate) async fn view(app: &App) -> BalanceView {
     let drawn = draw(app, &state, &BTreeSet::new()).await;
     let node = |id: NodeId| -> Option<Name> { Some(state.nodes.get(&id)?.name.clone()) };
     let vm = |id: VmId| -> Option<Name> { Some(state.vms.get(&id)?.name.clone()) };
-    let mut nodes: Vec<NodeLoadView> = state
+    let mut nodes: Vec<NodeWaitsView> = state
         .nodes
         .values()
         .map(|record| node_view(record.name.clone(), drawn.loads.get(&record.id)))
@@ -238,9 +238,9 @@ pub(crate) async fn view(app: &App) -> BalanceView {
     BalanceView { automatic: state.balance, nodes, steps: steps.collect(), stay: stay.collect() }
 }
 
-fn node_view(node: Name, load: Option<&Load>) -> NodeLoadView {
+fn node_view(node: Name, load: Option<&Load>) -> NodeWaitsView {
     let of = |figure: &dyn Fn(&Load) -> u64| load.map_or(0, figure);
-    NodeLoadView {
+    NodeWaitsView {
         node,
         told: load.is_some(),
         vms: of(&|load| load.machines.len() as u64),

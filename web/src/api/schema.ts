@@ -2443,6 +2443,9 @@ export interface components {
              *     as the target learnt it. In milliseconds.
              */
             commit_ms: number;
+            /** @description Memory that was not sent because it was empty: never used by the guest, or free and given back to
+             *     the host. Zero where that is not known. */
+            empty?: components["schemas"]["Bytes"];
             /**
              * Format: int64
              * @description Passes over the guest's memory.

@@ -73,6 +73,10 @@ pub struct MigrateProgress {
     pub pass: u64,
     /// Sent so far.
     pub sent: Bytes,
+    /// Memory that was found empty and of which nothing but that was sent: never used by the guest, or
+    /// free and given back to the host. A page that was looked at in two passes counts once more; never
+    /// more than `total`.
+    pub empty: Bytes,
     /// Left to send, as known at the begin of the pass and less what was sent since.
     pub remaining: Bytes,
     /// The guest's memory.
@@ -90,6 +94,7 @@ impl MigrateProgress {
             phase: MigratePhase::Idle,
             pass: 0,
             sent: Bytes::ZERO,
+            empty: Bytes::ZERO,
             remaining: Bytes::ZERO,
             total: Bytes::ZERO,
             bandwidth: Bytes::ZERO,

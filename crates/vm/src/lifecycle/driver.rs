@@ -46,6 +46,7 @@ use crate::lifecycle::machine::Cpus;
 use crate::lifecycle::machine::Settle;
 use crate::lifecycle::machine::is_of_present_run;
 use crate::lifecycle::machine::settle;
+use crate::lifecycle::migrate::let_go;
 use crate::lifecycle::ops::Stop;
 use crate::lifecycle::ops::ends_machine;
 use crate::lifecycle::status::Publisher;
@@ -261,6 +262,10 @@ impl Driver {
         };
         let theirs = (run.info.generation, run.info.arrival);
         if is_of_present_run(record, theirs.0, theirs.1) {
+            let machine = run.machine.clone();
+            if let Ok(memory) = machine.memory_state().await {
+                let_go(&*machine, record, &memory).await;
+            }
             return true;
         }
         tracing::warn!(vm = %self.vm, ?theirs, "a run without right is ended");

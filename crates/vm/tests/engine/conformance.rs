@@ -304,6 +304,7 @@ async fn a_guest_goes_from_machine_to_machine(rig: Rig) {
     let sent = source.machine.migrate_progress().await.unwrap();
     assert!(sent.stood.is_some_and(|stood| stood < began.elapsed()), "{sent:?}");
     assert!(sent.pass > 0 && sent.sent > Bytes::ZERO, "{sent:?}");
+    assert!(sent.empty > Bytes::ZERO && sent.empty <= sent.total, "{sent:?}");
     // A daemon that dies here leaves a machine that the next one knows for what it is.
     let vm = target.run.vm;
     drop(target);

@@ -244,6 +244,9 @@ fn words(vm: &Name, to: &Name, report: &MigrateReport) -> String {
         let _ = write!(text, " (expected {})", length(predicted.total_ms));
     }
     let _ = write!(text, ", {} passes, {} MiB", measured.passes, measured.bytes.as_mib());
+    if measured.empty > Bytes::ZERO {
+        let _ = write!(text, " ({} MiB more were empty)", measured.empty.as_mib());
+    }
     if let Some(fallback) = &report.fallback {
         let _ = write!(text, "\n{fallback}; see: muster cluster network list");
     }
@@ -276,6 +279,7 @@ mod tests {
             pause_ms: 43,
             passes: 3,
             bytes: Bytes::mib(102),
+            empty: Bytes::mib(410),
             ..MigrateResult::default()
         };
         let predicted = MigrateForecast {
@@ -293,7 +297,7 @@ mod tests {
         assert_eq!(
             words(&vm, &to, &report),
             "web-1 runs on host-2: it stood for 43 ms (expected 50), 1.2 s in all (expected 1.1 \
-             s), 3 passes, 102 MiB"
+             s), 3 passes, 102 MiB (410 MiB more were empty)"
         );
         assert_eq!(words(&vm, &to, &MigrateReport::default()), "web-1 runs on host-2");
         let still = MigrateResult { passes: 0, pause_ms: 0, ..measured };

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
 use model::Bytes;
@@ -116,6 +118,10 @@ pub(super) struct FakeVm {
     cpu_limits: CpuLimits,
     memory: MemoryState,
     balloon: Option<Bytes>,
+    /// Memory that the guest says is free; none where it says nothing.
+    free: Option<Bytes>,
+    /// Memory that the balloon has taken, which is empty since.
+    pub(super) emptied: Bytes,
     save: SaveProgress,
     serial: VecDeque<u8>,
     viewers: Vec<std::os::unix::net::UnixStream>,
@@ -191,6 +197,8 @@ impl FakeVm {
             },
             balloon: (profile == Profile::Virtio && balloon == BalloonPlan::Present)
                 .then_some(present),
+            free: None,
+            emptied: Bytes::ZERO,
             save: SaveProgress { phase: SavePhase::Idle, done: Bytes::ZERO, total: Bytes::ZERO },
             serial: VecDeque::new(),
             viewers: Vec::new(),
@@ -298,6 +306,16 @@ impl FakeVm {
             return true;
         }
         false
+    }
+
+    /// The guest has freed memory.
+    pub(super) fn free(&mut self, free: Bytes) {
+        (self.free, self.emptied) = (Some(free), Bytes::ZERO);
+    }
+
+    /// What the balloon leaves to the guest.
+    pub(super) fn left(&self) -> Option<Bytes> {
+        self.balloon
     }
 
     fn insert_disk(&mut self, disk: DiskPlan) {
@@ -787,6 +805,7 @@ impl Machine for FakeMachine {
             };
             *balloon = target.min(present);
             let left = *balloon;
+            vm.emptied = vm.emptied.max(present.saturating_sub(left));
             vm.emit(MachineEvent::BalloonChanged(left));
             Ok(())
         })
@@ -794,7 +813,11 @@ impl Machine for FakeMachine {
 
     async fn balloon_stats(&self) -> Result<BalloonStats, EngineError> {
         self.with("query-balloon", |vm| match vm.balloon {
-            Some(actual) => Ok(BalloonStats { actual, ..BalloonStats::default() }),
+            Some(actual) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let updated_s = vm.free.map(|_| now.as_secs());
+                Ok(BalloonStats { actual, free: vm.free, updated_s, ..BalloonStats::default() })
+            }
             None => Err(unsupported("a balloon", "the machine has no balloon device")),
         })
     }

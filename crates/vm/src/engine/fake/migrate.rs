@@ -108,6 +108,7 @@ pub(super) fn begin(
             phase: MigratePhase::Running,
             pass: 1,
             total,
+            empty: vm.emptied.max(Bytes::new(total.get() / 4)).min(total),
             remaining: total,
             bandwidth: Bytes::gib(1),
             ..MigrateProgress::idle()
@@ -134,7 +135,8 @@ async fn send(host: FakeHost, shared: Arc<Mutex<FakeVm>>, mut stream: UnixStream
         }
         vm.migration.progress.pass += 1;
         let progress = &mut vm.migration.progress;
-        progress.sent = progress.sent.checked_add(progress.total).unwrap_or(progress.sent);
+        let full = progress.total.saturating_sub(progress.empty);
+        progress.sent = progress.sent.checked_add(full).unwrap_or(progress.sent);
         if dirties {
             progress.bandwidth = SLOW;
         }

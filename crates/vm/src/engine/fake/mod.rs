@@ -28,6 +28,7 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
+use model::Bytes;
 use model::VmId;
 
 use super::Ability;
@@ -212,6 +213,17 @@ impl FakeHost {
     /// The guest works with its disks.
     pub fn guest_works(&self, vm: VmId) {
         self.each(Some(vm), FakeVm::work);
+    }
+
+    /// The guest has freed so much of its memory, which the host still has.
+    pub fn guest_frees(&self, vm: VmId, free: Bytes) {
+        self.each(Some(vm), |fake| fake.free(free));
+    }
+
+    /// What the balloon leaves to a guest; none without a machine or a balloon.
+    pub fn balloon(&self, vm: VmId) -> Option<Bytes> {
+        let fake = lock(&self.0.vms).get(&vm).cloned()?;
+        lock(&fake).left()
     }
 
     /// The guest's kernel panics.

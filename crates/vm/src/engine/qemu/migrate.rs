@@ -289,6 +289,8 @@ pub(super) async fn progress(shared: &Shared) -> Result<MigrateProgress, EngineE
     let info = shared.run("query-migrate", json!({})).await?;
     let ram = &info["ram"];
     let number = |name: &str| ram[name].as_u64().unwrap_or_default();
+    // Pages of zeroes, which QEMU calls duplicates.
+    let empty = number("duplicate").saturating_mul(number("page-size"));
     // Megabits of a million bits per second.
     let mbps = ram["mbps"].as_f64().unwrap_or_default().clamp(0.0, 1e9);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped above")]
@@ -304,6 +306,7 @@ pub(super) async fn progress(shared: &Shared) -> Result<MigrateProgress, EngineE
         },
         pass: number("dirty-sync-count"),
         sent: Bytes::new(number("transferred")),
+        empty: Bytes::new(empty.min(number("total"))),
         remaining: Bytes::new(number("remaining")),
         total: Bytes::new(number("total")),
         bandwidth: Bytes::new(bandwidth),

@@ -182,6 +182,7 @@ mod tests {
             phase: MigratePhase::Running,
             pass,
             sent: Bytes::mib(100 * pass),
+            empty: Bytes::ZERO,
             remaining: Bytes::mib(remaining),
             bandwidth: Bytes::mib(bandwidth),
             ..MigrateProgress::idle()

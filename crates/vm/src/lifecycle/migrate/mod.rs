@@ -57,6 +57,7 @@ mod landing;
 mod pace;
 mod parcel;
 mod source;
+mod squeeze;
 mod still;
 
 use std::collections::BTreeMap;
@@ -87,6 +88,7 @@ pub use handover::Handover;
 pub use handover::HandoverNote;
 pub use handover::Handovers;
 pub use source::outlook;
+pub(crate) use squeeze::let_go;
 pub use still::receive_files;
 
 /// What the target must know of the machine, beside the VM's record: it is built alike.

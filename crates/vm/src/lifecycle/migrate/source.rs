@@ -32,6 +32,7 @@ use super::ladder::Ladder;
 use super::ladder::Measure;
 use super::millis;
 use super::pace::Pace;
+use super::squeeze;
 use crate::engine::EngineError;
 use crate::engine::Machine;
 use crate::engine::MachineEvent;
@@ -127,6 +128,7 @@ impl Driver {
             pause_ms: millis(stood),
             passes: seen.pass,
             bytes: seen.sent.checked_add(copied).unwrap_or(seen.sent),
+            empty: seen.empty,
             ..MigrateResult::default()
         };
         let report =
@@ -207,6 +209,7 @@ impl Driver {
             None => None,
         };
         let disks = storage.as_ref().map_or(Bytes::ZERO, |files| files.needed);
+        let storage_free = storage.is_none();
         let offer = Offer {
             op: task.op.id,
             vm: record.id,
@@ -218,7 +221,15 @@ impl Driver {
             still: false,
         };
         let mover = self.host.mover.clone();
-        let both = async { tokio::join!(mover.prepare(to, offer), machine.dirty_rate(SAMPLE)) };
+        // Disks go before the memory, and a guest has used it again when they are there.
+        let squeezed = storage_free.then(|| resident(machine.run().pid).unwrap_or(memory.present));
+        let look = async {
+            if let Some(resident) = squeezed {
+                squeeze::squeeze(machine, record, resident).await;
+            }
+            machine.dirty_rate(SAMPLE).await
+        };
+        let both = async { tokio::join!(mover.prepare(to, offer), look) };
         let (ready, dirty_rate) = race(&mut self.wanted, task, both).await?;
         let ready = ready.map_err(|failure| Stop::Failed {
             code: "target",
