@@ -39,6 +39,24 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/cluster/balance": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show where machines wait, and what would be moved for it */
+        get: operations["BalanceShow"];
+        put?: never;
+        /** Say whether machines that wait for each other are moved apart by themselves */
+        post: operations["BalanceSet"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/cluster/cpu": {
         parameters: {
             query?: never;
@@ -50,6 +68,24 @@ export interface paths {
         get: operations["ClusterCpu"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/cluster/evacuation": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Show where the virtual machines of several nodes would go that are emptied at once */
+        get: operations["EvacuationPlan"];
+        put?: never;
+        /** Empty several nodes at once */
+        post: operations["Evacuate"];
         delete?: never;
         options?: never;
         head?: never;
@@ -1427,6 +1463,22 @@ export interface components {
          * @enum {string}
          */
         AtLimit: "cancel" | "force" | "quick";
+        /** @description What is to be balanced by itself. */
+        BalanceBody: {
+            /** @description Whether VMs that wait for each other are moved apart by themselves. */
+            automatic: boolean;
+        };
+        /** @description How machines wait on the nodes, and what would be moved for it. */
+        BalanceView: {
+            /** @description Whether it is done by itself. */
+            automatic: boolean;
+            /** @description The nodes. */
+            nodes: components["schemas"]["NodeWaitsView"][];
+            /** @description VMs that would be moved and cannot be. */
+            stay: components["schemas"]["UnplacedView"][];
+            /** @description What should be moved now: at most one VM of each node, then it is measured anew. */
+            steps: components["schemas"]["ReliefView"][];
+        };
         /**
          * Format: int64
          * @description A size in bytes. On the wire a plain number; read by people as `512MiB`, `20G`, `1.5T`.
@@ -1798,6 +1850,37 @@ export interface components {
          * @enum {string}
          */
         ErrorKind: "bad_request" | "unauthenticated" | "forbidden" | "not_found" | "conflict" | "too_large" | "failed" | "unavailable";
+        /** @description How long moves will take, by what the ways carry and what the guests change now. */
+        EstimateView: {
+            /** @description VMs that change their memory faster than the way carries it: they stand longer than others. */
+            slow: components["schemas"]["Name"][];
+            /**
+             * Format: int64
+             * @description All of their live migrations, one after the other, in milliseconds. As many go at once as carry more
+             *     together; the way is the same.
+             */
+            total_ms: number;
+            /** @description Running VMs of which nothing could be learnt, and those that go with their files. */
+            unknown: components["schemas"]["Name"][];
+            /**
+             * Format: int64
+             * @description Running VMs that were looked at.
+             */
+            vms: number;
+        };
+        /** @description Nodes that are to be emptied at once. */
+        EvacuationBody: {
+            /** @description Names or ids. */
+            nodes: string[];
+            /** @description VMs on their own disks leave, too, with their files. */
+            with_storage?: boolean;
+        };
+        /** @description Where the VMs of several nodes go. */
+        EvacuationView: {
+            estimate?: components["schemas"]["EstimateView"] | null;
+            /** @description Of each of the nodes. */
+            plans: components["schemas"]["PlanView"][];
+        };
         /** @description Something that happened. */
         Event: {
             /** @description Who asked for it, where somebody did. */
@@ -1818,7 +1901,7 @@ export interface components {
          * @description What kind of thing happened. The text form (`vm.started`) is stable.
          * @enum {string}
          */
-        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.upgraded" | "vm.migration_fallback" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "node.platform" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.coordinator" | "volume.maintenance" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.network" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "node.damaged" | "node.rebuilt" | "cluster.forced" | "cluster.witness";
+        EventKind: "op.begun" | "op.done" | "op.failed" | "op.cancelled" | "vm.created" | "vm.power" | "vm.changed" | "vm.crashed" | "vm.hung" | "vm.restarting" | "vm.deleted" | "vm.undeleted" | "vm.upgraded" | "vm.migration_fallback" | "vm.registered" | "vm.purged" | "vm.forgotten" | "vm.observed" | "vm.warning" | "image.ready" | "image.deleted" | "network.created" | "network.deleted" | "token.created" | "token.revoked" | "session.link" | "session.begun" | "session.ended" | "node.started" | "node.platform" | "vm.taken_over" | "vm.moved" | "volume.created" | "volume.coordinator" | "volume.maintenance" | "volume.deleted" | "rule.changed" | "node.fenced" | "node.back" | "node.quarantined" | "node.mode" | "node.fencing" | "node.fence_ended" | "fence.changed" | "node.warning" | "cluster.created" | "cluster.network" | "ClusterBalance" | "cluster.token_created" | "cluster.token_revoked" | "node.joined" | "node.leaving" | "node.left" | "node.evicted" | "node.damaged" | "node.rebuilt" | "cluster.forced" | "cluster.witness";
         /** @description An event with its place in the node's list. */
         EventView: components["schemas"]["Event"] & {
             /**
@@ -2671,6 +2754,33 @@ export interface components {
              */
             vms_running: number;
         };
+        /** @description What the machines of a node did lately. */
+        NodeWaitsView: {
+            /**
+             * Format: int64
+             * @description Processor time of its VMs, in percent of its processors.
+             */
+            cpu_percent: number;
+            /**
+             * Format: int64
+             * @description Share of the time in which the VM that waits most waited for a processor, in percent.
+             */
+            cpu_waits_percent: number;
+            /**
+             * Format: int64
+             * @description The same for memory.
+             */
+            memory_waits_percent: number;
+            /** @description Its name. */
+            node: components["schemas"]["Name"];
+            /** @description Whether it has told. One that has not neither gives nor takes. */
+            told: boolean;
+            /**
+             * Format: int64
+             * @description Running VMs.
+             */
+            vms: number;
+        };
         /** @description Why an operation failed, and what to do. */
         OpFailure: {
             /** @description A stable word for programs, such as `deadline`, `no_space`, `guest_did_not_release`. */
@@ -2781,6 +2891,7 @@ export interface components {
         };
         /** @description Where VMs go. Nothing is done by asking. */
         PlanView: {
+            estimate?: components["schemas"]["EstimateView"] | null;
             /** @description VMs on the node's own disks that do not leave with their files: they stay there, and are down
              *     when it is. */
             local: components["schemas"]["Name"][];
@@ -2825,6 +2936,21 @@ export interface components {
             name: string;
             /** @description What its last pass came to: `ok` or what went wrong. */
             result: string;
+        };
+        /** @description A VM that should go elsewhere because it or others wait where it is. */
+        ReliefView: {
+            /** @description Where it is. */
+            from: components["schemas"]["Name"];
+            /** @description Its id. */
+            id: components["schemas"]["VmId"];
+            /** @description What its migration is expected to take. */
+            predicted: components["schemas"]["MigrateForecast"];
+            /** @description Where it should go. */
+            to: components["schemas"]["Name"];
+            /** @description Its name. */
+            vm: components["schemas"]["Name"];
+            /** @description Why, in words. */
+            why: string;
         };
         /**
          * Format: int64
@@ -3495,6 +3621,7 @@ export interface components {
             /** @description Where it is. */
             from: components["schemas"]["Name"];
             op?: components["schemas"]["OpView"] | null;
+            predicted?: components["schemas"]["MigrateForecast"] | null;
             /** @description Where it goes. */
             to: components["schemas"]["Name"];
             /** @description The VM. */
@@ -3925,6 +4052,71 @@ export interface operations {
             };
         };
     };
+    BalanceShow: {
+        parameters: {
+            query?: {
+                /** @description Answer as this node knows it: perhaps old, but also without a majority */
+                stale?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BalanceView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    BalanceSet: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BalanceBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BalanceView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
     ClusterCpu: {
         parameters: {
             query?: {
@@ -3944,6 +4136,77 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["ClusterCpuView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    EvacuationPlan: {
+        parameters: {
+            query: {
+                /** @description Measure how long it will take. That takes some seconds. */
+                estimate?: boolean;
+                /** @description Names or ids, with commas between them. */
+                nodes: string;
+                /** @description With VMs on their own disks, and their files. */
+                with_storage?: boolean;
+                /** @description Answer as this node knows it: perhaps old, but also without a majority */
+                stale?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EvacuationView"];
+                };
+            };
+            /** @description An error with its next step */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ApiError"];
+                };
+            };
+        };
+    };
+    Evacuate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["EvacuationBody"];
+            };
+        };
+        responses: {
+            /** @description Done */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EvacuationView"];
                 };
             };
             /** @description An error with its next step */
@@ -5448,6 +5711,8 @@ export interface operations {
     NodePlan: {
         parameters: {
             query?: {
+                /** @description For a drain: measure how long it will take. That takes some seconds. */
+                estimate?: boolean;
                 /** @description null */
                 for?: ("drain" | "loss") & Record<string, never>;
                 /** @description For a drain: with VMs on its own disks, and their files. */
