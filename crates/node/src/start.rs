@@ -352,25 +352,15 @@ pub(crate) async fn assemble(
     let volumes = Volumes::new(node, config.data_dir.clone(), truth.clone());
     let volumes = Arc::new(volumes.context("the image directory cannot be used")?);
     let progresses = Arc::new(Progresses::default());
-    let ledger = Arc::new(NodeLedger {
-        node,
-        epoch: Arc::new(AtomicU64::new(truth.state().nodes.get(&node).map_or(0, |it| it.epoch))),
-        actor: Actor::new(&format!("node {name}")),
-        truth: truth.clone(),
-        events: events.clone(),
-        progresses: progresses.clone(),
-    });
+    let ledger = ledger(node, &name, &truth, &events, &progresses);
     let machines =
         Arc::new(PermitEngine::new(engine.clone(), fencing.lease.clone(), fencing.settings.lease));
     let process = volume_process(config, node)?;
     let samples = Arc::new(Samples::default());
     let mover = PeerMover::new(peers.clone());
-    let carried = mover.carried();
+    let outgoing = outgoing(&mover, &samples);
     let vm_host = vm_host(machines, &ledger, &ports, &volumes, mover, (&name, &process));
     let targets = Targets::new(node, truth.clone(), vm_host.clone());
-    let seen = samples.clone();
-    let works = Box::new(move |vm| seen.process(vm).cpu_percent);
-    let outgoing = Outgoing { carried, works };
     let ha = Ha::new(ledger.clone(), &fencing, config.detect_settings(), outgoing).start()?;
     let tls_port = bind_tls(config, name.as_str()).await?;
     let app = Arc::new(App {
@@ -404,6 +394,31 @@ pub(crate) async fn assemble(
     tokio::spawn(members::follow(replica, app.truth.clone(), witness, lost_after));
     follow_membership(&app);
     Ok((app, tls_port))
+}
+
+/// What drivers tell, and in whose name.
+fn ledger(
+    node: NodeId,
+    name: &Name,
+    truth: &Arc<dyn Truth>,
+    events: &Events,
+    progresses: &Arc<Progresses>,
+) -> Arc<NodeLedger> {
+    Arc::new(NodeLedger {
+        node,
+        epoch: Arc::new(AtomicU64::new(truth.state().nodes.get(&node).map_or(0, |it| it.epoch))),
+        actor: Actor::new(&format!("node {name}")),
+        truth: truth.clone(),
+        events: events.clone(),
+        progresses: progresses.clone(),
+    })
+}
+
+/// What is measured of machines that leave this node.
+fn outgoing(mover: &PeerMover, samples: &Arc<Samples>) -> Outgoing {
+    let seen = samples.clone();
+    let works = Box::new(move |vm| seen.process(vm).cpu_percent);
+    Outgoing { carried: mover.carried(), works }
 }
 
 /// Follows what becomes of this node among the others.
