@@ -14,6 +14,7 @@ use e2e::TestLab;
 use e2e::eventually;
 use e2e::ha::Auditor;
 use e2e::ha::TAKEOVER;
+use e2e::ha::answers_on;
 use e2e::ha::boot;
 use e2e::ha::cluster;
 use e2e::ha::generation;
@@ -61,6 +62,36 @@ async fn a_guest_under_load_moves_back_and_forth_and_loses_nothing() {
     assert!(longest < Duration::from_secs(5), "nobody answered for {longest:?}");
     assert_eq!(auditor.verdict(), 1, "two could write at once");
     eventually("one process is left", GUEST, async || (count(&vm) == 1).then_some(())).await;
+}
+
+/// Invariant 43: what the guest has freed, in pieces too small for it to report them by itself, is not sent, and
+/// it has all of it again afterwards.
+#[tokio::test]
+async fn memory_that_a_guest_has_freed_is_not_sent() {
+    let lab = cluster("2", "").await;
+    let vm = unique("frees");
+    let create = [
+        "vm", "create", &vm, "--image", "tiny", "--memory", "512M", "--volume", "shared", "--start",
+    ];
+    lab.muster("n1", &create).await.ok();
+    answers_on(&lab, "n1", &vm, "n1").await;
+    let mut serial = lab.serial("n1", &vm).await;
+    serial.expect("MUSTER-GUEST-READY", BOOT).await;
+    serial.run("mount -t tmpfs none /tmp && (guestload scatter 300 > /tmp/scattered 2>&1 &)").await;
+    serial.run("until grep -q SCATTERED /tmp/scattered; do sleep 0.2; done").await;
+    let free = "awk '/MemFree/ { print int($2 / 1024) }' /proc/meminfo";
+    let before: u64 = serial.run(free).await.parse().unwrap();
+    // The host hears of it within the guest's next word on its memory, every five seconds.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let told = migrate(&lab, "n1", &vm, "n2").await;
+    eprintln!("{before} MiB free; {}", told["measured"]);
+    let sent = told["measured"]["bytes"].as_u64().unwrap() >> 20;
+    assert!(sent < 340, "{sent} MiB were sent: 300 of before, and what its kernel takes");
+    assert!(told["measured"]["empty"].as_u64().unwrap() >> 20 > 150, "{told}");
+    serial = lab.serial("n2", &vm).await;
+    serial.run("pidof guestload && grep -c changed /tmp/scattered | grep -q '^0$'").await;
+    let after: u64 = serial.run(free).await.parse().unwrap();
+    assert!(after + 32 > before, "{before} MiB were free before, and {after} MiB are now");
 }
 
 #[tokio::test]

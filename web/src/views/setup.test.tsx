@@ -42,6 +42,25 @@ describe("the map", () => {
   });
 });
 
+describe("joining", () => {
+  it("is asked for at the host that joins, whose page shows the token nowhere", async () => {
+    const came = answer({ "GET /v1/cluster": () => single, "POST /v1/cluster/join": () => ({}) });
+    page(<Join why={undefined} />);
+    await userEvent.click(await screen.findByRole("button", { name: "Join another cluster …" }));
+    const dialog = await screen.findByRole("dialog");
+    const go = within(dialog).getByRole("button", { name: "Join" });
+    expect(go).toHaveProperty("disabled", true);
+    await userEvent.type(within(dialog).getByLabelText("Token"), " hush-token ");
+    const same = dialog.querySelector(".same")?.textContent;
+    expect(same).toContain("muster cluster join TOKEN");
+    expect(same).not.toContain("hush");
+    await userEvent.click(go);
+    await waitFor(() => expect(screen.queryByRole("dialog")).toBeNull());
+    const asked = came.find((request) => request.url.endsWith("/v1/cluster/join"));
+    expect(await asked?.json()).toEqual({ token: "hush-token" });
+  });
+});
+
 describe("the witness", () => {
   it("shows no secret, neither in the command nor in the call", async () => {
     const came = answer({

@@ -1,6 +1,7 @@
 // guestload: what tests ask a guest to do, in one static program.
 //
 //   guestload dirty MIB RATE            keep dirtying MIB of memory at RATE MiB per second
+//   guestload scatter MIB               fill MIB of memory, then free every other 64 KiB of it and keep the rest
 //   guestload write DEVICE BLOCKS [COUNTER [FIRST]]    write a pattern, then flush
 //   guestload verify DEVICE BLOCKS [COUNTER [FIRST]]   read it back, name the first bad block
 //   guestload tick PORT MS              write "TICK number monotonic-ms wall-ms" every MS
@@ -76,6 +77,27 @@ _Noreturn static void cmd_dirty(uint64_t mib, uint64_t rate) {
             fflush(stdout);
         }
         sleep_until_ms(start + step * 10);
+    }
+}
+
+// What is freed lies in pieces far smaller than those that a kernel reports to its host by itself.
+_Noreturn static void cmd_scatter(uint64_t mib) {
+    size_t size = mib << 20, piece = 64 << 10;
+    char *area = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (area == MAP_FAILED) die("cannot get that much memory");
+    madvise(area, size, MADV_NOHUGEPAGE);
+    for (size_t at = 0; at < size; at += 8) *(uint64_t *)(area + at) = (at + 1) * 0x9e3779b97f4a7c15ULL;
+    for (size_t at = 0; at < size; at += 2 * piece) {
+        if (madvise(area + at, piece, MADV_DONTNEED)) die("cannot free it");
+    }
+    printf("SCATTERED %llu\n", (unsigned long long)mib);
+    fflush(stdout);
+    for (;;) {
+        // What is kept is what it was, for ever.
+        for (size_t at = piece; at < size; at += 2 * piece) {
+            if (*(uint64_t *)(area + at) != (at + 1) * 0x9e3779b97f4a7c15ULL) die("memory has changed");
+        }
+        sleep_until_ms(now_ms(CLOCK_MONOTONIC) + 500);
     }
 }
 
@@ -325,6 +347,7 @@ int main(int argc, char **argv) {
     const char *one = argc > 2 ? argv[2] : "";
     if (!strcmp(verb, "dirty") && argc == 4)
         cmd_dirty(number(argc, argv, 2, ""), number(argc, argv, 3, ""));
+    if (!strcmp(verb, "scatter") && argc == 3) cmd_scatter(number(argc, argv, 2, ""));
     if (!strcmp(verb, "write") && argc >= 4)
         return cmd_write(one, number(argc, argv, 3, ""), number(argc, argv, 4, "0"),
                          number(argc, argv, 5, "0"));
