@@ -96,7 +96,17 @@ async fn evacuation_plan(call: Call<ep::EvacuationPlan>) -> Result<EvacuationVie
 }
 
 async fn evacuate(call: Call<ep::Evacuate>) -> Result<EvacuationView, ApiError> {
-    let nodes = several(&call.app.truth.state(), call.body.nodes.iter().map(String::as_str))?;
+    let state = call.app.truth.state();
+    let nodes = several(&state, call.body.nodes.iter().map(String::as_str))?;
+    let stays = |node: &NodeRecord| !nodes.contains(&node.id) && node.mode == NodeMode::Active;
+    if !state.nodes.values().any(|node| stays(node)) {
+        return Err(ApiError::new(
+            ErrorKind::Conflict,
+            "nowhere",
+            "no other node takes machines: these would stay where they are",
+            "leave one out, or let another take machines again: muster node resume",
+        ));
+    }
     // Each name was found: none is left half done. Between two of them, machines may begin to go to
     // one that is emptied next; the leader ends such moves (`ha::lead`).
     for node in nodes.iter().copied() {

@@ -529,6 +529,24 @@ async fn what_a_guest_would_be_told_is_shown_and_nothing_is_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_not_emptied_where_nobody_would_take_their_machines() {
+    let daemon = daemon().await;
+    let evacuate = async |nodes: &[&str]| {
+        let nodes = nodes.iter().map(|name| (*name).to_owned()).collect();
+        let body = api::ha::EvacuationBody { nodes, with_storage: false };
+        daemon.admin.send::<ep::Evacuate>(&[], &body).await.unwrap_err()
+    };
+    let node = daemon.admin.get::<ep::NodeList>(&[]).await.unwrap().remove(0);
+    let refused = evacuate(&[&node.id.to_string()]).await;
+    assert_eq!((refused.kind, refused.code.as_str()), (ErrorKind::Conflict, "nowhere"));
+    assert!(refused.hint.contains("muster node resume"), "{refused:?}");
+    assert_eq!(evacuate(&[]).await.kind, ErrorKind::BadRequest);
+    assert_eq!(evacuate(&["host-9"]).await.kind, ErrorKind::NotFound);
+    let after = daemon.admin.get::<ep::NodeList>(&[]).await.unwrap().remove(0);
+    assert_eq!(after.mode, model::NodeMode::Active);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_changed_is_told_with_who_did_it_and_sets_it_back() {
     let daemon = daemon().await;
     let body = json!({ "name": "a", "memory": model::Bytes::mib(64) });

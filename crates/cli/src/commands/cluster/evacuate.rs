@@ -1,6 +1,5 @@
 //! `muster cluster evacuate`.
 
-use std::time::Duration;
 use std::time::Instant;
 
 use api::endpoint::Evacuate;
@@ -11,19 +10,15 @@ use api::ha::EvacuationQuery;
 use api::ha::EvacuationView;
 use api::types::ProgressView;
 
+use crate::commands::node::drain::LOOK_EVERY;
 use crate::commands::node::drain::ended;
 use crate::commands::node::drain::left;
+use crate::commands::node::drain::step;
 use crate::commands::node::plan;
 use crate::complete;
 use crate::context::Context;
 use crate::error::CliError;
 use crate::progress::Progress;
-
-/// How often it is looked how far it is.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-
-/// How long room is waited for, as for one node.
-const ROOM_AFTER: Duration = Duration::from_secs(10);
 
 /// Empty several nodes at once: a rack, or a room that is about to lose its power.
 ///
@@ -65,12 +60,7 @@ pub(crate) async fn run(args: Args, context: &Context) -> Result<(), CliError> {
     loop {
         let left = all_left(&view.value);
         let unplaced: usize = view.value.plans.iter().map(|plan| plan.unplaced.len()).sum();
-        let step = match unplaced {
-            _ if left > 0 => format!("moving machines, {left} left"),
-            0 => break,
-            _ if began.elapsed() >= ROOM_AFTER => break,
-            _ => format!("waiting for room, {unplaced} left"),
-        };
+        let Some(step) = step(left, unplaced, began) else { break };
         let total = total.max(left);
         progress.show(Some(&ProgressView { step, done: total.saturating_sub(left), total }));
         tokio::time::sleep(LOOK_EVERY).await;

@@ -21,7 +21,7 @@ use crate::error::CliError;
 use crate::progress::Progress;
 
 /// How often it is looked how far a drain is.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How long room is waited for. A node that has just come back is heard in the next moments, and
 /// the leader goes on trying in any case.
@@ -88,20 +88,26 @@ pub(crate) async fn empty(
     let (total, began) = (left(&plan.value), Instant::now());
     let mut progress = Progress::new(&context.out, &format!("drain {}", plan.value.node));
     loop {
-        let (left, unplaced) = (left(&plan.value), plan.value.unplaced.len());
-        let step = match unplaced {
-            _ if deadline.is_some_and(|deadline| Instant::now() >= deadline) => break,
-            _ if left > 0 => format!("moving machines, {left} left"),
-            0 => break,
-            _ if began.elapsed() >= ROOM_AFTER => break,
-            _ => format!("waiting for room, {unplaced} left"),
-        };
+        let left = left(&plan.value);
+        let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let step = step(left, plan.value.unplaced.len(), began).filter(|_| !late);
+        let Some(step) = step else { break };
         let total = total.max(left);
         progress.show(Some(&ProgressView { step, done: total.saturating_sub(left), total }));
         tokio::time::sleep(LOOK_EVERY).await;
         plan = context.call::<NodePlan>(&[node], &query, &Nothing {}).await?;
     }
     Ok(plan)
+}
+
+/// What is waited for, since `began`; nothing more where none is left, and where none finds room for long.
+pub(crate) fn step(left: u64, unplaced: usize, began: Instant) -> Option<String> {
+    match unplaced {
+        _ if left > 0 => Some(format!("moving machines, {left} left")),
+        0 => None,
+        _ if began.elapsed() >= ROOM_AFTER => None,
+        _ => Some(format!("waiting for room, {unplaced} left")),
+    }
 }
 
 /// Machines that have not left yet and will.
