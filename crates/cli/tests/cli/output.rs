@@ -20,6 +20,7 @@ fn without_times(text: &str) -> String {
 #[test]
 fn lists_and_sheets_are_readable_without_colour() {
     let fake = Fake::new();
+    fake.on("VmMigrate", [Answer::Json(200, samples::migration_that_is_only_looked_at())]);
     for (name, line) in [
         ("vm_list", "vm list"),
         ("vm_show", "vm show web-1"),
@@ -31,6 +32,10 @@ fn lists_and_sheets_are_readable_without_colour() {
         ("node_show", "node show"),
         ("event_list", "event list"),
         ("top", "top"),
+        ("node_drain", "node drain host-1 --dry-run"),
+        ("cluster_evacuate", "cluster evacuate host-1 host-2 --dry-run"),
+        ("cluster_balance", "cluster balance --dry-run"),
+        ("vm_migrate", "vm migrate web-1 --dry-run"),
     ] {
         let ran = run(&fake, &line.split(' ').collect::<Vec<_>>());
         assert_eq!(ran.code, 0, "{line}: {}", ran.stderr);

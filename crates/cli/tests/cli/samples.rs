@@ -244,7 +244,24 @@ fn plan() -> Value {
     json!({
         "node": "host-1", "local": ["db-1"], "moving": [],
         "steps": [{ "id": OTHER, "vm": "web-1", "to": "host-2", "start": true }],
-        "unplaced": [{ "vm": "big-1", "why": "no node that it may run on has the memory" }]
+        "unplaced": [{ "vm": "big-1", "why": "no node that it may run on has the memory" }],
+        "estimate": { "vms": 1, "total_ms": 355, "slow": [], "unknown": [] }
+    })
+}
+
+/// What is expected of a migration.
+fn forecast() -> Value {
+    json!({
+        "total_ms": 435, "pause_ms": 25, "bandwidth": 200_u64 << 20, "dirty_rate": 1_u64 << 20,
+        "converges": true
+    })
+}
+
+/// A dry run of a migration.
+pub(crate) fn migration_that_is_only_looked_at() -> Value {
+    json!({
+        "vm": "web-1", "from": "host-1", "to": "host-2", "fits": true,
+        "checks": [{ "what": "place", "ok": true, "detail": "room" }], "predicted": forecast()
     })
 }
 
@@ -373,7 +390,11 @@ pub(crate) fn answer(id: &str) -> Answer {
                 "node": "host-1", "told": true, "vms": 3, "cpu_percent": 98,
                 "cpu_waits_percent": 43, "memory_waits_percent": 0
             }],
-            "steps": [], "stay": [{ "vm": "db-1", "why": "it is busy" }]
+            "steps": [{
+                "id": OTHER, "vm": "web-1", "from": "host-1", "to": "host-2",
+                "why": "a machine there waits", "predicted": forecast()
+            }],
+            "stay": [{ "vm": "db-1", "why": "it is busy" }]
         }),
         "Capacity" => json!([{
             "node": "host-1", "restarted": 3, "unplaced": [], "local": ["db-1"]

@@ -106,8 +106,8 @@ fn render(context: &Context, view: &BalanceView) -> String {
         text.push_str("no machine would be better off elsewhere\n");
     }
     text.push_str(match view.automatic {
-        true => "the cluster does it by itself\n",
-        false => "the cluster does not do it by itself (muster cluster balance --automatic on)\n",
+        true => "the cluster does it by itself",
+        false => "the cluster does not do it by itself (muster cluster balance --automatic on)",
     });
     text
 }

@@ -93,5 +93,6 @@ fn render(context: &Context, view: &EvacuationView) -> String {
     if let Some(estimate) = &view.estimate {
         text.push_str(&plan::estimate(estimate));
     }
+    text.truncate(text.trim_end().len());
     text
 }

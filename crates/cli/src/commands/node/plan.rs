@@ -42,7 +42,8 @@ pub(crate) fn render(out: &Output, plan: &PlanView) -> String {
     }
     let mut text = list.render("no machines have to go anywhere");
     if let Some(estimate) = &plan.estimate {
-        text.push_str(&self::estimate(estimate));
+        text.push('\n');
+        text.push_str(self::estimate(estimate).trim_end());
     }
     text
 }

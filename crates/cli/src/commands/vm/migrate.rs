@@ -188,8 +188,8 @@ fn checks(context: &Context, view: &VmMigrateView) -> String {
     let title = format!("{} from {} to {}", view.vm, view.from, view.to);
     let mut text = check_list(context, &title, &view.checks);
     if let Some(predicted) = &view.predicted {
-        text.push_str(&expected(predicted));
         text.push('\n');
+        text.push_str(&expected(predicted));
     }
     text
 }
