@@ -70,3 +70,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         self.stream.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_goes_out_is_counted_and_what_comes_back_is_not() {
+        let (ours, mut theirs) = tokio::io::duplex(64);
+        let carried = Arc::new(AtomicU64::new(5));
+        let mut counted = Counted { stream: ours, carried: carried.clone() };
+        counted.write_all(b"memory").await.unwrap();
+        theirs.write_all(b"answer").await.unwrap();
+        let mut answer = [0; 6];
+        counted.read_exact(&mut answer).await.unwrap();
+        theirs.read_exact(&mut [0; 6]).await.unwrap();
+        assert_eq!((&answer, carried.load(Ordering::Relaxed)), (b"answer", 11));
+    }
+}
